@@ -1,0 +1,1 @@
+//! Write agents for agent-host in Rust.

@@ -1,0 +1,1 @@
+//! Answers with the body it was sent.

@@ -1,0 +1,1 @@
+//! agent-host: runs tasks from a message broker in sandboxed WebAssembly agents.

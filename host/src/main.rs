@@ -1,0 +1,2 @@
+//! The `agent-host` command.
+fn main() {}
