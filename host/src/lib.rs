@@ -1,1 +1,23 @@
 //! agent-host: runs tasks from a message broker in sandboxed WebAssembly agents.
+//!
+//! Data flows one way, and modules are declared here in that order:
+//!
+//! ```text
+//!  HTTP client ─► http ──publish──┐
+//!                                 ▼
+//!  RabbitMQ ────────────────► broker ─Delivery─► dispatch ─Task─► agent ─calls─► capability ─► PostgreSQL, Redis
+//!                                 ▲                │   ▲            │
+//!                                 └──Settlement────┘   └─Completion─┘        (results go back as return values)
+//! ```
+//!
+//! A module imports only what stands to its right, the vocabulary ([`task`], [`manifest`], [`units`]) and the ports
+//! ([`delivery`], [`records`], [`catalog`], [`agents`]); `tests/layering.rs` enforces it. Only `app` knows the concrete
+//! types.
+
+pub mod agents;
+pub mod catalog;
+pub mod delivery;
+pub mod manifest;
+pub mod records;
+pub mod task;
+pub mod units;
