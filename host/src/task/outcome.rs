@@ -9,6 +9,8 @@ use bytes::Bytes;
 pub struct Output {
     /// Media type of the body, where the agent named one.
     pub content_type: Option<String>,
+    /// Headers of the result message.
+    pub headers: Vec<(String, String)>,
     /// The answer's bytes.
     pub body: Bytes,
 }
@@ -114,7 +116,7 @@ impl Outcome {
 }
 
 /// Why a task failed, as the HTTP API, results and dead letters say it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Failure {
     /// The outcome's name.
     #[serde(rename = "type")]

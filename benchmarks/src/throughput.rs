@@ -1,0 +1,95 @@
+//! Tasks per second from a full queue to a confirmed result and an acknowledgement: `agent-host serve` with a fresh
+//! sandbox per task, against a bare consumer that does the same work in process.
+//!
+//! Both consume a quorum queue of the same shape, publish each result persistently with a publisher confirm, and
+//! acknowledge after it. The host also records every task in PostgreSQL, which the bare consumer does not. Rounds
+//! alternate, so that a drifting machine hits both; each round's figure is the rate between its first and its last
+//! result, so that neither pays for its start.
+
+mod bare;
+mod broker;
+mod host;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+/// Compares the throughput of agent-host with that of a bare consumer.
+#[derive(Parser)]
+struct Options {
+    /// Messages in the queue at the start of a round.
+    #[arg(long, default_value_t = 20_000)]
+    messages: u32,
+    /// Rounds of each side.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Bytes of each body.
+    #[arg(long, default_value_t = 256)]
+    body_bytes: usize,
+    /// The broker.
+    #[arg(long, env = "AMQP_URL")]
+    amqp_url: String,
+    /// The database that the host records tasks in.
+    #[arg(long, env = "DATABASE_URL")]
+    database_url: String,
+    /// The agent-host to measure; the one beside this program by default.
+    #[arg(long)]
+    agent_host: Option<PathBuf>,
+    /// Folder of the built echo agent.
+    #[arg(long, default_value = "agents/echo")]
+    agent: PathBuf,
+}
+
+/// The bare consumer's queue.
+const BARE_QUEUE: &str = "benchmark.bare";
+/// The host's queue: that of the agent `echo`.
+const HOST_QUEUE: &str = "agent.echo";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    let program = match options.agent_host.clone() {
+        Some(program) => program,
+        None => std::env::current_exe()?.with_file_name("agent-host"),
+    };
+    let host = host::Host::new(program, &options.agent, &options.amqp_url, &options.database_url)?;
+    let broker = broker::Broker::connect(&options.amqp_url).await?;
+    // A first start declares the agent's queue with the host's own arguments.
+    host.start().await?.stop().await?;
+    broker.declare_like_an_agents(BARE_QUEUE).await?;
+
+    let mut rates = Vec::new();
+    println!("round   bare consumer   agent-host   ratio");
+    for round in 1..=options.rounds {
+        broker.fill(BARE_QUEUE, options.messages, options.body_bytes).await?;
+        let results = broker.results(options.messages).await?;
+        let consumer = tokio::spawn(bare::consume(options.amqp_url.clone(), BARE_QUEUE));
+        let bare = results.rate().await.context("the bare consumer did not finish")?;
+        consumer.abort();
+
+        broker.fill(HOST_QUEUE, options.messages, options.body_bytes).await?;
+        let results = broker.results(options.messages).await?;
+        let running = host.start().await?;
+        let hosted = results.rate().await.context("the host did not finish")?;
+        running.stop().await?;
+
+        println!("{round:>5}   {bare:>11.0}/s   {hosted:>8.0}/s   {:>5.2}", hosted / bare);
+        rates.push((bare, hosted));
+    }
+    broker.delete(BARE_QUEUE).await?;
+    let ratio = median(rates.iter().map(|(bare, hosted)| hosted / bare));
+    let (bare, hosted) = (median(rates.iter().map(|rate| rate.0)), median(rates.iter().map(|rate| rate.1)));
+    println!("median  {bare:>11.0}/s   {hosted:>8.0}/s   {ratio:>5.2}");
+    Ok(())
+}
+
+/// How long a round may take before it counts as hung.
+const ROUND_MAX: Duration = Duration::from_secs(300);
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

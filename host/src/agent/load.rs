@@ -1,0 +1,237 @@
+//! From a module's bytes to something that can be instantiated: validate, compile, check against what the host offers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use wasmtime::component::{Component, Linker};
+
+use super::engine::Engine;
+use super::state::InstanceState;
+use crate::capability::{self, SessionPlan};
+use crate::manifest::{Manifest, Shape};
+use crate::task::AgentName;
+use crate::wit;
+
+/// Why a module cannot run here.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Not wasm, or wasm that does not validate.
+    #[error("the module is not a WebAssembly component: {0}")]
+    NotWasm(String),
+    /// Precompiled machine code: it is never accepted, since loading it would run it unchecked.
+    #[error("the module is precompiled code: deploy the .wasm that it was made from")]
+    Precompiled,
+    /// It imports what the host does not offer.
+    #[error("the host does not offer these imports: {}", .0.join(", "))]
+    Imports(Vec<String>),
+    /// It exports no entry point that this host runs.
+    #[error("{0}")]
+    Exports(String),
+    /// It could not be instantiated for a trial.
+    #[error("the module does not start: {0}")]
+    Start(String),
+}
+
+/// One revision of an agent, ready to run.
+pub struct Revision {
+    /// The agent.
+    pub agent: AgentName,
+    /// The revision's number.
+    pub number: u64,
+    /// `sha256:<hex>` of the module as sent.
+    pub digest: String,
+    /// Its manifest.
+    pub manifest: Arc<Manifest>,
+    pub(super) code: Code,
+    pub(super) plan: Arc<SessionPlan>,
+    /// Largest memory seen in use, which is what the next task reserves.
+    memory_bytes_seen: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for Revision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{} ({})", self.agent, self.number, self.digest)
+    }
+}
+
+impl Revision {
+    /// Bytes that a task of this revision is expected to use.
+    pub(super) fn memory_bytes_expected(&self) -> u64 {
+        self.memory_bytes_seen.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_memory_used(&self, bytes: u64) {
+        // A plain load first: the maximum rarely moves, and then no cache line has to.
+        if bytes > self.memory_bytes_expected() {
+            self.memory_bytes_seen.fetch_max(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A compiled module that fits the host's world.
+#[derive(Clone)]
+pub struct Code {
+    pub(super) pre: wit::AgentPre<InstanceState>,
+}
+
+impl Code {
+    /// Makes a revision of it.
+    #[must_use]
+    pub fn into_revision(self, number: u64, digest: String, manifest: Arc<Manifest>) -> Revision {
+        Revision {
+            agent: manifest.agent.name.clone(),
+            number,
+            digest,
+            plan: Arc::new(SessionPlan::new(&manifest, number)),
+            manifest,
+            code: self,
+            memory_bytes_seen: Arc::default(),
+        }
+    }
+}
+
+/// Compiles modules for the host's world.
+#[derive(Clone)]
+pub struct Loader {
+    engine: Engine,
+    linker: Arc<Linker<InstanceState>>,
+}
+
+impl Loader {
+    /// Links everything that the host offers.
+    ///
+    /// # Errors
+    /// Two capabilities that define the same import: a mistake in the host itself.
+    pub fn new(engine: &Engine) -> wasmtime::Result<Self> {
+        let mut linker = Linker::new(engine.inner());
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        capability::add_to_linker(&mut linker, InstanceState::capabilities)?;
+        Ok(Self { engine: engine.clone(), linker: Arc::new(linker) })
+    }
+
+    /// Validates and compiles a module. Takes seconds for large ones and all of a core: not for an async thread.
+    ///
+    /// # Errors
+    /// [`LoadError`], saying what does not fit.
+    pub fn compile(&self, module: &[u8], manifest: &Manifest) -> Result<Code, LoadError> {
+        if wasmtime::Engine::detect_precompiled(module).is_some() {
+            return Err(LoadError::Precompiled);
+        }
+        check_shape(module, manifest)?;
+        let component = Component::new(self.engine.inner(), module)
+            .map_err(|error| LoadError::NotWasm(format!("{error:#}")))?;
+        let unknown = unknown_imports(&component, self.engine.inner());
+        if !unknown.is_empty() {
+            return Err(LoadError::Imports(unknown));
+        }
+        let pre = self
+            .linker
+            .instantiate_pre(&component)
+            .map_err(|error| LoadError::Imports(vec![format!("{error:#}")]))?;
+        let pre = wit::AgentPre::new(pre).map_err(|error| LoadError::Exports(format!("{error:#}")))?;
+        Ok(Code { pre })
+    }
+}
+
+/// Export that makes a component an agent of a shape, by prefix: versions differ in their last part.
+const SHAPE_EXPORTS: [(&str, Shape); 4] = [
+    ("agent:runtime/handler@0.1", Shape::Native),
+    ("wasi:cli/run@0.2", Shape::Command),
+    ("wasi:http/incoming-handler@0.2", Shape::Http),
+    ("wasi:messaging/incoming-handler@0.2", Shape::Messaging),
+];
+
+/// Finds out how the module takes tasks.
+fn check_shape(module: &[u8], manifest: &Manifest) -> Result<(), LoadError> {
+    let exports = top_level_exports(module)?;
+    let found: Vec<Shape> = SHAPE_EXPORTS
+        .iter()
+        .filter(|(prefix, _)| exports.iter().any(|export| export.starts_with(prefix)))
+        .map(|(_, shape)| *shape)
+        .collect();
+    let shape = match (manifest.agent.shape, found.as_slice()) {
+        (Some(wanted), found) if found.contains(&wanted) => wanted,
+        (Some(wanted), _) => {
+            return Err(LoadError::Exports(format!(
+                "agent.shape is {wanted:?}, but the module has no export of that shape; it exports {}",
+                listed(&exports)
+            )));
+        }
+        (None, [only]) => *only,
+        (None, []) => {
+            return Err(LoadError::Exports(format!(
+                "the module exports no handler: expected agent:runtime/handler@0.1.0; it exports {}",
+                listed(&exports)
+            )));
+        }
+        (None, several) => {
+            return Err(LoadError::Exports(format!(
+                "the module could be run as {several:?}: set agent.shape in the manifest"
+            )));
+        }
+    };
+    if shape == Shape::Native {
+        Ok(())
+    } else {
+        Err(LoadError::Exports(format!(
+            "the module is of the {shape:?} shape; this version runs the native shape (agent:runtime/handler@0.1.0)"
+        )))
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}
+
+/// Names of a component's own exports, read without compiling anything.
+fn top_level_exports(module: &[u8]) -> Result<Vec<String>, LoadError> {
+    use wasmparser::{Encoding, Parser, Payload};
+    let not_wasm = |error: &dyn std::fmt::Display| LoadError::NotWasm(error.to_string());
+    let mut exports = Vec::new();
+    let mut depth = 0_u32;
+    for payload in Parser::new(0).parse_all(module) {
+        match payload.map_err(|error| not_wasm(&error))? {
+            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
+                return Err(LoadError::NotWasm(
+                    "it is a core module; make a component of it, for example with the target wasm32-wasip2".to_owned(),
+                ));
+            }
+            Payload::Version { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                for export in section {
+                    exports.push(export.map_err(|error| not_wasm(&error))?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(exports)
+}
+
+/// What the host offers, by package and version. The linker itself accepts any compatible patch version.
+const OFFERED_PACKAGES: [(&str, &str); 12] = [
+    ("wasi:cli/", "@0.2."),
+    ("wasi:clocks/", "@0.2."),
+    ("wasi:filesystem/", "@0.2."),
+    ("wasi:io/", "@0.2."),
+    ("wasi:random/", "@0.2."),
+    ("wasi:sockets/", "@0.2."),
+    ("wasi:keyvalue/", "@0.2.0-draft"),
+    ("wasi:keyvalue/", "@0.2.0-draft2"),
+    ("wasi:logging/", "@0.1.0-draft"),
+    ("wasi:config/", "@0.2.0-rc.1"),
+    ("wasi:messaging/types", "@0.2.0-draft"),
+    ("agent:runtime/", "@0.1."),
+];
+
+fn unknown_imports(component: &Component, engine: &wasmtime::Engine) -> Vec<String> {
+    component
+        .component_type()
+        .imports(engine)
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| {
+            !OFFERED_PACKAGES.iter().any(|(package, version)| name.starts_with(package) && name.contains(version))
+        })
+        .collect()
+}

@@ -1,0 +1,283 @@
+//! One run: reserve, instantiate, call, classify, settle the run's effects.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::ResourceTable;
+use wasmtime::{Store, UpdateDeadline};
+use wasmtime_wasi::WasiCtxBuilder;
+
+use super::engine::Engine;
+use super::limits::{CpuMeter, MemoryMeter, Stopped};
+use super::load::{LoadError, Revision};
+use super::memory::MemoryLedger;
+use super::state::InstanceState;
+use crate::capability::{Capabilities, Session};
+use crate::task::{Completion, Limit, Outcome, Output, Task, UnixMs, Usage, unix_ms_now};
+use crate::units::format_duration;
+use crate::wit;
+
+/// Settings of the runner.
+#[derive(Clone, Debug)]
+pub struct RunnerConfig {
+    /// Most instances alive at once: the slots of the engine's pool.
+    pub instances_max: u32,
+    /// Bytes that may be lifted from a guest or lowered into it in one call; the largest body and output must fit.
+    pub hostcall_bytes_max: usize,
+}
+
+/// Component resources that one instance may hold. wasmtime's default is 100,000, charged to no memory limit.
+const HANDLES_MAX: usize = 1_000;
+/// Random bytes of one call; wasmtime-wasi's default is 64 MiB.
+const RANDOM_BYTES_MAX: u64 = 64 << 10;
+/// Frames of a trap that go into its message.
+const TRAP_FRAMES_MAX: usize = 5;
+
+/// Runs tasks on the guests' own threads, so that a busy guest never holds up the broker's heartbeats or a health probe.
+#[derive(Clone)]
+pub struct Runner {
+    engine: Engine,
+    ledger: MemoryLedger,
+    capabilities: Arc<Capabilities>,
+    slots: Arc<Semaphore>,
+    hostcall_bytes_max: usize,
+    threads: tokio::runtime::Handle,
+}
+
+impl Runner {
+    /// A runner on these threads.
+    #[must_use]
+    pub fn new(
+        config: &RunnerConfig,
+        engine: Engine,
+        ledger: MemoryLedger,
+        capabilities: Arc<Capabilities>,
+        threads: tokio::runtime::Handle,
+    ) -> Self {
+        Self {
+            engine,
+            ledger,
+            capabilities,
+            slots: Arc::new(Semaphore::new(config.instances_max as usize)),
+            hostcall_bytes_max: config.hostcall_bytes_max,
+            threads,
+        }
+    }
+
+    /// Runs one attempt of a task. `interrupt` stops it to hand it back; it then ends as [`Outcome::Interrupted`].
+    pub async fn run(&self, revision: Arc<Revision>, task: Arc<Task>, interrupt: CancellationToken) -> Completion {
+        let runner = self.clone();
+        let run = self.threads.spawn(async move { runner.attempt(&revision, &task, &interrupt).await });
+        run.await.unwrap_or_else(|panicked| {
+            tracing::error!(error = %panicked, "a host call panicked; the task is retried");
+            failed(Outcome::HostError { message: "a host call failed unexpectedly".to_owned() })
+        })
+    }
+
+    /// Instantiates a revision once and drops it, to see before the cut-over that it starts.
+    ///
+    /// # Errors
+    /// [`LoadError::Start`] where it does not.
+    pub async fn try_start(&self, revision: &Arc<Revision>) -> Result<(), LoadError> {
+        let task = Task::new(revision.agent.clone(), Vec::new());
+        let (runner, revision) = (self.clone(), Arc::clone(revision));
+        let started = self.threads.spawn(async move {
+            let mut store = runner.store(&revision, &task).await;
+            let limit = revision.manifest.limits.timeout;
+            let started = tokio::time::timeout(limit, revision.code.pre.instantiate_async(&mut store)).await;
+            revision.note_memory_used(store.data().memory.peak_bytes());
+            match started {
+                Ok(Ok(_instance)) => Ok(()),
+                Ok(Err(error)) => Err(classify(&error, &store, &revision)),
+                Err(_elapsed) => Err(timed_out(&revision)),
+            }
+        });
+        let outcome = match started.await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(outcome)) => outcome,
+            Err(panicked) => Outcome::HostError { message: panicked.to_string() },
+        };
+        let message = outcome.failure().map_or_else(String::new, |failure| failure.message);
+        Err(LoadError::Start(message))
+    }
+
+    async fn attempt(&self, revision: &Revision, task: &Task, interrupt: &CancellationToken) -> Completion {
+        let admitted = tokio::select! {
+            biased;
+            () = interrupt.cancelled() => None,
+            slot = self.slots.acquire() => slot.ok(),
+        };
+        let Some(_slot) = admitted else { return failed(Outcome::Interrupted) };
+        let mut store = tokio::select! {
+            biased;
+            () = interrupt.cancelled() => return failed(Outcome::Interrupted),
+            store = self.store(revision, task) => store,
+        };
+        let began = Instant::now();
+        let cpu = Arc::clone(&store.data().cpu);
+        let answer = tokio::select! {
+            biased;
+            () = interrupt.cancelled() => Err(Outcome::Interrupted),
+            answer = tokio::time::timeout(time_left(revision, task), cpu.measure(call(&mut store, revision, task))) => {
+                match answer {
+                    Ok(Ok(answer)) => Ok(answer),
+                    Ok(Err(error)) => Err(classify(&error, &store, revision)),
+                    Err(_elapsed) => Err(timed_out(revision)),
+                }
+            }
+        };
+        let wall = began.elapsed();
+        let state = store.into_data();
+        let usage = Usage {
+            memory_bytes_peak: state.memory.peak_bytes(),
+            cpu_us: micros(state.cpu.spent()),
+            wall_us: micros(wall),
+            host_calls: 0,
+        };
+        revision.note_memory_used(usage.memory_bytes_peak);
+        let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision));
+        settle_effects(state.session, outcome, usage).await
+    }
+
+    /// A store with its limits armed, once the ledger has memory for it.
+    async fn store(&self, revision: &Revision, task: &Task) -> Store<InstanceState> {
+        let lease = self.ledger.reserve(revision.memory_bytes_expected()).await;
+        let limits = &revision.manifest.limits;
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.max_random_size(RANDOM_BYTES_MAX);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HANDLES_MAX);
+        let state = InstanceState {
+            wasi: wasi.build(),
+            table,
+            session: self.capabilities.session(&revision.plan, task),
+            memory: MemoryMeter::new(limits.memory.as_usize(), lease),
+            cpu: CpuMeter::new(),
+        };
+        let mut store = Store::new(self.engine.inner(), state);
+        store.limiter_async(|state| &mut state.memory);
+        store.set_hostcall_fuel(self.hostcall_bytes_max);
+        store.set_max_component_handles(HANDLES_MAX);
+        // Before instantiation: with the initial deadline of 0 the very first function would stop to look at it.
+        store.set_epoch_deadline(1);
+        let cpu_limit = limits.cpu;
+        store.epoch_deadline_callback(move |store| {
+            if store.data().cpu.spent() > cpu_limit {
+                return Err(Stopped::CpuTime.into());
+            }
+            // tokio's own yield: wasmtime's plain one is run again at once by tokio's LIFO slot.
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        });
+        store
+    }
+}
+
+type Answer = Result<Option<wit::Output>, wit::Failure>;
+
+async fn call(store: &mut Store<InstanceState>, revision: &Revision, task: &Task) -> wasmtime::Result<Answer> {
+    let agent = revision.code.pre.instantiate_async(&mut *store).await?;
+    let lifted = lifted(revision, task);
+    agent.agent_runtime_handler().call_handle(store, &lifted).await
+}
+
+fn lifted(revision: &Revision, task: &Task) -> wit::Task {
+    let timeout_at_ms = unix_ms_now().saturating_add(millis(revision.manifest.limits.timeout));
+    wit::Task {
+        id: task.id.to_string(),
+        agent: task.agent.to_string(),
+        revision: u32::try_from(revision.number).unwrap_or(u32::MAX),
+        attempt: task.attempt,
+        max_attempts: task.attempts_max.unwrap_or(revision.manifest.retry.max_attempts),
+        enqueued_at: task.enqueued_at_ms,
+        deadline: task.deadline_ms.map_or(timeout_at_ms, |deadline_ms| deadline_ms.min(timeout_at_ms)),
+        headers: task.headers.clone(),
+        content_type: task.content_type.clone(),
+        body: task.body.to_vec(),
+        traceparent: task.traceparent.clone(),
+    }
+}
+
+/// What the agent answered, held against the manifest's limit on outputs.
+fn lowered(answer: Answer, revision: &Revision) -> Outcome {
+    match answer {
+        Ok(None) => Outcome::Succeeded(None),
+        Ok(Some(output)) => {
+            let limit = revision.manifest.limits.output;
+            if output.body.len() > limit.as_usize() {
+                return Outcome::LimitExceeded(Limit { name: "limits.output", allowed: limit.to_string() });
+            }
+            Outcome::Succeeded(Some(Output {
+                content_type: output.content_type,
+                headers: output.headers,
+                body: output.body.into(),
+            }))
+        }
+        Err(wit::Failure::Retry(message)) => Outcome::Retry { message, after_ms: None },
+        Err(wit::Failure::RetryAfter((after_ms, message))) => Outcome::Retry { message, after_ms: Some(after_ms) },
+        Err(wit::Failure::Reject(message)) => Outcome::Rejected { message },
+    }
+}
+
+/// Commits what a success did and rolls everything else back; a commit that fails is the host's failure.
+async fn settle_effects(session: Session, outcome: Outcome, mut usage: Usage) -> Completion {
+    let succeeded = matches!(outcome, Outcome::Succeeded(_));
+    let finished = session.finish(succeeded).await;
+    usage.host_calls = finished.host_calls;
+    match finished.result {
+        Ok(()) => Completion { outcome, usage, follow_ups: finished.follow_ups },
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a task's effects could not be committed");
+            let outcome = Outcome::HostError { message: error.to_string() };
+            Completion { outcome, usage, follow_ups: Vec::new() }
+        }
+    }
+}
+
+fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, revision: &Revision) -> Outcome {
+    let limits = &revision.manifest.limits;
+    if error.downcast_ref::<Stopped>().is_some() {
+        return Outcome::TimedOut(Limit { name: "limits.cpu", allowed: format_duration(limits.cpu) });
+    }
+    if store.data().memory.was_refused() {
+        return Outcome::OutOfMemory(Limit { name: "limits.memory", allowed: limits.memory.to_string() });
+    }
+    Outcome::Trapped { message: trap_message(error) }
+}
+
+/// The trap and the innermost functions, on one line.
+fn trap_message(error: &wasmtime::Error) -> String {
+    let cause = error.root_cause().to_string();
+    let frames: Vec<String> = error
+        .downcast_ref::<wasmtime::WasmBacktrace>()
+        .map(|backtrace| {
+            let frames = backtrace.frames().iter().filter_map(wasmtime::FrameInfo::func_name);
+            frames.take(TRAP_FRAMES_MAX).map(str::to_owned).collect()
+        })
+        .unwrap_or_default();
+    if frames.is_empty() { cause } else { format!("{cause}, in {}", frames.join(" < ")) }
+}
+
+fn timed_out(revision: &Revision) -> Outcome {
+    Outcome::TimedOut(Limit { name: "limits.timeout", allowed: format_duration(revision.manifest.limits.timeout) })
+}
+
+/// The manifest's timeout, or the task's own deadline where that comes first.
+fn time_left(revision: &Revision, task: &Task) -> Duration {
+    let timeout = revision.manifest.limits.timeout;
+    let until = |deadline_ms: UnixMs| Duration::from_millis(deadline_ms.saturating_sub(unix_ms_now()));
+    task.deadline_ms.map_or(timeout, |deadline_ms| until(deadline_ms).min(timeout))
+}
+
+fn failed(outcome: Outcome) -> Completion {
+    Completion { outcome, usage: Usage::default(), follow_ups: Vec::new() }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,30 @@
+//! What lives in the store of one instance. No behaviour of its own: it lends its parts to WASI and the capabilities.
+
+use std::sync::Arc;
+
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::limits::{CpuMeter, MemoryMeter};
+use crate::capability;
+
+/// The data of one instance's store.
+pub struct InstanceState {
+    pub(super) wasi: WasiCtx,
+    pub(super) table: ResourceTable,
+    pub(super) session: capability::Session,
+    pub(super) memory: MemoryMeter,
+    pub(super) cpu: Arc<CpuMeter>,
+}
+
+impl InstanceState {
+    pub(super) fn capabilities(&mut self) -> capability::View<'_> {
+        capability::View { session: &mut self.session, table: &mut self.table }
+    }
+}
+
+impl WasiView for InstanceState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}

@@ -1,0 +1,194 @@
+//! Deployed agents on this host: checks uploads, keeps revisions, starts consumers, follows the rest of the fleet.
+
+mod check;
+mod folder;
+mod report;
+
+pub use folder::{FolderError, read_agent_folder, upload_from_folder};
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agent::{Loader, Revision, Runner};
+use crate::agents::{AgentInfo, Agents, DeployError, Deployed, Upload};
+use crate::capability::Database;
+use crate::catalog::{Added, Catalog, CatalogError, NewRevision, StoredRevision};
+use crate::delivery::{Broker, BrokerError};
+use crate::dispatch::{AgentSlot, Dispatcher};
+use crate::manifest::Manifest;
+use crate::task::AgentName;
+
+/// What deploying needs.
+pub struct Deployer {
+    /// Compiles modules.
+    pub loader: Loader,
+    /// Tries a module before the cut-over.
+    pub runner: Runner,
+    /// Where revisions are kept.
+    pub catalog: Arc<dyn Catalog>,
+    /// Where agents get their queues.
+    pub broker: Arc<dyn Broker>,
+    /// Where agents get their schemas.
+    pub database: Arc<dyn Database>,
+    /// Checks that a required secret is set.
+    pub secrets: Arc<dyn crate::capability::SecretSource>,
+    /// What runs their tasks.
+    pub dispatcher: Arc<Dispatcher>,
+    /// Most instances alive at once on this host; no agent needs a larger prefetch.
+    pub instances_max: u32,
+    /// The agents of this host.
+    pub deployed: DeployedAgents,
+}
+
+/// The agents of this host, by name.
+#[derive(Default)]
+pub struct DeployedAgents {
+    agents: RwLock<BTreeMap<AgentName, Arc<DeployedAgent>>>,
+    /// One deploy at a time: compiling takes all of a core, and two deploys of one agent must not cross.
+    deploying: Mutex<()>,
+    consumers: TaskTracker,
+    stopping: CancellationToken,
+}
+
+struct DeployedAgent {
+    slot: Arc<AgentSlot>,
+    live: tokio::sync::watch::Receiver<bool>,
+    prefetch: u16,
+    stop: CancellationToken,
+}
+
+impl Deployer {
+    /// Loads the active revision of every agent in the catalog that is not loaded yet, or is at another revision. A bad
+    /// one is reported and the rest load.
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    pub async fn follow_catalog(&self) -> Result<(), CatalogError> {
+        for (agent, revision) in self.catalog.active().await? {
+            let loaded = self.find(&agent).map(|deployed| deployed.slot.active().number);
+            if loaded == Some(revision) {
+                continue;
+            }
+            let _one_at_a_time = self.deployed.deploying.lock().await;
+            let Some(stored) = self.catalog.get(&agent, revision).await? else { continue };
+            if let Err(error) = self.load(stored).await {
+                let cause = &error as &dyn std::error::Error;
+                tracing::error!(%agent, revision, error = cause, "a revision of the catalog does not load");
+            }
+        }
+        Ok(())
+    }
+
+    /// Cancels all consumers and waits until they have handed their deliveries over or back.
+    pub async fn stop_intake(&self) {
+        self.deployed.stopping.cancel();
+        for deployed in self.all() {
+            deployed.stop.cancel();
+        }
+        self.deployed.consumers.close();
+        self.deployed.consumers.wait().await;
+    }
+
+    async fn load(&self, stored: StoredRevision) -> Result<(), DeployError> {
+        let manifest = Arc::new(Manifest::parse(&stored.content.manifest)?);
+        let revision = self.checked(&stored.content, &manifest).await?.number(stored.revision);
+        self.cut_over(revision).await.map_err(DeployError::Broker)
+    }
+
+    /// Directs new tasks to a revision, and starts consuming where the agent is new here.
+    async fn cut_over(&self, revision: Revision) -> Result<(), BrokerError> {
+        let (agent, revision) = (revision.agent.clone(), Arc::new(revision));
+        let prefetch = Dispatcher::prefetch(revision.manifest.limits.concurrency.min(self.instances_max));
+        let known = self.find(&agent);
+        if let Some(deployed) = &known {
+            deployed.slot.cut_over(Arc::clone(&revision));
+            if deployed.prefetch == prefetch {
+                return Ok(());
+            }
+        }
+        let slot = known.as_ref().map_or_else(|| Arc::new(AgentSlot::new(revision)), |known| Arc::clone(&known.slot));
+        let consumer = self.broker.consume(&agent, prefetch).await?;
+        let deployed = DeployedAgent {
+            slot: Arc::clone(&slot),
+            live: consumer.live.clone(),
+            prefetch,
+            stop: consumer.stop.clone(),
+        };
+        self.deployed.consumers.spawn(Arc::clone(&self.dispatcher).serve(slot, consumer));
+        self.deployed.agents.write().unwrap_or_else(PoisonError::into_inner).insert(agent, Arc::new(deployed));
+        // The new consumer is there before the old one goes, so that the agent is consumed throughout.
+        if let Some(known) = known {
+            known.stop.cancel();
+        }
+        Ok(())
+    }
+
+    fn find(&self, agent: &AgentName) -> Option<Arc<DeployedAgent>> {
+        self.deployed.agents.read().unwrap_or_else(PoisonError::into_inner).get(agent).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<DeployedAgent>> {
+        self.deployed.agents.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+#[async_trait::async_trait]
+impl Agents for Deployer {
+    fn is_deployed(&self, agent: &AgentName) -> bool {
+        self.deployed.agents.read().unwrap_or_else(PoisonError::into_inner).contains_key(agent)
+    }
+
+    fn all_consuming(&self) -> bool {
+        !self.deployed.stopping.is_cancelled() && self.all().iter().all(|deployed| *deployed.live.borrow())
+    }
+
+    async fn list(&self) -> Result<Vec<AgentInfo>, CatalogError> {
+        let mut infos = Vec::new();
+        for deployed in self.all() {
+            infos.push(self.report(&deployed).await?);
+        }
+        Ok(infos)
+    }
+
+    async fn get(&self, agent: &AgentName) -> Result<Option<AgentInfo>, CatalogError> {
+        match self.find(agent) {
+            Some(deployed) => Ok(Some(self.report(&deployed).await?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn deploy(&self, agent: &AgentName, upload: Upload, activate: bool) -> Result<Deployed, DeployError> {
+        let manifest = Arc::new(Manifest::parse(&upload.manifest)?);
+        if manifest.agent.name != *agent {
+            return Err(DeployError::OtherAgent { manifest: manifest.agent.name.clone(), path: agent.clone() });
+        }
+        let _one_at_a_time = self.deployed.deploying.lock().await;
+        let content = NewRevision {
+            agent: agent.clone(),
+            digest: check::digest(&upload.module),
+            manifest: upload.manifest,
+            module: upload.module,
+            migrations: upload.migrations,
+        };
+        if let Some(active) = self.running_already(&content).await? {
+            return Ok(active);
+        }
+        // Everything that can be refused is refused before the catalog gives out a number.
+        let checked = self.checked(&content, &manifest).await?;
+        let digest = content.digest.clone();
+        let (revision, known) = match self.catalog.add(content).await? {
+            Added::New(revision) => (revision, false),
+            Added::Known(revision) => (revision, true),
+        };
+        if activate {
+            self.catalog.activate(agent, revision).await?;
+            self.cut_over(checked.number(revision)).await.map_err(DeployError::Broker)?;
+        }
+        tracing::info!(%agent, revision, digest, active = activate, "deployed");
+        Ok(Deployed { agent: agent.clone(), revision, digest, known, active: activate })
+    }
+}

@@ -1,0 +1,100 @@
+//! Whether a revision can run on this host, found out before it gets any traffic.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::Deployer;
+use crate::agent::{Code, Revision};
+use crate::agents::{DeployError, Deployed};
+use crate::catalog::NewRevision;
+use crate::manifest::Manifest;
+
+/// A revision that compiles, starts, and has its schema and queues.
+pub(super) struct Checked {
+    code: Code,
+    digest: String,
+    manifest: Arc<Manifest>,
+}
+
+impl Checked {
+    /// Gives it its number.
+    pub(super) fn number(self, revision: u64) -> Revision {
+        self.code.into_revision(revision, self.digest, self.manifest)
+    }
+}
+
+/// `sha256:<hex>` of a module.
+pub(super) fn digest(module: &Bytes) -> String {
+    use std::fmt::Write;
+    let mut text = String::from("sha256:");
+    for byte in Sha256::digest(module) {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+impl Deployer {
+    /// Answers where exactly this revision is active already: nothing changes then.
+    pub(super) async fn running_already(&self, content: &NewRevision) -> Result<Option<Deployed>, DeployError> {
+        let Some(deployed) = self.find(&content.agent) else { return Ok(None) };
+        let active = deployed.slot.active();
+        if active.digest != content.digest {
+            return Ok(None);
+        }
+        let stored = self.catalog.get(&content.agent, active.number).await?;
+        let same = stored.is_some_and(|stored| stored.content.manifest == content.manifest);
+        Ok(same.then(|| Deployed {
+            agent: content.agent.clone(),
+            revision: active.number,
+            digest: active.digest.clone(),
+            known: true,
+            active: true,
+        }))
+    }
+
+    pub(super) async fn checked(&self, content: &NewRevision, manifest: &Arc<Manifest>) -> Result<Checked, DeployError> {
+        self.check_grants(manifest)?;
+        let (loader, module, manifest) = (self.loader.clone(), content.module.clone(), Arc::clone(manifest));
+        let compiling = Arc::clone(&manifest);
+        let code = tokio::task::spawn_blocking(move || loader.compile(&module, &compiling))
+            .await
+            .map_err(|panicked| DeployError::Module(format!("the compiler failed: {panicked}")))?
+            .map_err(|error| DeployError::Module(error.to_string()))?;
+        let trial = Arc::new(code.clone().into_revision(0, content.digest.clone(), Arc::clone(&manifest)));
+        self.runner.try_start(&trial).await.map_err(|error| DeployError::Module(error.to_string()))?;
+        if !manifest.grants.sql.is_empty() {
+            self.database
+                .provision(&content.agent, &manifest.grants.sql, &content.migrations)
+                .await
+                .map_err(|error| DeployError::Schema(error.to_string()))?;
+        }
+        self.broker.declare(&content.agent).await.map_err(DeployError::Broker)?;
+        Ok(Checked { code, digest: content.digest.clone(), manifest })
+    }
+
+    /// What the manifest asks for and this host cannot give.
+    fn check_grants(&self, manifest: &Manifest) -> Result<(), DeployError> {
+        let mut problems = Vec::new();
+        for secret in &manifest.secrets.required {
+            if self.secrets.get(&manifest.agent.name, secret).is_none() {
+                problems.push(format!(
+                    "secret {secret:?} is not set: start the host with {} in its environment",
+                    crate::capability::secret_variable(&manifest.agent.name, secret)
+                ));
+            }
+        }
+        if !manifest.grants.allowed_outbound_hosts.is_empty() {
+            problems.push("grants.allowed_outbound_hosts: this version gives agents no outbound HTTP".to_owned());
+        }
+        if !manifest.grants.files.is_empty() {
+            problems.push("grants.files: this version gives agents no folders".to_owned());
+        }
+        if manifest.pool.max_invocations > 1 {
+            problems.push("pool.max_invocations: this version runs every task in a fresh instance; set it to 1".to_owned());
+        }
+        if problems.is_empty() { Ok(()) } else { Err(DeployError::Grant(problems.join("; "))) }
+    }
+}

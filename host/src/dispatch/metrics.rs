@@ -1,0 +1,110 @@
+//! What dispatch counts. Names follow OpenTelemetry's FaaS and messaging conventions.
+
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, exponential_buckets, histogram_opts, opts,
+};
+
+use crate::task::{AgentName, Completion, Outcome};
+
+/// Counters and histograms per agent.
+#[derive(Clone, Debug)]
+pub struct DispatchMetrics {
+    invocations: IntCounterVec,
+    errors: IntCounterVec,
+    timeouts: IntCounterVec,
+    coldstarts: IntCounterVec,
+    invoke_duration_seconds: HistogramVec,
+    mem_usage_bytes: HistogramVec,
+    cpu_usage_seconds: HistogramVec,
+    settlements: IntCounterVec,
+    dead_letters: IntCounterVec,
+    results_unroutable: IntCounterVec,
+}
+
+impl DispatchMetrics {
+    /// Registers the metrics.
+    ///
+    /// # Errors
+    /// A name that is registered already: a mistake in the host.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |opts: Opts, labels: &[&str]| {
+            let counter = IntCounterVec::new(opts, labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
+        };
+        let histogram = |opts: HistogramOpts| {
+            let histogram = HistogramVec::new(opts, &["agent"])?;
+            registry.register(Box::new(histogram.clone()))?;
+            prometheus::Result::Ok(histogram)
+        };
+        // 100 µs to 100 s, in steps of √10.
+        let seconds = || exponential_buckets(1e-4, 10_f64.sqrt(), 13);
+        Ok(Self {
+            invocations: counter(opts!("faas_invocations", "Attempts that ran."), &["agent"])?,
+            errors: counter(opts!("faas_errors", "Attempts that failed, by outcome."), &["agent", "error_type"])?,
+            timeouts: counter(opts!("faas_timeouts", "Attempts that ran past a time limit."), &["agent"])?,
+            coldstarts: counter(opts!("faas_coldstarts", "Attempts that ran in a fresh instance."), &["agent"])?,
+            invoke_duration_seconds: histogram(histogram_opts!(
+                "faas_invoke_duration_seconds",
+                "From instantiation to the answer.",
+                seconds()?
+            ))?,
+            mem_usage_bytes: histogram(histogram_opts!(
+                "faas_mem_usage_bytes",
+                "Largest memory of an attempt.",
+                exponential_buckets(65_536.0, 2.0, 14)?
+            ))?,
+            cpu_usage_seconds: histogram(histogram_opts!(
+                "faas_cpu_usage_seconds",
+                "Time inside the guest.",
+                exponential_buckets(1e-5, 10_f64.sqrt(), 13)?
+            ))?,
+            settlements: counter(
+                opts!("agent_settlements", "Deliveries settled, by settlement and outcome."),
+                &["agent", "settlement", "reason"],
+            )?,
+            dead_letters: counter(opts!("agent_dead_letters", "Tasks that were dead-lettered."), &["agent"])?,
+            results_unroutable: counter(
+                opts!("agent_results_unroutable", "Results whose reply queue was gone."),
+                &["agent"],
+            )?,
+        })
+    }
+
+    pub(super) fn ran(&self, agent: &AgentName, completion: &Completion) {
+        // An interrupted attempt is handed back and counts where it runs to its end.
+        if matches!(completion.outcome, Outcome::Interrupted | Outcome::Expired) {
+            return;
+        }
+        let label = &[agent.as_str()];
+        let usage = completion.usage;
+        self.invocations.with_label_values(label).inc();
+        self.coldstarts.with_label_values(label).inc();
+        self.invoke_duration_seconds.with_label_values(label).observe(seconds(usage.wall_us));
+        self.cpu_usage_seconds.with_label_values(label).observe(seconds(usage.cpu_us));
+        // Exact up to 2^53 bytes.
+        #[expect(clippy::cast_precision_loss, reason = "no instance has 8 PiB of memory")]
+        self.mem_usage_bytes.with_label_values(label).observe(usage.memory_bytes_peak as f64);
+        match &completion.outcome {
+            Outcome::Succeeded(_) => return,
+            Outcome::TimedOut(_) => self.timeouts.with_label_values(label).inc(),
+            _ => {}
+        }
+        self.errors.with_label_values(&[agent.as_str(), completion.outcome.name()]).inc();
+    }
+
+    pub(super) fn settled(&self, agent: &AgentName, settlement: &str, reason: &str) {
+        self.settlements.with_label_values(&[agent.as_str(), settlement, reason]).inc();
+        if settlement == "dead-letter" {
+            self.dead_letters.with_label_values(&[agent.as_str()]).inc();
+        }
+    }
+
+    pub(super) fn result_unroutable(&self, agent: &AgentName) {
+        self.results_unroutable.with_label_values(&[agent.as_str()]).inc();
+    }
+}
+
+fn seconds(micros: u64) -> f64 {
+    std::time::Duration::from_micros(micros).as_secs_f64()
+}

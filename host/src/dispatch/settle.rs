@@ -1,0 +1,153 @@
+//! Carrying a settlement out: everything that must be safe before the delivery is acknowledged, in that order.
+
+use futures::future::try_join_all;
+
+use super::settlement::{Policy, Settlement, settlement};
+use super::{Attempt, Dispatcher};
+use crate::delivery::envelope::{self, DeathNote, Malformed};
+use crate::delivery::{Delivery, Message, PublishError, Route};
+use crate::records::{RecordsError, Status, Update};
+use crate::task::{AgentName, Completion, FollowUp, Outcome, TaskId, unix_ms_now};
+
+/// Why a delivery could not be settled yet; it is handed back.
+#[derive(Debug, thiserror::Error)]
+enum SettleError {
+    #[error("a message of the task could not be published")]
+    Publish(#[from] PublishError),
+    #[error("the task's end could not be recorded")]
+    Record(#[from] RecordsError),
+}
+
+impl Dispatcher {
+    pub(super) async fn settle(&self, attempt: Attempt, completion: Completion) {
+        let manifest = &attempt.revision.manifest;
+        let policy = Policy {
+            attempts_max: attempt.task.attempts_max.unwrap_or(manifest.retry.max_attempts),
+            retry: &manifest.retry,
+        };
+        let decision = settlement(&completion.outcome, attempt.task.attempt, &policy, random());
+        let prepared = match decision {
+            Settlement::Acknowledge => self.conclude(&attempt, &completion).await,
+            Settlement::RetryLater { delay, attempt: next } => {
+                self.records.note(attempt.update(Status::Retrying, Some(&completion)));
+                let message = envelope::retry(&attempt.delivery.message, &attempt.task, next);
+                let route = Route::Delayed(attempt.task.agent.clone(), delay);
+                self.broker.publish(route, message).await.map_err(SettleError::from)
+            }
+            Settlement::DeadLetter => self.bury(&attempt, &completion).await,
+            Settlement::HandBack => return self.hand_back(attempt, &completion.outcome),
+        };
+        match prepared {
+            Ok(()) => {
+                self.metrics.settled(&attempt.task.agent, decision.name(), completion.outcome.name());
+                attempt.delivery.receipt.acknowledge();
+            }
+            Err(error) => {
+                let cause = &error as &dyn std::error::Error;
+                tracing::warn!(task = %attempt.task.id, agent = %attempt.task.agent, error = cause, "handing a task back");
+                self.hand_back(attempt, &completion.outcome);
+            }
+        }
+    }
+
+    fn hand_back(&self, attempt: Attempt, outcome: &Outcome) {
+        self.metrics.settled(&attempt.task.agent, Settlement::HandBack.name(), outcome.name());
+        attempt.delivery.receipt.hand_back();
+    }
+
+    async fn conclude(&self, attempt: &Attempt, completion: &Completion) -> Result<(), SettleError> {
+        let status = match completion.outcome {
+            Outcome::Cancelled => Status::Cancelled,
+            _ => Status::Succeeded,
+        };
+        try_join_all(completion.follow_ups.iter().map(|follow_up| self.submit(follow_up))).await?;
+        self.records.finished(attempt.update(status, Some(completion))).await?;
+        self.reply(attempt, &completion.outcome).await
+    }
+
+    async fn submit(&self, follow_up: &FollowUp) -> Result<(), PublishError> {
+        let agent = follow_up.task.agent.clone();
+        let route = match follow_up.delay {
+            Some(delay) => Route::Delayed(agent, delay),
+            None => Route::Agent(agent),
+        };
+        self.broker.publish(route, envelope::submission(&follow_up.task)).await
+    }
+
+    async fn bury(&self, attempt: &Attempt, completion: &Completion) -> Result<(), SettleError> {
+        let failure = completion.outcome.failure().unwrap_or_default();
+        let note = DeathNote {
+            error_type: failure.kind,
+            error_message: failure.message,
+            failed_at_ms: unix_ms_now(),
+            attempts: attempt.task.attempt,
+            revision: Some(attempt.revision.number),
+            digest: Some(attempt.revision.digest.clone()),
+            host: self.host.clone(),
+        };
+        let letter = envelope::dead_letter(&attempt.delivery.message, &attempt.task.id, &note);
+        self.broker.publish(Route::DeadLetter(attempt.task.agent.clone()), letter).await?;
+        self.records.finished(attempt.update(Status::Failed, Some(completion))).await?;
+        self.reply(attempt, &completion.outcome).await
+    }
+
+    /// Publishes the result where the sender asked for one. A reply queue that is gone is its reader's business.
+    async fn reply(&self, attempt: &Attempt, outcome: &Outcome) -> Result<(), SettleError> {
+        let Some((route, message)) = envelope::result(&attempt.task, outcome) else { return Ok(()) };
+        match self.broker.publish(route, message).await {
+            Err(PublishError::Unroutable { .. }) => {
+                self.metrics.result_unroutable(&attempt.task.agent);
+                Ok(())
+            }
+            published => Ok(published?),
+        }
+    }
+
+    /// Dead-letters a delivery that is no task.
+    pub(super) async fn bury_malformed(&self, delivery: Delivery, agent: &AgentName, malformed: &Malformed) {
+        tracing::warn!(%agent, error = malformed as &dyn std::error::Error, "a malformed delivery is dead-lettered");
+        let note = DeathNote {
+            error_type: "rejected".to_owned(),
+            error_message: malformed.to_string(),
+            failed_at_ms: unix_ms_now(),
+            attempts: 0,
+            revision: None,
+            digest: None,
+            host: self.host.clone(),
+        };
+        let id = id_of(&delivery.message);
+        let letter = envelope::dead_letter(&delivery.message, &id, &note);
+        if let Err(error) = self.broker.publish(Route::DeadLetter(agent.clone()), letter).await {
+            tracing::warn!(%agent, error = &error as &dyn std::error::Error, "handing a malformed delivery back");
+            return delivery.receipt.hand_back();
+        }
+        let failure = crate::task::Failure { kind: note.error_type, message: note.error_message };
+        let update = Update {
+            id,
+            agent: agent.clone(),
+            revision: None,
+            status: Status::Failed,
+            attempt: 1,
+            output: None,
+            failure: Some(failure),
+            usage: None,
+            enqueued_at_ms: delivery.message.timestamp_ms.unwrap_or(note.failed_at_ms),
+            started_at_ms: None,
+            finished_at_ms: Some(note.failed_at_ms),
+        };
+        self.records.note(update);
+        self.metrics.settled(agent, Settlement::DeadLetter.name(), "malformed");
+        delivery.receipt.acknowledge();
+    }
+}
+
+/// The id that a malformed message names, or a new one where it names none that could be one.
+fn id_of(message: &Message) -> TaskId {
+    message.message_id.as_deref().and_then(|id| TaskId::parse(id).ok()).unwrap_or_else(TaskId::generate)
+}
+
+/// Uniform in 0..1: the low bits of a UUIDv4 are as random as jitter needs.
+fn random() -> f64 {
+    let bits = uuid::Uuid::new_v4().as_u128() & u128::from(u32::MAX);
+    f64::from(u32::try_from(bits).unwrap_or(0)) / f64::from(u32::MAX)
+}

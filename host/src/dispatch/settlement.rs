@@ -1,0 +1,160 @@
+//! What a delivery gets for the way its run ended. Pure: a table in code, tested as one.
+
+use std::time::Duration;
+
+use crate::manifest::{Backoff, Jitter, Retry};
+use crate::task::Outcome;
+
+/// What becomes of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// The task has ended as it should.
+    Acknowledge,
+    /// It runs again after the delay, as this attempt.
+    RetryLater {
+        /// At least this long.
+        delay: Duration,
+        /// The number that the next attempt gets: the same one where the failure was not the task's.
+        attempt: u32,
+    },
+    /// It has failed for good.
+    DeadLetter,
+    /// It goes back to the queue as if it had never been delivered.
+    HandBack,
+}
+
+impl Settlement {
+    /// Its name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Acknowledge => "acknowledge",
+            Self::RetryLater { .. } => "retry",
+            Self::DeadLetter => "dead-letter",
+            Self::HandBack => "hand-back",
+        }
+    }
+}
+
+/// What decides between another attempt and a dead letter.
+#[derive(Clone, Debug)]
+pub struct Policy<'a> {
+    /// Attempts in all: the sender's own limit, or the manifest's.
+    pub attempts_max: u32,
+    /// The manifest's backoff.
+    pub retry: &'a Retry,
+}
+
+/// Longest wait before a task that met a failing database or broker runs again; the first wait is its manifest's.
+const HOST_ERROR_DELAY: Duration = Duration::from_secs(5);
+
+/// Decides. `random` is uniform in 0..1 and feeds the jitter.
+#[must_use]
+pub fn settlement(outcome: &Outcome, attempt: u32, policy: &Policy<'_>, random: f64) -> Settlement {
+    match outcome {
+        Outcome::Succeeded(_) | Outcome::Cancelled => Settlement::Acknowledge,
+        Outcome::Interrupted => Settlement::HandBack,
+        Outcome::Rejected { .. } | Outcome::Expired | Outcome::HostKiller => Settlement::DeadLetter,
+        Outcome::HostError { .. } => Settlement::RetryLater {
+            delay: backoff(policy.retry, 1, random).min(HOST_ERROR_DELAY),
+            attempt,
+        },
+        Outcome::Retry { after_ms: Some(after_ms), .. } => {
+            another(attempt, policy, Duration::from_millis(*after_ms))
+        }
+        Outcome::Retry { after_ms: None, .. }
+        | Outcome::Trapped { .. }
+        | Outcome::TimedOut(_)
+        | Outcome::OutOfMemory(_)
+        | Outcome::LimitExceeded(_) => another(attempt, policy, backoff(policy.retry, attempt, random)),
+    }
+}
+
+fn another(attempt: u32, policy: &Policy<'_>, delay: Duration) -> Settlement {
+    if attempt >= policy.attempts_max {
+        Settlement::DeadLetter
+    } else {
+        Settlement::RetryLater { delay, attempt: attempt.saturating_add(1) }
+    }
+}
+
+/// The delay after an attempt.
+fn backoff(retry: &Retry, attempt: u32, random: f64) -> Duration {
+    let factor = match retry.backoff {
+        Backoff::Fixed => 1,
+        Backoff::Linear => attempt.max(1),
+        Backoff::Exponential => 1_u32.checked_shl(attempt.max(1) - 1).unwrap_or(u32::MAX),
+    };
+    let delay = retry.initial.saturating_mul(factor).min(retry.max);
+    let random = random.clamp(0.0, 1.0);
+    match retry.jitter {
+        Jitter::None => delay,
+        Jitter::Equal => delay.mul_f64(0.5 + random / 2.0),
+        Jitter::Full => delay.mul_f64(random),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Limit;
+    use proptest::prelude::*;
+
+    fn limit() -> Limit {
+        Limit { name: "limits.memory", allowed: "64MiB".into() }
+    }
+
+    fn without_jitter() -> Retry {
+        Retry { jitter: Jitter::None, ..Retry::default() }
+    }
+
+    #[test]
+    fn the_table() {
+        use Settlement::{Acknowledge, DeadLetter, HandBack};
+        let retry = without_jitter();
+        let again = |seconds, attempt| Settlement::RetryLater { delay: Duration::from_secs(seconds), attempt };
+        let message = String::new;
+        let table = [
+            // outcome, after attempt 1 of 3, after attempt 3 of 3
+            (Outcome::Succeeded(None), Acknowledge, Acknowledge),
+            (Outcome::Cancelled, Acknowledge, Acknowledge),
+            (Outcome::Retry { message: message(), after_ms: None }, again(1, 2), DeadLetter),
+            (Outcome::Retry { message: message(), after_ms: Some(90_000) }, again(90, 2), DeadLetter),
+            (Outcome::Rejected { message: message() }, DeadLetter, DeadLetter),
+            (Outcome::Trapped { message: message() }, again(1, 2), DeadLetter),
+            (Outcome::TimedOut(limit()), again(1, 2), DeadLetter),
+            (Outcome::OutOfMemory(limit()), again(1, 2), DeadLetter),
+            (Outcome::LimitExceeded(limit()), again(1, 2), DeadLetter),
+            (Outcome::Expired, DeadLetter, DeadLetter),
+            (Outcome::HostKiller, DeadLetter, DeadLetter),
+            (Outcome::Interrupted, HandBack, HandBack),
+            (Outcome::HostError { message: message() }, again(1, 1), again(1, 3)),
+        ];
+        for (outcome, after_first, after_last) in table {
+            let policy = Policy { attempts_max: 3, retry: &retry };
+            assert_eq!(settlement(&outcome, 1, &policy, 0.5), after_first, "{outcome:?}, first attempt");
+            assert_eq!(settlement(&outcome, 3, &policy, 0.5), after_last, "{outcome:?}, last attempt");
+        }
+    }
+
+    #[test]
+    fn delays_grow_as_the_manifest_says() {
+        let delays = |backoff| {
+            let retry = Retry { backoff, max: Duration::from_secs(5), ..without_jitter() };
+            [1, 2, 3, 4].map(|attempt| super::backoff(&retry, attempt, 0.0).as_secs())
+        };
+        assert_eq!(delays(Backoff::Fixed), [1, 1, 1, 1]);
+        assert_eq!(delays(Backoff::Linear), [1, 2, 3, 4]);
+        assert_eq!(delays(Backoff::Exponential), [1, 2, 4, 5]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_delay_passes_the_maximum(attempt in 0_u32.., random in 0.0..1.0_f64, max_s in 1_u64..100_000) {
+            for jitter in [Jitter::None, Jitter::Equal, Jitter::Full] {
+                let retry = Retry { jitter, max: Duration::from_secs(max_s), ..Retry::default() };
+                prop_assert!(backoff(&retry, attempt, random) <= retry.max);
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The state of the process itself, read when metrics are scraped.
+
+use prometheus::{Encoder, IntGauge, IntGaugeVec, Registry, TextEncoder, opts};
+
+use crate::task::AgentName;
+
+/// Gauges that are read at scrape time.
+#[derive(Clone, Debug)]
+pub struct HostMetrics {
+    registry: Registry,
+    budget_bytes: IntGauge,
+    reserved_bytes: IntGauge,
+    resident_bytes: IntGauge,
+    waiting: IntGauge,
+    live_instances: IntGauge,
+    queue_depth: IntGaugeVec,
+    dead_letter_depth: IntGaugeVec,
+    revision_info: IntGaugeVec,
+}
+
+/// What the process knows about itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostReadings {
+    /// The memory budget.
+    pub budget_bytes: u64,
+    /// Guest memory promised to running tasks.
+    pub reserved_bytes: u64,
+    /// Tasks that wait for memory.
+    pub waiting: u64,
+    /// Instances alive.
+    pub live_instances: u64,
+}
+
+impl HostMetrics {
+    /// Registers the gauges.
+    ///
+    /// # Errors
+    /// A name that is registered already: a mistake in the host.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            prometheus::Result::Ok(gauge)
+        };
+        let per_agent = |name: &str, help: &str, labels: &[&str]| {
+            let gauge = IntGaugeVec::new(opts!(name, help), labels)?;
+            registry.register(Box::new(gauge.clone()))?;
+            prometheus::Result::Ok(gauge)
+        };
+        Ok(Self {
+            registry: registry.clone(),
+            budget_bytes: gauge("host_memory_budget_bytes", "What the process may keep resident.")?,
+            reserved_bytes: gauge("host_memory_reserved_bytes", "Guest memory promised to running tasks.")?,
+            resident_bytes: gauge("host_memory_resident_bytes", "What the process keeps resident.")?,
+            waiting: gauge("host_tasks_waiting_for_memory", "Tasks that wait for memory.")?,
+            live_instances: gauge("host_live_instances", "Instances alive.")?,
+            queue_depth: per_agent("agent_queue_depth", "Ready messages in an agent's queue.", &["agent"])?,
+            dead_letter_depth: per_agent("agent_dead_letter_depth", "Messages in an agent's dead-letter queue.", &["agent"])?,
+            revision_info: per_agent("agent_revision_info", "The active revision.", &["agent", "revision", "digest"])?,
+        })
+    }
+
+    /// Notes what waits in an agent's queues.
+    pub fn queue_depth(&self, agent: &AgentName, ready: u64, dead: u64) {
+        self.queue_depth.with_label_values(&[agent.as_str()]).set(gauge_value(ready));
+        self.dead_letter_depth.with_label_values(&[agent.as_str()]).set(gauge_value(dead));
+    }
+
+    /// Replaces what is known about active revisions.
+    pub fn revisions<'a>(&self, active: impl Iterator<Item = (&'a AgentName, u64, &'a str)>) {
+        self.revision_info.reset();
+        for (agent, revision, digest) in active {
+            let labels = [agent.as_str(), &revision.to_string(), digest];
+            self.revision_info.with_label_values(&labels).set(1);
+        }
+    }
+
+    /// Everything in the registry, in Prometheus's text format.
+    #[must_use]
+    pub fn render(&self, readings: HostReadings) -> String {
+        self.budget_bytes.set(gauge_value(readings.budget_bytes));
+        self.reserved_bytes.set(gauge_value(readings.reserved_bytes));
+        self.waiting.set(gauge_value(readings.waiting));
+        self.live_instances.set(gauge_value(readings.live_instances));
+        self.resident_bytes.set(gauge_value(resident_bytes().unwrap_or_default()));
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics cannot be rendered");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+/// Resident memory of this process, in bytes; nothing where the system does not tell.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+fn gauge_value(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
