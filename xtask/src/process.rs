@@ -297,8 +297,10 @@ fn read_all(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec
 pub(crate) fn end_strays() {
     // A helper whose server has just ended (Erlang's name resolver, say) notices and goes by itself.
     let patience = Instant::now() + STRAY_PATIENCE;
+    reap();
     while !strays().is_empty() && Instant::now() < patience {
         std::thread::sleep(POLL_INTERVAL);
+        reap();
     }
     let found = strays();
     if found.is_empty() {
@@ -312,7 +314,7 @@ pub(crate) fn end_strays() {
     }
     let until = Instant::now() + STRAY_GRACE;
     loop {
-        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+        reap();
         let left = strays();
         if left.is_empty() {
             return;
@@ -324,6 +326,11 @@ pub(crate) fn end_strays() {
         }
         std::thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// Takes the status of every child that has ended. Only when no [`Child`] is left, which would miss its own.
+fn reap() {
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
 }
 
 /// Our living children, by the kernel's list (empty where there is no /proc).
