@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::task::AgentName;
+use crate::task::{AgentName, Task};
 
 /// A message with the permit to settle it.
 #[derive(Debug)]
@@ -119,4 +119,14 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Flushes acknowledgements and confirms and closes the connections. Nothing works afterwards.
     async fn close(&self);
+}
+
+/// The way into an agent for whoever holds a [`Task`]: the same publish as any AMQP client's.
+///
+/// The HTTP API submits through it, so that it knows neither how a task is written as a message nor which broker takes it.
+#[async_trait::async_trait]
+pub trait Submitter: Send + Sync + 'static {
+    /// Publishes the first attempt of a task, to be delivered after `delay` where there is one. `Ok` promises what
+    /// [`Broker::publish`] promises.
+    async fn submit(&self, task: Task, delay: Option<Duration>) -> Result<(), PublishError>;
 }

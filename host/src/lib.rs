@@ -17,6 +17,7 @@
 pub mod agents;
 pub mod catalog;
 pub mod delivery;
+pub mod http;
 pub mod manifest;
 pub mod records;
 pub mod task;

@@ -1,2 +1,95 @@
-//! The project commands.
-fn main() {}
+//! The project's commands, run as `cargo xtask <command>`.
+//!
+//! Contract: every command says what it does, sets up what it needs or names what to install, leaves no process behind
+//! (also when it fails or is interrupted), and exits 0 only when everything it set out to do was done.
+
+mod agents;
+mod apt;
+mod bench;
+mod check;
+mod demo;
+mod process;
+mod services;
+mod test;
+mod toolchain;
+mod ui;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// What a shell reports for a command ended by Ctrl-C (128 + SIGINT).
+const EXIT_INTERRUPTED: u8 = 130;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "The project's commands",
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the agents and the host, run a few hundred tasks from nothing, and print what ran
+    Demo,
+    /// Run every test, starting the real RabbitMQ, PostgreSQL and Redis that they need
+    Test {
+        /// Passed on to `cargo test`, for example `-p agent-host --test voting`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Formatting, lints, documentation, dependency rules
+    Check,
+    /// Start private services, print their addresses, and stop them on Ctrl-C
+    Services {
+        /// Keep the folder with data and logs after stopping
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Build the sample agents to where their manifests expect the modules
+    Agents {
+        /// Crate names; all of them when none is given
+        names: Vec<String>,
+    },
+    /// Run the benchmarks, then the end-to-end throughput comparison
+    Bench {
+        /// Passed on to the throughput comparison
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = process::prepare().and_then(|()| run(&Cli::parse().command));
+    process::end_strays();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<process::Interrupted>() => {
+            ui::say("interrupted; everything that was started has been stopped");
+            ExitCode::from(EXIT_INTERRUPTED)
+        }
+        Err(error) => {
+            ui::fail(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<()> {
+    let workspace = Workspace::load()?;
+    match command {
+        Command::Demo => demo::run(&workspace),
+        Command::Test { args } => test::run(&workspace, args),
+        Command::Check => check::run(&workspace),
+        Command::Services { keep } => services::run(&workspace, *keep),
+        Command::Agents { names } => agents::build(&workspace, names),
+        Command::Bench { args } => bench::run(&workspace, args),
+    }
+}

@@ -1,0 +1,164 @@
+//! The HTTP API (contract, section 4): tasks in, their state out, agents deployed.
+//!
+//! There is one way into an agent, the broker: this module publishes like any other client and never runs anything. It
+//! meets the rest of the host on ports only ([`Submitter`], [`TaskRecords`], [`Agents`]), which `app` fills in.
+//!
+//! Promises that the handlers keep:
+//! - a `202` is sent only when the broker has confirmed the task *and* its record is durable, so that no `GET` after it
+//!   answers `404`;
+//! - every error is a problem document from [`problem`], those of axum's own extractors and of unknown routes included;
+//! - what is held in memory for requests is bounded by [`Config`], whatever clients send: beyond it they get `429`;
+//! - every route is in `/openapi.json`, because both come from the same registration.
+
+mod agents;
+mod auth;
+mod batch;
+mod extract;
+mod health;
+mod intake;
+mod openapi;
+mod problem;
+mod revisions;
+mod submission;
+mod submit;
+mod tasks;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use auth::{Auth, Token};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderValue, header};
+use axum::middleware;
+use axum::response::Response;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::agents::Agents;
+use crate::delivery::{Connectivity, Submitter};
+use crate::records::TaskRecords;
+use crate::units::ByteSize;
+use intake::Intake;
+
+/// Largest body of one task, by default (contract, section 4).
+pub const PAYLOAD_BYTES_MAX_DEFAULT: ByteSize = ByteSize(8 << 20);
+/// Bytes of task bodies held for publishing at the same time, by default: room for one batch of the largest size.
+pub const INTAKE_BYTES_MAX_DEFAULT: ByteSize = ByteSize(64 << 20);
+/// Submissions handled at the same time, by default. At 1 ms per confirm this is far more than the broker takes in.
+pub const INTAKE_REQUESTS_MAX_DEFAULT: u32 = 4_096;
+/// Largest body of a batch (contract, section 4).
+pub const BATCH_BYTES_MAX: ByteSize = ByteSize(64 << 20);
+/// Most tasks of a batch (contract, section 4).
+pub const BATCH_TASKS_MAX: usize = 10_000;
+/// Largest module (contract, section 4).
+pub const MODULE_BYTES_MAX: ByteSize = ByteSize(128 << 20);
+/// Longest time that `Prefer: wait=N` holds a request; a larger N counts as this. Proxies cut requests off soon after.
+pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Longest `delay=` (contract, section 3).
+pub const DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Uploads of revisions held at the same time: each may hold a module of [`MODULE_BYTES_MAX`], and others wait.
+const UPLOADS_MAX: usize = 1;
+
+/// What the API allows.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The tokens in force.
+    pub auth: Auth,
+    /// Largest body of one task.
+    pub payload_bytes_max: ByteSize,
+    /// Bytes of task bodies held for publishing at the same time.
+    pub intake_bytes_max: ByteSize,
+    /// Submissions handled at the same time.
+    pub intake_requests_max: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            auth: Auth::default(),
+            payload_bytes_max: PAYLOAD_BYTES_MAX_DEFAULT,
+            intake_bytes_max: INTAKE_BYTES_MAX_DEFAULT,
+            intake_requests_max: INTAKE_REQUESTS_MAX_DEFAULT,
+        }
+    }
+}
+
+/// What the API stands on.
+pub struct Ports {
+    /// Publishes tasks.
+    pub submit: Arc<dyn Submitter>,
+    /// The connection to the broker, as it changes.
+    pub connectivity: watch::Receiver<Connectivity>,
+    /// The tasks' records.
+    pub records: Arc<dyn TaskRecords>,
+    /// The deployed agents.
+    pub agents: Arc<dyn Agents>,
+    /// Renders all metrics in Prometheus' text format.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Cancelled when the host begins to drain: readiness turns false, and waits and event streams end.
+    pub draining: CancellationToken,
+}
+
+/// What every handler sees.
+struct ApiState {
+    config: Config,
+    ports: Ports,
+    intake: Intake,
+    uploads: Semaphore,
+}
+
+/// The API as a service: `axum::serve` it.
+#[must_use]
+pub fn router(config: Config, ports: Ports) -> Router {
+    let intake = Intake::new(&config);
+    let state = Arc::new(ApiState { config, ports, intake, uploads: Semaphore::new(UPLOADS_MAX) });
+    let (routes, document) = documented(&state).split_for_parts();
+    let text: Arc<str> = document.to_pretty_json().unwrap_or_default().into();
+    routes
+        .fallback(problem::unknown_route)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(axum::Extension(openapi::Document(text)))
+        .layer(middleware::map_response(harden))
+        .with_state(state)
+}
+
+/// The routes, each with its documentation.
+fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
+    let tasks = OpenApiRouter::new()
+        .routes(routes!(submit::submit))
+        .routes(routes!(batch::submit_batch))
+        .routes(routes!(tasks::show))
+        .routes(routes!(tasks::output))
+        .routes(routes!(tasks::events))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(state), auth::tasks));
+    let admin = OpenApiRouter::new()
+        .routes(routes!(agents::list))
+        .routes(routes!(agents::show))
+        .routes(routes!(revisions::deploy))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(state), auth::admin));
+    let open = OpenApiRouter::with_openapi(openapi::Description::openapi())
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+        .routes(routes!(openapi::document));
+    // Handlers bound what they read themselves, each by its own limit.
+    open.merge(tasks).merge(admin).layer(DefaultBodyLimit::disable())
+}
+
+/// Outputs are whatever agents make of what strangers send: no browser may take one for a page of this host.
+async fn harden(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    response
+}

@@ -1,0 +1,194 @@
+//! `POST /v1/agents/{agent}/tasks:batch`: many tasks in one request.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use serde::de::IgnoredAny;
+
+use super::extract::{AgentPath, Params};
+use super::problem::{Kind, Problem, ProblemDocument};
+use super::submission::{Submission, SubmitQuery};
+use super::submit::{key_reused, new_task};
+use super::view::BatchView;
+use super::{ApiState, BATCH_BYTES_MAX, BATCH_TASKS_MAX};
+use crate::records::{NewTask, Queued, Status};
+use crate::task::{Task, TaskId};
+
+/// Tasks of one batch that are published at the same time: enough to fill the confirm window of one channel, while
+/// leaving it to single submissions too.
+const PUBLISHES_CONCURRENT: usize = 256;
+/// Content type of each line's task.
+const LINE_CONTENT_TYPE: &str = "application/json";
+
+/// Enqueues many tasks: one JSON body a line.
+#[utoipa::path(
+    post,
+    path = "/v1/agents/{agent}/tasks:batch",
+    tag = "tasks",
+    params(
+        ("agent" = String, Path, description = "The agent's name"),
+        SubmitQuery,
+        ("Idempotency-Key" = Option<String>, Header,
+            description = "Sending the batch again under the same key completes it without doubles"),
+        ("traceparent" = Option<String>, Header, description = "W3C trace context of the caller"),
+        ("Task-Header-{Name}" = Option<String>, Header, description = "A header of every task"),
+    ),
+    request_body(content = String, content_type = "application/x-ndjson",
+        description = "One JSON body a line, at most 10,000 lines and 64 MiB; empty lines are skipped"),
+    responses(
+        (status = 202, description = "The broker has all of them", body = BatchView),
+        (status = 400, description = "Malformed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown agent", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "Too many lines, or too large", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 422, description = "The idempotency key stands for other bodies", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 429, description = "The host sheds load", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 431, description = "The task headers are too large", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 503, description = "The broker is away; nothing is promised", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn submit_batch(
+    State(api): State<Arc<ApiState>>,
+    AgentPath(agent): AgentPath,
+    Params(query): Params<SubmitQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let mut submission = Submission::parse(&headers, &query)?;
+    submission.content_type = Some(LINE_CONTENT_TYPE.to_owned());
+    api.can_take(&agent)?;
+    let mut reservation = api.intake.admit()?;
+    let body = reservation.read(&headers, body, BATCH_BYTES_MAX.0).await?;
+    let tasks: Vec<Task> = lines(&body, api.config.payload_bytes_max.0)?
+        .into_iter()
+        .enumerate()
+        .map(|(index, line)| {
+            let mut task = submission.task(agent.clone(), line);
+            if let Some(key) = &submission.idempotency_key {
+                // No header value holds a NUL, so no other key can name one of these ids.
+                task.id = TaskId::from_idempotency_key(&agent, &format!("{key}\0{index}"));
+            }
+            task
+        })
+        .collect();
+    let ids = tasks.iter().map(|task| task.id.to_string()).collect();
+    let accepting = tokio::spawn(async move {
+        let _until_published = reservation;
+        api.accept_all(tasks, &submission).await
+    });
+    accepting.await.map_err(|error| {
+        tracing::error!(%error, "accepting a batch broke off");
+        Problem::new(Kind::Internal, "the host failed while it published the batch; any part of it may run")
+    })??;
+    Ok((StatusCode::ACCEPTED, Json(BatchView { ids })).into_response())
+}
+
+/// The bodies of a batch, sharing the request's buffer.
+fn lines(body: &Bytes, payload_bytes_max: u64) -> Result<Vec<Bytes>, Problem> {
+    let mut bodies = Vec::new();
+    for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
+        let (line, number) = (line.trim_ascii(), index + 1);
+        if line.is_empty() {
+            continue;
+        }
+        if bodies.len() == BATCH_TASKS_MAX {
+            return Err(Problem::new(Kind::TooLarge, format!("a batch has at most {BATCH_TASKS_MAX} tasks; send it in parts")));
+        }
+        if line.len() as u64 > payload_bytes_max {
+            return Err(Problem::too_large(&format!("line {number}"), payload_bytes_max));
+        }
+        if let Err(error) = serde_json::from_slice::<IgnoredAny>(line) {
+            return Err(Problem::bad_request(format!("line {number} is not JSON: {error}; nothing was enqueued")));
+        }
+        bodies.push(body.slice_ref(line));
+    }
+    if bodies.is_empty() {
+        return Err(Problem::bad_request("the batch is empty: expected one JSON body a line"));
+    }
+    Ok(bodies)
+}
+
+impl ApiState {
+    async fn accept_all(&self, tasks: Vec<Task>, submission: &Submission) -> Result<(), Problem> {
+        let keyed = submission.idempotency_key.is_some();
+        let known = self.ports.records.queued(tasks.iter().map(new_task).collect::<Vec<NewTask>>()).await?;
+        if known.contains(&Queued::Conflict) {
+            let new = tasks.into_iter().zip(known).filter(|(_, known)| *known == Queued::New);
+            self.withdraw(new.map(|(task, _)| task.id).collect()).await;
+            return Err(key_reused());
+        }
+        let open = tasks.into_iter().zip(known).filter(|(_, known)| match known {
+            Queued::New => true,
+            // Again, because the request that recorded it may have failed before it was published.
+            Queued::Known(status) => *status == Status::Queued,
+            Queued::Conflict => false,
+        });
+        let publishing = open.map(|(task, _)| async {
+            let id = task.id.clone();
+            self.publish(task, submission.delay).await.map_err(|error| (id, error))
+        });
+        let mut published = stream::iter(publishing).buffer_unordered(PUBLISHES_CONCURRENT);
+        let mut failed = Vec::new();
+        let mut first_error = None;
+        while let Some(result) = published.next().await {
+            if let Err((id, error)) = result {
+                failed.push(id);
+                first_error.get_or_insert(error);
+            }
+        }
+        let Some(error) = first_error else {
+            return Ok(());
+        };
+        if !keyed {
+            self.withdraw(failed).await;
+        }
+        Err(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> Result<Vec<String>, u16> {
+        let bodies = lines(&Bytes::copy_from_slice(text.as_bytes()), 16).map_err(|problem| problem.status().as_u16())?;
+        Ok(bodies.iter().map(|body| String::from_utf8(body.to_vec()).unwrap()).collect())
+    }
+
+    #[test]
+    fn each_line_is_a_body() {
+        assert_eq!(read("{\"a\":1}\n[2]\r\n\n3").unwrap(), ["{\"a\":1}", "[2]", "3"]);
+        assert_eq!(read(""), Err(400));
+        assert_eq!(read("\n \n"), Err(400));
+        assert_eq!(read("1\n{\"a\":\n"), Err(400));
+        assert_eq!(read("\"12345678901234567\""), Err(413));
+    }
+
+    #[test]
+    fn at_most_ten_thousand() {
+        assert_eq!(read(&"1\n".repeat(BATCH_TASKS_MAX)).unwrap().len(), BATCH_TASKS_MAX);
+        assert_eq!(read(&"1\n".repeat(BATCH_TASKS_MAX + 1)), Err(413));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            match lines(&Bytes::from(body), 64) {
+                Ok(bodies) => prop_assert!(bodies.iter().all(|body| serde_json::from_slice::<IgnoredAny>(body).is_ok())),
+                Err(problem) => prop_assert!(problem.status().is_client_error()),
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Path and query extractors whose rejections are problem documents.
+
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+use crate::task::{AgentName, TaskId};
+
+/// `{agent}` of the path. A malformed name is an unknown one: `404`.
+pub(crate) struct AgentPath(pub(crate) AgentName);
+
+impl<S: Send + Sync> FromRequestParts<S> for AgentPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let name = segment(parts, state).await?;
+        AgentName::parse(&name).map(Self).map_err(|_| Problem::unknown_agent(&name))
+    }
+}
+
+/// `{id}` of the path. A malformed id is an unknown one: `404`.
+pub(crate) struct TaskPath(pub(crate) TaskId);
+
+impl<S: Send + Sync> FromRequestParts<S> for TaskPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let id = segment(parts, state).await?;
+        TaskId::parse(&id).map(Self).map_err(|_| Problem::unknown_task(&id))
+    }
+}
+
+async fn segment<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, Problem> {
+    match Path::<String>::from_request_parts(parts, state).await {
+        Ok(Path(text)) => Ok(text),
+        Err(rejection) => Err(Problem::bad_request(rejection.body_text())),
+    }
+}
+
+/// The query string. Unknown parameters are refused, as the structs deny unknown fields.
+pub(crate) struct Params<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(rejection) => Err(Problem::bad_request(rejection.body_text())),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! How much of what clients send is held at the same time.
+//!
+//! A submission holds a place and the bytes that it has sent so far until its task is published. Whoever finds no room
+//! gets `429` at once: queueing inside the host would only hide the load from the client that makes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Config;
+use super::problem::{Kind, Problem};
+
+/// Bytes are accounted in these, so that a budget of any size fits a semaphore's 32-bit permits.
+const UNIT_BYTES: u64 = 1 << 10;
+/// Of a body that is too large, this much is read and thrown away before the answer, and for no longer than this: a
+/// client that is still writing when the connection closes sees a reset instead of the `413`.
+const DISCARD_BYTES_MAX: u64 = 64 << 20;
+const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Room for submissions.
+pub(crate) struct Intake {
+    requests: Arc<Semaphore>,
+    units: Arc<Semaphore>,
+}
+
+/// The room that one submission holds, until it is dropped.
+pub(crate) struct Reservation {
+    units: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+    _request: OwnedSemaphorePermit,
+}
+
+fn full() -> Problem {
+    Problem::new(Kind::Busy, "the host holds as many unpublished tasks as it may; send the request again soon")
+}
+
+impl Intake {
+    pub(crate) fn new(config: &Config) -> Self {
+        let units = config.intake_bytes_max.0.div_ceil(UNIT_BYTES);
+        let units = usize::try_from(units).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let requests = usize::try_from(config.intake_requests_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        Self { requests: Arc::new(Semaphore::new(requests)), units: Arc::new(Semaphore::new(units)) }
+    }
+
+    /// Takes a place, or says that there is none.
+    pub(crate) fn admit(&self) -> Result<Reservation, Problem> {
+        let request = Arc::clone(&self.requests).try_acquire_owned().map_err(|_| full())?;
+        Ok(Reservation { units: Arc::clone(&self.units), held: None, _request: request })
+    }
+}
+
+impl Reservation {
+    /// Makes room for `bytes` in all.
+    fn grow_to(&mut self, bytes: u64) -> Result<(), Problem> {
+        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let wanted = usize::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(usize::MAX);
+        let Some(more) = wanted.checked_sub(held).filter(|more| *more > 0) else {
+            return Ok(());
+        };
+        let more = u32::try_from(more).map_err(|_| full())?;
+        let more = Arc::clone(&self.units).try_acquire_many_owned(more).map_err(|_| full())?;
+        match &mut self.held {
+            Some(held) => held.merge(more),
+            None => self.held = Some(more),
+        }
+        Ok(())
+    }
+
+    /// Reads a request body of at most `bytes_max`, making room for it as it arrives.
+    pub(crate) async fn read(&mut self, headers: &HeaderMap, body: Body, bytes_max: u64) -> Result<Bytes, Problem> {
+        let too_large = || Problem::too_large("the body", bytes_max);
+        let declared = content_length(headers);
+        let mut chunks = body.into_data_stream();
+        if declared.is_some_and(|bytes| bytes > bytes_max) {
+            // A client that asked first sends nothing when it is refused.
+            if !headers.contains_key(header::EXPECT) && declared.is_some_and(|bytes| bytes <= DISCARD_BYTES_MAX) {
+                discard(chunks).await;
+            }
+            return Err(too_large());
+        }
+        let mut first = Bytes::new();
+        let mut all = BytesMut::new();
+        let mut bytes = 0u64;
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| Problem::bad_request(format!("the body could not be read: {error}")))?;
+            bytes += chunk.len() as u64;
+            if bytes > bytes_max {
+                drop((first, all));
+                discard(chunks).await;
+                return Err(too_large());
+            }
+            self.grow_to(bytes)?;
+            if first.is_empty() {
+                // Nearly every body comes in one chunk and need not be copied.
+                first = chunk;
+                continue;
+            }
+            if all.is_empty() {
+                all.reserve(declared.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(first.len() + chunk.len()));
+                all.extend_from_slice(&first);
+            }
+            all.extend_from_slice(&chunk);
+        }
+        Ok(if all.is_empty() { first } else { all.freeze() })
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+async fn discard(mut chunks: BodyDataStream) {
+    let read = async {
+        let mut bytes = 0u64;
+        while let Some(Ok(chunk)) = chunks.next().await {
+            bytes += chunk.len() as u64;
+            if bytes > DISCARD_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    // Either way the answer is the same.
+    let _ = tokio::time::timeout(DISCARD_TIME_MAX, read).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::ByteSize;
+    use axum::http::StatusCode;
+
+    fn intake() -> Intake {
+        Intake::new(&Config { intake_bytes_max: ByteSize(2 << 10), intake_requests_max: 2, ..Config::default() })
+    }
+
+    /// A body that comes in chunks, written with `|` between them.
+    fn chunked(chunks: &'static str) -> Body {
+        let chunks: Vec<_> =
+            chunks.split('|').map(|chunk| Ok::<_, std::io::Error>(Bytes::from_static(chunk.as_bytes()))).collect();
+        Body::from_stream(futures::stream::iter(chunks))
+    }
+
+    async fn read(intake: &Intake, body: Body, bytes_max: u64) -> Result<Bytes, StatusCode> {
+        let mut reservation = intake.admit().map_err(|problem| problem.status())?;
+        reservation.read(&HeaderMap::new(), body, bytes_max).await.map_err(|problem| problem.status())
+    }
+
+    #[tokio::test]
+    async fn a_body_in_any_number_of_chunks_is_read_whole() {
+        let intake = intake();
+        for (chunks, expected) in [("", ""), ("one", "one"), ("a||bc", "abc"), ("|x", "x")] {
+            assert_eq!(read(&intake, chunked(chunks), 16).await.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn one_byte_too_many_is_refused_however_it_is_cut() {
+        let intake = intake();
+        assert_eq!(read(&intake, chunked("1234"), 4).await.unwrap(), "1234");
+        assert_eq!(read(&intake, chunked("12345"), 4).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
+        assert_eq!(read(&intake, chunked("12|34|5"), 4).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_bounded_and_comes_free_again() {
+        let intake = intake();
+        let mut first = intake.admit().unwrap();
+        first.read(&HeaderMap::new(), Body::from(vec![0; 1_500]), 4_096).await.unwrap();
+        let mut second = intake.admit().unwrap();
+        assert!(intake.admit().is_err(), "a third place");
+        let refused = second.read(&HeaderMap::new(), Body::from(vec![0; 10]), 4_096).await;
+        assert_eq!(refused.unwrap_err().status(), StatusCode::TOO_MANY_REQUESTS);
+        drop(first);
+        assert!(second.read(&HeaderMap::new(), Body::from(vec![0; 2_048]), 4_096).await.is_ok());
+    }
+}

@@ -1,0 +1,174 @@
+//! `POST /v1/agents/{agent}/revisions`: a module and its manifest in, a running revision out.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::multipart::{Field, Multipart, MultipartError};
+use axum::extract::{FromRequest as _, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+
+use super::extract::{AgentPath, Params};
+use super::problem::{Kind, Problem, ProblemDocument};
+use super::view::DeployedView;
+use super::{ApiState, MODULE_BYTES_MAX};
+use crate::agents::Upload;
+use crate::catalog::Migration;
+
+/// Largest manifest: the longest that people write have a few KiB.
+const MANIFEST_BYTES_MAX: u64 = 256 << 10;
+/// Largest migration, and most migrations of a revision.
+const MIGRATION_BYTES_MAX: u64 = 1 << 20;
+const MIGRATIONS_MAX: usize = 1_000;
+/// Longest file name of a migration.
+const MIGRATION_NAME_BYTES_MAX: usize = 255;
+
+/// Query of a deploy.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DeployQuery {
+    /// `false` adds the revision and leaves new tasks where they go.
+    activate: Option<bool>,
+}
+
+/// The parts of a deploy. Documentation of the form, which is read as it arrives.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes the multipart form in the OpenAPI document")]
+pub(crate) struct DeployForm {
+    /// The wasm module, at most 128 MiB.
+    #[schema(value_type = String, format = Binary, content_media_type = "application/wasm")]
+    module: Vec<u8>,
+    /// The text of `agent.toml`.
+    manifest: String,
+    /// SQL migrations: a part for each, its file name names it. They are applied in name order.
+    #[schema(value_type = Option<Vec<String>>)]
+    migration: Option<Vec<String>>,
+}
+
+/// Deploys a revision of an agent.
+#[utoipa::path(
+    post,
+    path = "/v1/agents/{agent}/revisions",
+    tag = "agents",
+    params(("agent" = String, Path, description = "The agent's name, as in the manifest"), DeployQuery),
+    request_body(content = DeployForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 200, description = "The same module and manifest are deployed already", body = DeployedView),
+        (status = 201, description = "Deployed", body = DeployedView,
+            headers(("Location" = String, description = "The agent's path"))),
+        (status = 400, description = "Malformed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "A malformed agent name", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 413, description = "A part is too large", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 422, description = "It cannot run here; the running revision stays", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 503, description = "The broker or the catalog is away", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn deploy(
+    State(api): State<Arc<ApiState>>,
+    AgentPath(agent): AgentPath,
+    Params(query): Params<DeployQuery>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let _place = api.uploads.acquire().await.map_err(|_| Problem::new(Kind::Internal, "the host takes no uploads"))?;
+    let upload = read(request).await?;
+    let deployed = api.ports.agents.deploy(&agent, upload, query.activate.unwrap_or(true)).await?;
+    let view = DeployedView {
+        agent: deployed.agent.to_string(),
+        revision: deployed.revision,
+        digest: deployed.digest,
+        status: if deployed.active { "active" } else { "inactive" },
+    };
+    if deployed.known {
+        return Ok(Json(view).into_response());
+    }
+    let location = format!("/v1/agents/{}", view.agent);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(view)).into_response())
+}
+
+fn malformed(error: &MultipartError) -> Problem {
+    Problem::bad_request(format!("the multipart form could not be read: {}", error.body_text()))
+}
+
+/// Reads the form, each part by its own limit.
+async fn read(request: Request) -> Result<Upload, Problem> {
+    refuse_other_types(request.headers())?;
+    let mut form = Multipart::from_request(request, &())
+        .await
+        .map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let (mut module, mut manifest, mut migrations) = (None, None, Vec::<Migration>::new());
+    while let Some(field) = form.next_field().await.map_err(|error| malformed(&error))? {
+        let name = field.name().unwrap_or_default().to_owned();
+        match name.as_str() {
+            "module" if module.is_none() => module = Some(part(field, &name, MODULE_BYTES_MAX.0).await?),
+            "manifest" if manifest.is_none() => manifest = Some(text(field, &name, MANIFEST_BYTES_MAX).await?),
+            "migration" => {
+                if migrations.len() == MIGRATIONS_MAX {
+                    return Err(Problem::new(Kind::TooLarge, format!("a revision has at most {MIGRATIONS_MAX} migrations")));
+                }
+                migrations.push(migration(field).await?);
+            }
+            "module" | "manifest" => return Err(Problem::bad_request(format!("the form has two parts {name:?}"))),
+            _ => {
+                let detail = format!("unknown part {name:?}: expected \"module\", \"manifest\" and \"migration\"");
+                return Err(Problem::bad_request(detail));
+            }
+        }
+    }
+    migrations.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some(twice) = migrations.iter().zip(migrations.iter().skip(1)).find(|(a, b)| a.name == b.name) {
+        return Err(Problem::bad_request(format!("the form has two migrations named {:?}", twice.0.name)));
+    }
+    let missing = |name| Problem::bad_request(format!("the form has no part {name:?}"));
+    Ok(Upload {
+        module: module.ok_or_else(|| missing("module"))?,
+        manifest: manifest.ok_or_else(|| missing("manifest"))?,
+        migrations,
+    })
+}
+
+/// axum would say it too, though not what was expected instead.
+fn refuse_other_types(headers: &HeaderMap) -> Result<(), Problem> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if content_type.to_ascii_lowercase().starts_with("multipart/form-data") {
+        return Ok(());
+    }
+    Err(Problem::bad_request(
+        "expected multipart/form-data with a part \"module\" (the wasm file) and a part \"manifest\" (agent.toml)",
+    ))
+}
+
+async fn migration(field: Field<'_>) -> Result<Migration, Problem> {
+    let name = field.file_name().unwrap_or_default().to_owned();
+    if name.is_empty() || name.len() > MIGRATION_NAME_BYTES_MAX || name.contains(['/', '\\', '\0']) {
+        return Err(Problem::bad_request(
+            "a part \"migration\" has no file name, or one that is no plain name: expected such as 0001_create.sql",
+        ));
+    }
+    let sql = text(field, &format!("migration {name}"), MIGRATION_BYTES_MAX).await?;
+    Ok(Migration { name, sql })
+}
+
+async fn text(field: Field<'_>, name: &str, bytes_max: u64) -> Result<String, Problem> {
+    let bytes = part(field, name, bytes_max).await?;
+    String::from_utf8(bytes.into()).map_err(|_| Problem::new(Kind::RevisionRefused, format!("part {name:?} is not UTF-8 text")))
+}
+
+async fn part(mut field: Field<'_>, name: &str, bytes_max: u64) -> Result<Bytes, Problem> {
+    let mut all = BytesMut::new();
+    while let Some(chunk) = field.chunk().await.map_err(|error| malformed(&error))? {
+        if (all.len() + chunk.len()) as u64 > bytes_max {
+            return Err(Problem::too_large(&format!("part {name:?}"), bytes_max));
+        }
+        all.extend_from_slice(&chunk);
+    }
+    Ok(all.freeze())
+}

@@ -1,0 +1,141 @@
+//! `GET /v1/tasks/{id}`, its raw output and its events.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse as _, Response};
+use futures::{Stream, StreamExt as _, stream};
+use tokio::sync::watch;
+
+use super::ApiState;
+use super::extract::TaskPath;
+use super::problem::{Kind, Problem, ProblemDocument};
+use super::view::TaskView;
+use crate::records::{Status, TaskRecord};
+use crate::task::{CONTENT_TYPE_DEFAULT, TaskId};
+
+/// Quiet event streams send a comment this often: proxies cut connections off that are silent for 30 s or more.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What is known about a task.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}",
+    tag = "tasks",
+    params(("id" = String, Path, description = "The task's id")),
+    responses(
+        (status = 200, description = "The task", body = TaskView),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown task", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The records are away", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn show(
+    State(api): State<Arc<ApiState>>,
+    TaskPath(id): TaskPath,
+) -> Result<Json<TaskView>, Problem> {
+    Ok(Json(api.record(&id).await?.into()))
+}
+
+/// A task's output as the agent wrote it.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/output",
+    tag = "tasks",
+    params(("id" = String, Path, description = "The task's id")),
+    responses(
+        (status = 200, description = "The output, with the content type that the agent gave it", body = String,
+            content_type = "application/octet-stream",
+            headers(("Task-Id" = String, description = "The task's id"))),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown task, or one that has not succeeded", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 503, description = "The records are away", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn output(State(api): State<Arc<ApiState>>, TaskPath(id): TaskPath) -> Result<Response, Problem> {
+    let record = api.record(&id).await?;
+    match record.status {
+        Status::Succeeded => Ok(raw_output(record)),
+        Status::Queued | Status::Running | Status::Retrying => {
+            Err(Problem::new(Kind::NoOutput, "the task has not ended yet; /events tells when it does"))
+        }
+        Status::Failed | Status::Cancelled => {
+            Err(Problem::new(Kind::NoOutput, "the task did not succeed; its failure is in GET /v1/tasks/{id}"))
+        }
+    }
+}
+
+/// Server-Sent Events until the task ends. Each is the task as `GET /v1/tasks/{id}` would show it.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/events",
+    tag = "tasks",
+    params(("id" = String, Path, description = "The task's id")),
+    responses(
+        (status = 200, description = "One event for each change that was seen, the end included", body = TaskView,
+            content_type = "text/event-stream"),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown task", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The records are away", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn events(
+    State(api): State<Arc<ApiState>>,
+    TaskPath(id): TaskPath,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let now = api.record(&id).await?;
+    let changes = changes(now, api.ports.records.follow(&id));
+    let draining = api.ports.draining.clone();
+    let events = changes.map(|record| Ok(event(record))).take_until(draining.cancelled_owned());
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// The states of a task from `now` on, the terminal one last. What changes back within one poll is not seen.
+fn changes(now: TaskRecord, newest: watch::Receiver<Option<TaskRecord>>) -> impl Stream<Item = TaskRecord> {
+    stream::unfold((Some(now), None::<TaskRecord>, newest), |(first, shown, mut newest)| async move {
+        if let Some(first) = first {
+            return Some((first.clone(), (None, Some(first), newest)));
+        }
+        if shown.as_ref().is_some_and(|record| record.status.is_terminal()) {
+            return None;
+        }
+        let is_news = |record: &Option<TaskRecord>| record.is_some() && *record != shown;
+        let next = newest.wait_for(is_news).await.ok().and_then(|record| record.clone())?;
+        Some((next.clone(), (None, Some(next), newest)))
+    })
+}
+
+fn event(record: TaskRecord) -> Event {
+    let json = serde_json::to_string(&TaskView::from(record)).unwrap_or_default();
+    // An output may be JSON over several lines; outside of strings, where they are escaped, line ends are mere space.
+    Event::default().data(json.replace(['\r', '\n'], " "))
+}
+
+/// A succeeded task's output as a response body.
+pub(crate) fn raw_output(record: TaskRecord) -> Response {
+    let output = record.output.unwrap_or_default();
+    // The agent's own words: what is no header value is left out.
+    let content_type = output.content_type.and_then(|text| HeaderValue::try_from(text).ok());
+    let content_type = content_type.unwrap_or(HeaderValue::from_static(CONTENT_TYPE_DEFAULT));
+    let mut response = ([(header::CONTENT_TYPE, content_type)], Body::from(output.body)).into_response();
+    if let Ok(id) = HeaderValue::from_str(record.id.as_str()) {
+        response.headers_mut().insert("task-id", id);
+    }
+    response
+}
+
+impl ApiState {
+    async fn record(&self, id: &TaskId) -> Result<TaskRecord, Problem> {
+        self.ports.records.get(id).await?.ok_or_else(|| Problem::unknown_task(id.as_str()))
+    }
+}

@@ -1,0 +1,278 @@
+//! What the API shows, as JSON.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::agents::{AgentInfo, AgentState};
+use crate::catalog::RevisionSummary;
+use crate::records::{Progress, Status, TaskRecord};
+use crate::task::{Failure, Output, UnixMs, Usage};
+
+/// A task that was accepted.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct AcceptedView {
+    /// The task's id.
+    pub(crate) id: String,
+    /// Its agent.
+    pub(crate) agent: String,
+    /// `queued`; further on where the idempotency key was used before.
+    pub(crate) status: Status,
+}
+
+/// The tasks of a batch that was accepted.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct BatchView {
+    /// Their ids, in the order of the lines.
+    pub(crate) ids: Vec<String>,
+}
+
+/// What is known about a task. What is not known yet is null.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct TaskView {
+    /// The task's id.
+    id: String,
+    /// Its agent.
+    agent: String,
+    /// The revision that ran it last.
+    revision: Option<u64>,
+    /// Where it stands.
+    status: Status,
+    /// The attempt that it is at, from 1.
+    attempt: u32,
+    /// What the agent answered: the JSON value where its content type is JSON, else a string, or `{"base64":"…"}` for
+    /// bytes that are not UTF-8.
+    #[schema(value_type = Option<serde_json::Value>)]
+    output: Option<Box<RawValue>>,
+    /// Why the last attempt failed.
+    #[schema(value_type = Option<FailureView>)]
+    failure: Option<Failure>,
+    /// How far it said it was.
+    progress: Option<Progress>,
+    /// What the last attempt used.
+    #[schema(value_type = Option<UsageView>)]
+    usage: Option<Usage>,
+    /// When it was enqueued, in Unix milliseconds.
+    enqueued_at: UnixMs,
+    /// When its last attempt began, in Unix milliseconds.
+    started_at: Option<UnixMs>,
+    /// When it ended, in Unix milliseconds.
+    finished_at: Option<UnixMs>,
+}
+
+/// Why a task failed. Documentation of [`Failure`], which is written as it is.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes Failure in the OpenAPI document; the vocabulary does not know HTTP")]
+pub(crate) struct FailureView {
+    /// The outcome's name: `retry`, `rejected`, `trapped`, `timed-out`, `out-of-memory`, `limit-exceeded`, `expired`,
+    /// `cancelled`, `interrupted`, `host-error` or `host-killer`.
+    #[schema(rename = "type")]
+    kind: String,
+    /// One line for people, with the limit or exit code where there is one.
+    message: String,
+}
+
+/// What an attempt used. Documentation of [`Usage`], which is written as it is.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "describes Usage in the OpenAPI document; the vocabulary does not know HTTP")]
+pub(crate) struct UsageView {
+    /// Largest memory of the instance, in bytes.
+    memory_bytes_peak: u64,
+    /// Time inside the guest, in microseconds.
+    cpu_us: u64,
+    /// Time from instantiation to the answer, in microseconds.
+    wall_us: u64,
+    /// Calls to brokered capabilities.
+    host_calls: u64,
+}
+
+impl From<TaskRecord> for TaskView {
+    fn from(record: TaskRecord) -> Self {
+        Self {
+            id: record.id.to_string(),
+            agent: record.agent.to_string(),
+            revision: record.revision,
+            status: record.status,
+            attempt: record.attempt,
+            output: record.output.as_ref().and_then(output_json),
+            failure: record.failure,
+            progress: record.progress,
+            usage: record.usage,
+            enqueued_at: record.enqueued_at_ms,
+            started_at: record.started_at_ms,
+            finished_at: record.finished_at_ms,
+        }
+    }
+}
+
+/// An output as JSON. A JSON output is passed through as the agent wrote it, so that no number loses digits.
+fn output_json(output: &Output) -> Option<Box<RawValue>> {
+    let json = match std::str::from_utf8(&output.body) {
+        Ok(text) => {
+            let is_json = output.content_type.as_deref().is_some_and(is_json_type);
+            if let Some(value) = is_json.then(|| serde_json::from_str::<Box<RawValue>>(text).ok()).flatten() {
+                return Some(value);
+            }
+            serde_json::to_string(text)
+        }
+        Err(_) => serde_json::to_string(&BTreeMap::from([("base64", STANDARD.encode(&output.body))])),
+    };
+    json.and_then(RawValue::from_string).ok()
+}
+
+/// `application/json` and the `+json` types.
+fn is_json_type(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || essence == "text/json" || essence.ends_with("+json")
+}
+
+/// A page of a list.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct Page<T> {
+    /// This page's items.
+    pub(crate) items: Vec<T>,
+    /// The `cursor` of the next page; null on the last.
+    pub(crate) next: Option<String>,
+}
+
+/// A deployed agent.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct AgentView {
+    /// Its name.
+    name: String,
+    /// One line for people, from its manifest.
+    description: String,
+    /// The active revision.
+    revision: u64,
+    /// Digest of the active revision's module.
+    digest: Option<String>,
+    /// Its state on this host.
+    state: AgentState,
+    /// Tasks of it that run on this host now.
+    running: u64,
+    /// Ready messages in its queue; null where the broker could not be asked.
+    queue_depth: Option<u64>,
+    /// Its dead letters, likewise.
+    dead_letters: Option<u64>,
+    /// Percent of new tasks by revision.
+    traffic: BTreeMap<String, u8>,
+    /// Limits of the active revision.
+    limits: LimitsView,
+    /// Its revisions, oldest first.
+    revisions: Vec<RevisionView>,
+}
+
+/// Limits of one run.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct LimitsView {
+    /// Memory of one instance, in bytes.
+    memory_bytes: u64,
+    /// Wall clock, in milliseconds.
+    timeout_ms: u64,
+    /// Time inside the guest, in milliseconds.
+    cpu_ms: u64,
+    /// Instances per host.
+    concurrency: u32,
+    /// One output, in bytes.
+    output_bytes: u64,
+    /// Log lines of one task, in bytes.
+    log_bytes: u64,
+}
+
+/// One revision of an agent.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct RevisionView {
+    /// Its number, from 1.
+    revision: u64,
+    /// `sha256:<hex>` of the module as sent.
+    digest: String,
+    /// Size of the module.
+    module_bytes: u64,
+    /// When it was added, in Unix milliseconds.
+    created_at: UnixMs,
+    /// Whether new tasks run on it.
+    active: bool,
+}
+
+impl From<RevisionSummary> for RevisionView {
+    fn from(summary: RevisionSummary) -> Self {
+        Self {
+            revision: summary.revision,
+            digest: summary.digest,
+            module_bytes: summary.module_bytes,
+            created_at: summary.created_at_ms,
+            active: summary.active,
+        }
+    }
+}
+
+impl From<AgentInfo> for AgentView {
+    fn from(info: AgentInfo) -> Self {
+        let limits = &info.manifest.limits;
+        let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let active = info.revisions.iter().find(|revision| revision.revision == info.revision);
+        Self {
+            name: info.name.to_string(),
+            description: info.manifest.agent.description.clone(),
+            revision: info.revision,
+            digest: active.map(|revision| revision.digest.clone()),
+            state: info.state,
+            running: info.running,
+            queue_depth: info.queue_depth,
+            dead_letters: info.dead_letters,
+            traffic: BTreeMap::from([(info.revision.to_string(), 100)]),
+            limits: LimitsView {
+                memory_bytes: limits.memory.0,
+                timeout_ms: ms(limits.timeout),
+                cpu_ms: ms(limits.cpu),
+                concurrency: limits.concurrency,
+                output_bytes: limits.output.0,
+                log_bytes: limits.log.0,
+            },
+            revisions: info.revisions.into_iter().map(RevisionView::from).collect(),
+        }
+    }
+}
+
+/// A revision that was deployed.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct DeployedView {
+    /// The agent.
+    pub(crate) agent: String,
+    /// The revision's number.
+    pub(crate) revision: u64,
+    /// `sha256:<hex>` of the module as sent.
+    pub(crate) digest: String,
+    /// `active` where new tasks run on it, else `inactive`.
+    pub(crate) status: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn shown(content_type: Option<&str>, body: &'static [u8]) -> String {
+        let output = Output { content_type: content_type.map(str::to_owned), body: Bytes::from_static(body) };
+        output_json(&output).unwrap().get().to_owned()
+    }
+
+    #[test]
+    fn an_output_is_json_a_string_or_base64() {
+        for (content_type, body, json) in [
+            (Some("application/json"), &b"{\"n\": 12345678901234567890123}"[..], "{\"n\": 12345678901234567890123}"),
+            (Some("application/problem+json; charset=utf-8"), b"[1]", "[1]"),
+            (Some("application/json"), b"not json", "\"not json\""),
+            (Some("application/json"), b"", "\"\""),
+            (Some("text/plain"), b"{\"n\":1}", "\"{\\\"n\\\":1}\""),
+            (None, b"hello", "\"hello\""),
+            (Some("image/png"), b"\xff\x00", "{\"base64\":\"/wA=\"}"),
+            (Some("application/json"), b"\xff", "{\"base64\":\"/w==\"}"),
+        ] {
+            assert_eq!(shown(content_type, body), json);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! `cargo xtask demo`: the main job from nothing. Builds everything, starts a host with its embedded broker, cache and
+//! private PostgreSQL, deploys the sample agents, runs a few hundred tasks through the HTTP API and prints what ran.
+//!
+//! Contract: exits 0 only if every task ended as planned and the host drained and exited 0.
+
+mod client;
+mod host;
+mod report;
+mod run;
+mod work;
+
+use anyhow::{Result, ensure};
+
+use crate::apt::{self, Apt};
+use crate::workspace::Workspace;
+use crate::{agents, process, services, ui};
+
+use client::Client;
+use host::Host;
+use report::Report;
+
+/// Runs the demo.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    agents::build(workspace, &[])?;
+
+    ui::step(
+        "building the host (the first time takes some minutes: it brings a compiler for WebAssembly)",
+    );
+    process::run(
+        "cargo build",
+        workspace.cargo().args(["build", "--package", "agent-host"]),
+    )?;
+    find_postgres()?;
+
+    ui::step("starting the host: broker, cache and database embedded");
+    let mut host = Host::start(workspace)?;
+    let client = Client::new(host.address());
+    host.await_ready(&client)?;
+    ui::say(&format!(
+        "ready on http://{}, agents: {}",
+        host.address(),
+        client.agents()?.join(", ")
+    ));
+
+    let mut report = Report::default();
+    for stage in work::stages() {
+        ui::step(stage.title);
+        run::stage(&client, &mut host, &stage, &mut report)?;
+    }
+    ui::step(&report.headline());
+    eprintln!("\n{}\n", report.table());
+    report.print_problems();
+
+    ui::step("stopping the host");
+    host.stop()?;
+    ensure!(
+        report.all_as_planned(),
+        "not every task ended as planned; see above"
+    );
+    try_next(workspace);
+    Ok(())
+}
+
+/// The host looks for PostgreSQL's programs itself and fetches them where there are none; a package is better.
+fn find_postgres() -> Result<()> {
+    if services::postgres_is_installed() {
+        return Ok(());
+    }
+    match Apt::find_for_servers() {
+        Some(apt) => apt.install(&["postgresql"]),
+        None => {
+            ui::say(&format!(
+                "no PostgreSQL found: the host will fetch one (or: {})",
+                apt::install_line(&["postgresql"])
+            ));
+            Ok(())
+        }
+    }
+}
+
+fn try_next(workspace: &Workspace) {
+    let program = workspace.target.join("debug/agent-host");
+    let program = program
+        .strip_prefix(&workspace.root)
+        .unwrap_or(&program)
+        .display();
+    ui::step("done. To try next:");
+    for (what, line) in [
+        (
+            "a host to play with",
+            format!(
+                "AMQP_URL=embedded DATABASE_URL=embedded REDIS_URL=embedded AGENT_HOST_AGENTS_DIR=agents {program} serve"
+            ),
+        ),
+        (
+            "  then, elsewhere",
+            format!("{program} submit echo hello --wait"),
+        ),
+        ("  what is deployed", format!("{program} agents list")),
+        ("every test, on real servers", "cargo xtask test".to_owned()),
+        (
+            "real servers for your own use",
+            "cargo xtask services".to_owned(),
+        ),
+    ] {
+        ui::say(&format!("{what:<30} {line}"));
+    }
+}

@@ -1,0 +1,207 @@
+//! `cargo xtask test`: everything that the tests need, then the tests.
+//!
+//! Contract: nothing is skipped. What a test needs is started or named as missing before the first test runs.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::apt::{self, Apt};
+use crate::services::Services;
+use crate::workspace::{Workspace, find_program};
+use crate::{agents, process, ui};
+
+/// The AMQP client that nobody here wrote, for the tests that enqueue as a stranger would.
+const FOREIGN_CLIENT: &str = "pika==1.3.2";
+
+/// What cargo's test runs reported.
+#[derive(Default)]
+struct Totals {
+    programs: u64,
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    failures: Vec<String>,
+}
+
+/// Runs the tests; `args` go to `cargo test`.
+pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
+    agents::build(workspace, &[])?;
+
+    ui::step("a foreign AMQP client (Python pika)");
+    let python = foreign_client(workspace)?;
+
+    ui::step("building the tests");
+    process::run(
+        "cargo build",
+        workspace.cargo().args(["build", "--package", "agent-host"]),
+    )?;
+    process::run(
+        "cargo test --no-run",
+        &mut cargo_test(workspace, args, "--no-run"),
+    )?;
+
+    ui::step("starting RabbitMQ, PostgreSQL and Redis");
+    let services = Services::start(workspace)?;
+
+    ui::step("running the tests");
+    let begun = ui::elapsed();
+    let mut totals = Totals::default();
+    // Every test program runs, so that one report names all failures.
+    let mut command = cargo_test(workspace, args, "--no-fail-fast");
+    command
+        .env("AGENT_HOST_TEST_SERVICES", "1")
+        .env("AGENT_HOST_TEST_PYTHON", &python);
+    services.apply(&mut command);
+    let result = process::run_seeing("cargo test", &mut command, |line| totals.read(line));
+    let took = ui::elapsed().saturating_sub(begun);
+
+    ui::step("stopping the services");
+    drop(services);
+    totals.print(took);
+    result
+}
+
+/// `cargo test` over the whole workspace, or over the packages that `args` names. What follows a `--` among them goes to
+/// the test programs.
+fn cargo_test(workspace: &Workspace, args: &[String], flag: &str) -> Command {
+    let (ours, theirs) = args.split_at(
+        args.iter()
+            .position(|arg| arg == "--")
+            .unwrap_or(args.len()),
+    );
+    let mut command = workspace.cargo();
+    command.arg("test");
+    let names_packages = |arg: &String| arg.starts_with("-p") || arg.starts_with("--package");
+    if !ours.iter().any(names_packages) {
+        command.arg("--workspace");
+    }
+    command.arg(flag).args(ours).args(theirs);
+    command
+}
+
+impl Totals {
+    /// Takes in a line of a test program's report.
+    fn read(&mut self, line: &str) {
+        if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.strip_suffix(" ... FAILED"))
+        {
+            self.failures.push(name.to_owned());
+        }
+        let Some(counts) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        self.programs += 1;
+        for part in counts.split([';', '.']) {
+            let mut words = part.split_whitespace();
+            let (Some(Ok(count)), Some(what)) = (words.next().map(str::parse::<u64>), words.next())
+            else {
+                continue;
+            };
+            match what {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                "ignored" => self.ignored += count,
+                _ => {}
+            }
+        }
+    }
+
+    fn print(&self, took: Duration) {
+        ui::step(&format!(
+            "{} passed, {} failed, {} ignored in {} test programs ({:.0} s; {:.0} s with all set-up)",
+            self.passed,
+            self.failed,
+            self.ignored,
+            self.programs,
+            took.as_secs_f64(),
+            ui::elapsed().as_secs_f64(),
+        ));
+        for failure in &self.failures {
+            ui::say(&format!("failed: {failure}"));
+        }
+    }
+}
+
+/// A Python with the foreign client, in a virtual environment below the target folder.
+fn foreign_client(workspace: &Workspace) -> Result<PathBuf> {
+    let folder = workspace.own_folder()?.join("venv");
+    let python = folder.join("bin/python");
+    let works = || {
+        process::output(
+            "python",
+            Command::new(&python).args(["-c", "import pika; assert pika.__version__ == '1.3.2'"]),
+        )
+        .is_ok()
+    };
+    if python.is_file() && works() {
+        return Ok(python);
+    }
+    process::check_interrupted()?;
+    let make = |system: PathBuf| {
+        let mut command = Command::new(system);
+        process::output(
+            "python3 -m venv",
+            command.args(["-m", "venv", "--clear"]).arg(&folder),
+        )
+    };
+    // Debian's python3 comes without venv; apt-get adds it where that is ours to do.
+    let made = find_program("python3")
+        .context("python3 was not found")
+        .and_then(make);
+    if let Err(error) = made {
+        process::check_interrupted()?;
+        let packages = ["python3", "python3-venv"];
+        let apt = Apt::find_for_servers().with_context(|| {
+            format!(
+                "{error:#}; a test needs it: {}",
+                apt::install_line(&packages)
+            )
+        })?;
+        apt.install(&packages)?;
+        make(find_program("python3").context("python3 is installed but was not found")?)?;
+    }
+    let mut pip = Command::new(&python);
+    process::output(
+        "pip install",
+        pip.args(["-m", "pip", "install", "--quiet", FOREIGN_CLIENT]),
+    )
+    .with_context(|| {
+        format!(
+            "could not install {FOREIGN_CLIENT} from PyPI into {}",
+            folder.display()
+        )
+    })?;
+    Ok(python)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_add_up_over_test_programs_and_name_failures() {
+        let mut totals = Totals::default();
+        for line in [
+            "test voting::exact ... ok",
+            "test voting::twice ... FAILED",
+            "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.01s",
+        ] {
+            totals.read(line);
+        }
+        assert_eq!(
+            (
+                totals.programs,
+                totals.passed,
+                totals.failed,
+                totals.ignored
+            ),
+            (2, 7, 1, 2)
+        );
+        assert_eq!(totals.failures, ["voting::twice"]);
+    }
+}
