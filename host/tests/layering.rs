@@ -1,0 +1,138 @@
+//! The import rule: data flows one way, so a module imports only what stands to its right.
+//!
+//! This reads the `crate::…` paths of the source and holds them against the table below, which is also the table of
+//! `docs/architecture.md`. A new module needs a row; a new arrow needs an argument.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Vocabulary and ports: plain data and traits, importable by everything.
+const SHARED: &[&str] = &["task", "manifest", "units", "delivery", "records", "catalog", "agents"];
+
+/// module → what it may import beyond `SHARED`. A module of `SHARED` may import only others of `SHARED`.
+const RULE: &[(&str, &[&str])] = &[
+    ("task", &[]),
+    ("units", &[]),
+    ("manifest", &[]),
+    ("delivery", &[]),
+    // The ports' real implementations live beside their embedded twins and share a connection to the host's schema.
+    ("records", &["store"]),
+    ("catalog", &["store"]),
+    ("agents", &[]),
+    ("store", &[]),
+    ("wit", &["capability"]),
+    ("embedded", &[]),
+    ("capability", &["wit", "embedded"]),
+    ("agent", &["wit", "capability"]),
+    ("dispatch", &["agent"]),
+    ("broker", &[]),
+    ("http", &[]),
+    ("deploy", &["agent", "dispatch", "capability"]),
+    ("telemetry", &[]),
+    ("lifecycle", &[]),
+    ("config", &["http", "telemetry", "broker"]),
+    ("cli", &["config", "deploy", "http", "telemetry", "embedded"]),
+    (
+        "app",
+        &[
+            "agent", "broker", "capability", "config", "deploy", "dispatch", "embedded", "http", "lifecycle", "store",
+            "telemetry", "cli",
+        ],
+    ),
+];
+
+/// Drivers, and the only modules that may name them.
+const DRIVERS: &[(&str, &[&str])] = &[
+    ("lapin", &["broker", "cli"]),
+    ("wasmtime", &["agent", "capability", "wit"]),
+    ("wasmtime_wasi", &["agent", "capability", "wit"]),
+    ("axum", &["http", "app"]),
+    ("sqlx", &["store", "records", "catalog", "capability", "embedded", "cli"]),
+    ("deadpool_redis", &["capability", "cli"]),
+    ("reqwest", &["cli"]),
+];
+
+#[test]
+fn every_module_imports_only_what_stands_to_its_right() {
+    let rule: BTreeMap<_, _> = RULE.iter().copied().collect();
+    let mut violations = Vec::new();
+    for (module, file, line, imported) in imports("crate::") {
+        let Some(allowed) = rule.get(module.as_str()) else {
+            violations.push(format!("{module} has no row in the rule (first seen in {file})"));
+            continue;
+        };
+        let shared = SHARED.contains(&imported.as_str());
+        if imported != module && !shared && !allowed.contains(&imported.as_str()) {
+            violations.push(format!("{file}:{line}: {module} imports {imported}"));
+        }
+    }
+    violations.dedup();
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+#[test]
+fn every_driver_stays_behind_its_door() {
+    let mut violations = Vec::new();
+    for (driver, modules) in DRIVERS {
+        for (module, file, line, _) in imports(&format!("{driver}::")) {
+            if !modules.contains(&module.as_str()) {
+                violations.push(format!("{file}:{line}: {module} names {driver}"));
+            }
+        }
+    }
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+#[test]
+fn the_rule_names_no_module_that_is_gone() {
+    let present: BTreeSet<String> = files().into_iter().map(|(module, _)| module).collect();
+    let gone: Vec<_> = RULE.iter().map(|(module, _)| *module).filter(|module| !present.contains(*module)).collect();
+    assert!(gone.is_empty(), "{gone:?}");
+}
+
+/// (module, file, line number, name after the prefix) for each use of `prefix` in the source.
+fn imports(prefix: &str) -> Vec<(String, String, usize, String)> {
+    let mut found = Vec::new();
+    for (module, path) in files() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            for (position, _) in code.match_indices(prefix) {
+                let before = code.get(..position).unwrap_or_default().chars().next_back();
+                if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+                    continue;
+                }
+                let rest = code.get(position + prefix.len()..).unwrap_or_default();
+                let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                // A path by module, not a re-exported item or a macro of the crate root.
+                if name.chars().next().is_some_and(char::is_lowercase) || prefix != "crate::" {
+                    found.push((module.clone(), path.display().to_string(), number + 1, name));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// (top-level module, file) of every source file but `main.rs` and `lib.rs`.
+fn files() -> Vec<(String, PathBuf)> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    let mut folders = vec![source.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let relative = path.strip_prefix(&source).unwrap();
+            let first = relative.iter().next().unwrap().to_string_lossy();
+            let module = first.trim_end_matches(".rs").to_owned();
+            if path.extension().is_some_and(|extension| extension == "rs") && module != "main" && module != "lib" {
+                files.push((module, path));
+            }
+        }
+    }
+    files
+}
