@@ -93,6 +93,13 @@ impl Deployer {
         self.deployed.consumers.wait().await;
     }
 
+    /// Tasks that run on this host now, and the active revision of each agent.
+    #[must_use]
+    pub fn active(&self) -> (u64, Vec<Arc<Revision>>) {
+        let all = self.all();
+        (all.iter().map(|deployed| deployed.slot.running()).sum(), all.iter().map(|deployed| deployed.slot.active()).collect())
+    }
+
     async fn load(&self, stored: StoredRevision) -> Result<(), DeployError> {
         let manifest = Arc::new(Manifest::parse(&stored.content.manifest)?);
         let revision = self.checked(&stored.content, &manifest).await?.number(stored.revision);

@@ -1,0 +1,290 @@
+//! The composition root: the only place that knows the concrete types behind the ports, and the order in which parts
+//! start and stop.
+
+mod backends;
+mod observe;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agent::{Engine, EngineConfig, Loader, MemoryLedger, Runner, RunnerConfig};
+use crate::agents::Agents;
+use crate::config::Config;
+use crate::delivery::{Broker, PublishError, Route, Submitter, envelope};
+use crate::deploy::{DeployedAgents, Deployer, read_agent_folder, upload_from_folder};
+use crate::dispatch::{DispatchMetrics, Dispatcher};
+use crate::http;
+use crate::lifecycle::StopSignals;
+use crate::records::TaskRecords;
+use crate::task::Task;
+use backends::Backends;
+
+/// Why the host did not start, or did not stop cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A service or an address that it needs is not to be had; exit status 69.
+    #[error("{what}")]
+    Unavailable {
+        /// What is missing and what to do.
+        what: String,
+        /// Why.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// A mistake in the host or something that this machine cannot give; exit status 70.
+    #[error("{what}")]
+    Internal {
+        /// What failed.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl AppError {
+    fn internal(what: &'static str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
+        move |source| Self::Internal { what, source }
+    }
+}
+
+/// What the process needs beside its guests: code, broker buffers, drivers, results in flight. Measured: 60 to 110 MB
+/// under load; the rest of the budget is the guests'.
+const HOST_BYTES_RESERVED: u64 = 160_000_000;
+/// Most instances alive at once. A pool slot costs address space and a few KiB; memory is what really bounds them.
+const INSTANCES_MAX: u32 = 1_000;
+/// Largest linear memory that the pool has room for; a manifest may ask for no more.
+const MEMORY_BYTES_MAX: usize = 500 << 20;
+/// How often the catalog is looked at for what other hosts deployed: twice within the 5 s that the contract allows.
+const CATALOG_POLL: Duration = Duration::from_secs(2);
+
+/// A running host.
+pub struct App {
+    address: SocketAddr,
+    backends: Backends,
+    deployer: Arc<Deployer>,
+    dispatcher: Arc<Dispatcher>,
+    draining: CancellationToken,
+    background: TaskTracker,
+    http: tokio::task::JoinHandle<std::io::Result<()>>,
+    guests: tokio::runtime::Runtime,
+    grace: Duration,
+}
+
+impl App {
+    /// Starts everything, in the order of dependence, and returns once tasks can be submitted and run.
+    ///
+    /// # Errors
+    /// [`AppError`], saying what is missing.
+    pub async fn start(config: Config) -> Result<Self, AppError> {
+        // The address first: a busy port is the cheapest mistake to find.
+        let listener = listen(config.listen).await?;
+        let address = listener.local_addr().map_err(|error| AppError::internal("reading the bound address")(error.into()))?;
+        let registry = Registry::new();
+        let backends = Backends::connect(&config).await?;
+        let guests = guest_threads(&config)?;
+        let engine = engine()?;
+        let ledger = MemoryLedger::new(config.memory_budget.0.saturating_sub(HOST_BYTES_RESERVED));
+        let runner_config = RunnerConfig {
+            instances_max: INSTANCES_MAX,
+            hostcall_bytes_max: hostcall_bytes_max(&config),
+        };
+        let capabilities = backends.capabilities();
+        let runner = Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities, guests.handle().clone());
+        let metrics = DispatchMetrics::new(&registry).map_err(|error| AppError::internal("registering metrics")(error.into()))?;
+        let dispatcher = Arc::new(Dispatcher {
+            host: host_name(address),
+            runner: runner.clone(),
+            broker: Arc::clone(&backends.broker),
+            records: Arc::clone(&backends.records),
+            metrics,
+            interrupt: CancellationToken::new(),
+            under_way: TaskTracker::new(),
+        });
+        let loader = Loader::new(&engine).map_err(|error| AppError::internal("linking the host's capabilities")(error.into()))?;
+        let deployer = Arc::new(Deployer {
+            loader,
+            runner,
+            catalog: Arc::clone(&backends.catalog),
+            broker: Arc::clone(&backends.broker),
+            database: Arc::clone(&backends.database),
+            secrets: Arc::clone(&backends.secrets),
+            dispatcher: Arc::clone(&dispatcher),
+            instances_max: INSTANCES_MAX,
+            deployed: DeployedAgents::default(),
+        });
+        let draining = CancellationToken::new();
+        let background = TaskTracker::new();
+        let observer = observe::Observer::new(&registry, &config, ledger, Arc::clone(&deployer))
+            .map_err(|error| AppError::internal("registering metrics")(error.into()))?;
+        background.spawn(observer.clone().watch_queues(draining.clone()));
+        let ports = http::Ports {
+            submit: Arc::new(BrokerSubmitter(Arc::clone(&backends.broker))),
+            connectivity: backends.broker.connectivity(),
+            records: Arc::clone(&backends.records),
+            agents: Arc::clone(&deployer) as Arc<dyn Agents>,
+            metrics: Arc::new(move || observer.render()),
+            draining: draining.clone(),
+        };
+        let http = serve_http(listener, http::router(config.http.clone(), ports), draining.clone());
+        let app = Self { address, backends, deployer, dispatcher, draining, background, http, guests, grace: config.grace };
+        app.load_agents(&config).await?;
+        Ok(app)
+    }
+
+    /// Where the HTTP API listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The deployed agents, for `dev`, which redeploys what it watches.
+    #[must_use]
+    pub fn agents(&self) -> Arc<dyn Agents> {
+        Arc::clone(&self.deployer) as Arc<dyn Agents>
+    }
+
+    /// What was deployed before, then what lies in the agents folder.
+    async fn load_agents(&self, config: &Config) -> Result<(), AppError> {
+        self.deployer.follow_catalog().await.map_err(|error| AppError::Unavailable {
+            what: "the catalog of agents cannot be read".to_owned(),
+            source: Some(error.into()),
+        })?;
+        if let Some(folder) = &config.agents_dir {
+            let agents = read_agent_folder(folder)
+                .map_err(|error| AppError::Unavailable { what: error.to_string(), source: None })?;
+            for path in agents {
+                deploy_folder(self.deployer.as_ref(), &path).await;
+            }
+        }
+        self.background.spawn(follow_catalog(Arc::clone(&self.deployer), self.draining.clone()));
+        Ok(())
+    }
+
+    /// Waits for the signal to stop, then drains: stop the intake, finish within the grace period, interrupt the rest
+    /// and hand them back, flush. A second signal ends the process at once.
+    pub async fn run(self, mut signals: StopSignals) {
+        let signal = signals.next().await;
+        tracing::info!(signal, grace_s = self.grace.as_secs(), "draining; a second signal exits at once");
+        tokio::select! {
+            () = self.drain() => tracing::info!("drained"),
+            signal = signals.next() => tracing::warn!(signal, "exiting at once; unfinished tasks are delivered again"),
+        }
+    }
+
+    /// Stops in stages; see [`crate::lifecycle`].
+    pub async fn drain(self) {
+        self.draining.cancel();
+        self.deployer.stop_intake().await;
+        self.dispatcher.under_way.close();
+        if tokio::time::timeout(self.grace, self.dispatcher.under_way.wait()).await.is_err() {
+            tracing::warn!(tasks = self.dispatcher.under_way.len(), "the grace period is over; handing tasks back");
+            self.dispatcher.interrupt.cancel();
+            self.dispatcher.under_way.wait().await;
+        }
+        if let Err(error) = self.http.await {
+            tracing::error!(%error, "the HTTP server failed");
+        }
+        self.background.close();
+        self.background.wait().await;
+        self.backends.close().await;
+        // Guests are gone; what is left on their threads is nothing that anybody waits for.
+        self.guests.shutdown_background();
+    }
+}
+
+/// Deploys an agent's folder, or says why not and goes on.
+pub(crate) async fn deploy_folder(agents: &dyn Agents, path: &std::path::Path) -> bool {
+    let deployed = match upload_from_folder(path) {
+        Ok((agent, upload)) => agents.deploy(&agent, upload, true).await.map_err(anyhow::Error::from),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = &deployed {
+        tracing::error!("{} is not deployed: {error:#}", path.display());
+    }
+    deployed.is_ok()
+}
+
+async fn follow_catalog(deployer: Arc<Deployer>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(CATALOG_POLL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = deployer.follow_catalog().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the catalog of agents cannot be read");
+        }
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|error| AppError::Unavailable {
+        what: format!("cannot listen on {address}: free the port, or set AGENT_HOST_LISTEN to another address"),
+        source: Some(error.into()),
+    })
+}
+
+fn engine() -> Result<Engine, AppError> {
+    Engine::new(&EngineConfig { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX })
+        .map_err(|error| AppError::internal("starting the WebAssembly engine")(error.into()))
+}
+
+/// The largest body or output, and room for headers and capability calls beside it.
+fn hostcall_bytes_max(config: &Config) -> usize {
+    const MARGIN_BYTES: usize = 1 << 20;
+    config.http.payload_bytes_max.max(crate::manifest::OUTPUT_BYTES_MAX).as_usize() + MARGIN_BYTES
+}
+
+/// Guests run on threads of their own, as many as there are cores.
+fn guest_threads(config: &Config) -> Result<tokio::runtime::Runtime, AppError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.guest_threads)
+        .thread_name("guest")
+        .enable_all()
+        .build()
+        .map_err(|error| AppError::internal("starting the guests' threads")(error.into()))
+}
+
+fn serve_http(
+    listener: TcpListener,
+    router: axum::Router,
+    draining: CancellationToken,
+) -> tokio::task::JoinHandle<std::io::Result<()>> {
+    use axum::serve::ListenerExt;
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY cannot be set");
+        }
+    });
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(axum::serve(listener, service).with_graceful_shutdown(draining.cancelled_owned()).into_future())
+}
+
+/// How this host is called in dead letters: machine and port tell hosts of one machine apart.
+fn host_name(address: SocketAddr) -> String {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}:{}", machine.trim(), address.port())
+}
+
+/// Submissions over HTTP take the same way into an agent as everybody's: its queue.
+struct BrokerSubmitter(Arc<dyn Broker>);
+
+#[async_trait::async_trait]
+impl Submitter for BrokerSubmitter {
+    async fn submit(&self, task: Task, delay: Option<Duration>) -> Result<(), PublishError> {
+        let message = envelope::submission(&task);
+        let route = match delay {
+            Some(delay) => Route::Delayed(task.agent, delay),
+            None => Route::Agent(task.agent),
+        };
+        self.0.publish(route, message).await
+    }
+}

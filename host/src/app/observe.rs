@@ -1,0 +1,66 @@
+//! The state of the host for `/metrics`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::MemoryLedger;
+use crate::agents::Agents;
+use crate::config::Config;
+use crate::deploy::Deployer;
+use crate::telemetry::{HostMetrics, HostReadings};
+
+/// How often queue depths are asked for; each costs the broker a passive declare per agent.
+const QUEUE_WATCH_PERIOD: Duration = Duration::from_secs(5);
+
+/// Reads the state of the host.
+#[derive(Clone)]
+pub(super) struct Observer {
+    metrics: HostMetrics,
+    budget_bytes: u64,
+    ledger: MemoryLedger,
+    deployer: Arc<Deployer>,
+}
+
+impl Observer {
+    pub(super) fn new(
+        registry: &Registry,
+        config: &Config,
+        ledger: MemoryLedger,
+        deployer: Arc<Deployer>,
+    ) -> prometheus::Result<Self> {
+        Ok(Self { metrics: HostMetrics::new(registry)?, budget_bytes: config.memory_budget.0, ledger, deployer })
+    }
+
+    /// All metrics in Prometheus's text format.
+    pub(super) fn render(&self) -> String {
+        let (running, active) = self.deployer.active();
+        self.metrics.revisions(active.iter().map(|revision| (&revision.agent, revision.number, revision.digest.as_str())));
+        self.metrics.render(HostReadings {
+            budget_bytes: self.budget_bytes,
+            reserved_bytes: self.ledger.bytes_reserved(),
+            waiting: self.ledger.waiting(),
+            live_instances: running,
+        })
+    }
+
+    /// Keeps the queue depths fresh until the host drains.
+    pub(super) async fn watch_queues(self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(QUEUE_WATCH_PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            // Depths are asked for agent by agent; while the broker is away the last ones stand.
+            for agent in self.deployer.list().await.unwrap_or_default() {
+                if let (Some(ready), Some(dead)) = (agent.queue_depth, agent.dead_letters) {
+                    self.metrics.queue_depth(&agent.name, ready, dead);
+                }
+            }
+        }
+    }
+}
