@@ -1,0 +1,207 @@
+//! What every test here needs: a host on the real servers, and a client of its HTTP API.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+/// How long anything here may take before it counts as hung: far beyond what it takes on a slow machine.
+const HANG: Duration = Duration::from_secs(120);
+
+/// A service's URL from the environment.
+pub(crate) fn service(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run cargo xtask test, or set it to a server's URL"))
+}
+
+/// The folder of the sample agents.
+pub(crate) fn agents_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../agents")
+}
+
+/// Waits for a condition, looking again and again; panics where it does not come true.
+pub(crate) async fn wait_until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let looking = async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(HANG, looking).await.unwrap_or_else(|_| panic!("waited in vain for: {what}"))
+}
+
+/// The program with nothing of this process's environment that configures it.
+pub(crate) fn agent_host() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agent-host"));
+    for (name, _) in std::env::vars() {
+        if name.starts_with("AGENT_HOST_") || ["AMQP_URL", "DATABASE_URL", "REDIS_URL", "RUST_LOG"].contains(&name.as_str()) {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// A host in the making.
+pub(crate) struct HostBuilder {
+    command: Command,
+    data: TempDir,
+}
+
+/// A running host.
+pub(crate) struct Host {
+    child: Child,
+    url: String,
+    client: reqwest::Client,
+    log: mpsc::UnboundedReceiver<String>,
+    seen: Vec<String>,
+    _data: TempDir,
+}
+
+impl HostBuilder {
+    /// A host on the real servers, without agents.
+    pub(crate) fn real() -> Self {
+        Self::bare()
+            .env("AMQP_URL", &service("AMQP_URL"))
+            .env("DATABASE_URL", &service("DATABASE_URL"))
+            .env("REDIS_URL", &service("REDIS_URL"))
+    }
+
+    /// A host with everything embedded, without agents.
+    pub(crate) fn bare() -> Self {
+        let data = TempDir::new().unwrap();
+        let mut command = agent_host();
+        command.arg("serve").env("AGENT_HOST_LISTEN", "127.0.0.1:0").env("AGENT_HOST_DATA_DIR", data.path());
+        Self { command, data }
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Deploys all sample agents at the start.
+    pub(crate) fn with_samples(self) -> Self {
+        let dir = agents_dir();
+        self.env("AGENT_HOST_AGENTS_DIR", dir.to_str().unwrap())
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) async fn start(mut self) -> Host {
+        let mut child = self.command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (sender, mut log) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                // The receiver goes with the test.
+                let _ = sender.send(line);
+            }
+        });
+        let mut seen = Vec::new();
+        let url = tokio::time::timeout(HANG, async {
+            loop {
+                let Some(line) = log.recv().await else { panic!("the host ended at its start:\n{}", seen.join("\n")) };
+                let address = line.split_once("listening on http://").map(|(_, rest)| rest.split_whitespace().next().unwrap().to_owned());
+                seen.push(line);
+                if let Some(address) = address {
+                    return format!("http://{address}");
+                }
+            }
+        })
+        .await
+        .expect("the host says where it listens");
+        let host = Host { child, url, client: reqwest::Client::new(), log, seen, _data: self.data };
+        wait_until("the host is ready", async || host.get("/readyz").await.ok().filter(|answer| answer.status() == 200)).await;
+        host
+    }
+}
+
+impl Host {
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    pub(crate) fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> reqwest::Result<reqwest::Response> {
+        self.client.get(self.url(path)).send().await
+    }
+
+    /// Submits a body and waits for the result, over HTTP.
+    pub(crate) async fn run(&self, agent: &str, content_type: &str, body: impl Into<reqwest::Body>) -> reqwest::Response {
+        self.client
+            .post(self.url(&format!("/v1/agents/{agent}/tasks")))
+            .header("content-type", content_type)
+            .header("prefer", "wait=60")
+            .body(body)
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// Submits JSON and gives the JSON that the agent answered with.
+    pub(crate) async fn run_json(&self, agent: &str, body: &Value) -> Value {
+        let answer = self.run(agent, "application/json", body.to_string()).await;
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert_eq!(status, 200, "{agent} {body}: {text}");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{agent} answered {text:?}: {error}"))
+    }
+
+    /// Submits without waiting and gives the task's id.
+    pub(crate) async fn submit(&self, agent: &str, query: &str, body: impl Into<reqwest::Body>) -> String {
+        let answer =
+            self.client.post(self.url(&format!("/v1/agents/{agent}/tasks{query}"))).body(body).send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert_eq!(status, 202, "{text}");
+        let accepted: Value = serde_json::from_str(&text).unwrap();
+        accepted["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The state of a task.
+    pub(crate) async fn task(&self, id: &str) -> Value {
+        let answer = self.get(&format!("/v1/tasks/{id}")).await.unwrap();
+        assert_eq!(answer.status(), 200, "task {id}");
+        answer.json().await.unwrap()
+    }
+
+    /// Waits until a task has ended, and gives its state.
+    pub(crate) async fn finished(&self, id: &str) -> Value {
+        wait_until("the task has ended", async || {
+            let task = self.task(id).await;
+            ["succeeded", "failed", "cancelled"].contains(&task["status"].as_str().unwrap()).then_some(task)
+        })
+        .await
+    }
+
+    /// Deploys from a folder's files.
+    pub(crate) async fn deploy(&self, agent: &str, manifest: &str, module: Vec<u8>) -> reqwest::Response {
+        let form = reqwest::multipart::Form::new()
+            .part("module", reqwest::multipart::Part::bytes(module).file_name("module.wasm"))
+            .text("manifest", manifest.to_owned());
+        self.client.post(self.url(&format!("/v1/agents/{agent}/revisions"))).multipart(form).send().await.unwrap()
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) async fn terminate(&mut self) -> ExitStatus {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        // SAFETY: kill() takes two integers; the child has not been waited for, so the pid is its own.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        tokio::time::timeout(HANG, self.child.wait()).await.expect("the host ends").unwrap()
+    }
+
+    /// Everything that it has logged so far.
+    pub(crate) fn log(&mut self) -> String {
+        while let Ok(line) = self.log.try_recv() {
+            self.seen.push(line);
+        }
+        self.seen.join("\n")
+    }
+}

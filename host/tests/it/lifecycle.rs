@@ -1,0 +1,74 @@
+//! Start and stop.
+
+use serde_json::Value;
+
+use super::common::{HostBuilder, agents_dir, wait_until};
+
+#[tokio::test]
+async fn a_drain_finishes_what_runs_and_exits_cleanly() {
+    let mut host = HostBuilder::real().with_samples().start().await;
+    let mut ids = Vec::new();
+    for number in 0..200 {
+        ids.push(host.submit("echo", "", number.to_string()).await);
+    }
+    assert!(host.terminate().await.success(), "{}", host.log());
+
+    // Whatever the first host did not finish, the next one does: nothing is lost.
+    let next = HostBuilder::real().with_samples().start().await;
+    for id in ids {
+        assert_eq!(next.finished(&id).await["status"], "succeeded");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_is_deployed_to_a_running_host_and_is_there_after_a_restart() {
+    let manifest = std::fs::read_to_string(agents_dir().join("echo/agent.toml")).unwrap();
+    let module = std::fs::read(agents_dir().join("echo/echo.wasm")).unwrap();
+    let name = format!("echo-{}", uuid::Uuid::new_v4().simple());
+    let manifest = manifest.replace("name = \"echo\"", &format!("name = \"{name}\""));
+
+    let mut host = HostBuilder::real().start().await;
+    assert_eq!(host.get("/readyz").await.unwrap().status(), 200, "ready with nothing deployed");
+    let deployed = host.deploy(&name, &manifest, module.clone()).await;
+    assert_eq!(deployed.status(), 201);
+    let deployed: Value = deployed.json().await.unwrap();
+    assert_eq!((deployed["revision"].as_u64(), deployed["status"].as_str()), (Some(1), Some("active")));
+    assert!(deployed["digest"].as_str().unwrap().starts_with("sha256:"));
+    assert_eq!(host.run(&name, "text/plain", "hello").await.text().await.unwrap(), "hello");
+
+    let again = host.deploy(&name, &manifest, module.clone()).await;
+    assert_eq!(again.status(), 200, "the same again changes nothing");
+    assert_eq!(again.json::<Value>().await.unwrap()["revision"], 1);
+
+    let changed = manifest.replace("[agent]", "[limits]\ntimeout = \"9s\"\n[agent]");
+    let second = host.deploy(&name, &changed, module).await;
+    assert_eq!(second.status(), 201);
+    assert_eq!(second.json::<Value>().await.unwrap()["revision"], 2);
+    let id = host.submit(&name, "", "x").await;
+    assert_eq!(host.finished(&id).await["revision"], 2);
+    assert!(host.terminate().await.success());
+
+    let next = HostBuilder::real().start().await;
+    wait_until("the agent is back", async || {
+        next.get(&format!("/v1/agents/{name}")).await.ok().filter(|answer| answer.status() == 200)
+    })
+    .await;
+    assert_eq!(next.run(&name, "text/plain", "again").await.text().await.unwrap(), "again");
+}
+
+#[tokio::test]
+async fn another_host_of_the_fleet_follows_a_deploy_and_answers_for_its_tasks() {
+    let manifest = std::fs::read_to_string(agents_dir().join("echo/agent.toml")).unwrap();
+    let module = std::fs::read(agents_dir().join("echo/echo.wasm")).unwrap();
+    let name = format!("fleet-{}", uuid::Uuid::new_v4().simple());
+    let manifest = manifest.replace("name = \"echo\"", &format!("name = \"{name}\""));
+    let (first, second) = (HostBuilder::real().start().await, HostBuilder::real().start().await);
+    assert_eq!(first.deploy(&name, &manifest, module).await.status(), 201);
+    wait_until("the second host has the agent", async || {
+        second.get(&format!("/v1/agents/{name}")).await.ok().filter(|answer| answer.status() == 200)
+    })
+    .await;
+    let id = first.submit(&name, "", "x").await;
+    assert_eq!(second.finished(&id).await["status"], "succeeded");
+    assert_eq!(second.run(&name, "text/plain", "y").await.text().await.unwrap(), "y");
+}

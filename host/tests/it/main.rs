@@ -1,0 +1,14 @@
+//! The host as its users meet it: the program, started as an operator starts it, on the real RabbitMQ, PostgreSQL and
+//! Redis, with the sample agents deployed.
+//!
+//! `cargo xtask test` starts the servers and builds the agents. Each test has a host, a virtual broker user's view of
+//! nothing but its own queues, and fails, never skips, where a server is missing.
+
+mod bad_input;
+mod common;
+mod foreign_client;
+mod http_api;
+mod lifecycle;
+mod misbehaving;
+mod samples;
+mod voting;

@@ -1,0 +1,54 @@
+//! Agents that go wrong: each ends in its own outcome, with the limit named, and disturbs nobody.
+
+use serde_json::json;
+
+use super::common::{Host, HostBuilder, agents_dir};
+
+/// A host with the misbehaving agent and a well-behaved one.
+async fn host() -> Host {
+    let host = HostBuilder::real().with_samples().start().await;
+    let folder = agents_dir().join("fixtures/manifest");
+    let manifest = std::fs::read_to_string(folder.join("agent.toml")).unwrap();
+    let module = std::fs::read(folder.join("fixtures.wasm")).expect("cargo xtask agents has built it");
+    let deployed = host.deploy("fixtures", &manifest, module).await;
+    assert!(deployed.status().is_success(), "{}", deployed.text().await.unwrap());
+    host
+}
+
+#[tokio::test]
+async fn each_ends_in_its_own_outcome() {
+    let host = host().await;
+    let table = [
+        // what it does, the outcome, what the message names
+        ("trap", "trapped", "unreachable"),
+        ("spin", "timed-out", "limits."),
+        ("sleep", "timed-out", "limits.timeout"),
+        ("hog", "out-of-memory", "limits.memory"),
+        ("bigoutput", "limit-exceeded", "limits.output"),
+        ("reject", "rejected", ""),
+        ("retry", "retry", ""),
+    ];
+    let mut ids = Vec::new();
+    for (what, ..) in table {
+        ids.push(host.submit("fixtures", "", json!({ "do": what }).to_string()).await);
+    }
+    // While they all run their course, another agent answers.
+    for _ in 0..20 {
+        assert_eq!(host.run("echo", "text/plain", "undisturbed").await.status(), 200);
+    }
+    for ((what, outcome, named), id) in table.into_iter().zip(ids) {
+        let task = host.finished(&id).await;
+        assert_eq!(task["status"], "failed", "{what}: {task}");
+        assert_eq!(task["failure"]["type"], outcome, "{what}: {task}");
+        let message = task["failure"]["message"].as_str().unwrap();
+        assert!(message.contains(named), "{what}: {named:?} is missing in {message:?}");
+        assert_eq!(task["attempt"], 1, "{what}: its manifest allows one attempt");
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_log_lines_is_cut_off_and_the_task_goes_on() {
+    let host = host().await;
+    let id = host.submit("fixtures", "", json!({ "do": "flood" }).to_string()).await;
+    assert_eq!(host.finished(&id).await["status"], "succeeded");
+}
