@@ -19,5 +19,6 @@ pub mod catalog;
 pub mod delivery;
 pub mod manifest;
 pub mod records;
+pub mod store;
 pub mod task;
 pub mod units;
