@@ -10,8 +10,16 @@ use bytes::Bytes;
 
 use crate::task::{AgentName, UnixMs};
 
+#[cfg(any(test, feature = "test-support"))]
+pub mod conformance;
+mod memory;
+mod postgres;
+
+pub use memory::MemoryCatalog;
+pub use postgres::PostgresCatalog;
+
 /// One SQL migration: its file name, which orders it, and its text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Migration {
     /// The file's name, such as `0001_create.sql`.
     pub name: String,

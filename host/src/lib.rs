@@ -20,5 +20,6 @@ pub mod delivery;
 pub mod http;
 pub mod manifest;
 pub mod records;
+pub mod store;
 pub mod task;
 pub mod units;

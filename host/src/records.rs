@@ -15,6 +15,23 @@ use tokio::sync::watch;
 
 use crate::task::{AgentName, Failure, Output, TaskId, UnixMs, Usage};
 
+#[cfg(any(test, feature = "test-support"))]
+pub mod conformance;
+mod follow;
+mod memory;
+mod order;
+mod postgres;
+
+pub use memory::{MemoryLimits, MemoryRecords};
+pub use postgres::{PostgresRecords, PostgresSettings};
+
+/// How long records are kept after their task's end, unless configured: 24 hours (contract, section 4).
+pub const RETENTION_DEFAULT: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
+
+/// How long a record whose task has not ended is kept after its last change: a day past the longest delay of a task,
+/// which is 30 days. By then its message is long gone.
+pub const UNFINISHED_RETENTION: std::time::Duration = std::time::Duration::from_secs(31 * 24 * 3_600);
+
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -1,0 +1,326 @@
+//! Records in process, for a host without a database: gone when it stops.
+//!
+//! The same rules as in PostgreSQL, and one limit more, because memory is small: past [`MemoryLimits::bytes_max`] the
+//! oldest ended tasks are forgotten early.
+
+use std::collections::hash_map::{Entry, RandomState};
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::follow::Followers;
+use super::{
+    NewTask, Progress, Queued, RETENTION_DEFAULT, RecordsError, Status, TaskRecord, TaskRecords, UNFINISHED_RETENTION,
+    Update, order,
+};
+use crate::task::TaskId;
+
+/// How much is kept, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct MemoryLimits {
+    /// How long a record is kept after its task's end.
+    pub retention: Duration,
+    /// Bytes that all records together may take, outputs included. Beyond, the tasks that ended first are forgotten;
+    /// with none left to forget, no more are taken.
+    pub bytes_max: usize,
+}
+
+impl Default for MemoryLimits {
+    /// 24 hours, and 64 MiB: an eighth of the process's default budget, and some 100,000 records without outputs.
+    fn default() -> Self {
+        Self { retention: RETENTION_DEFAULT, bytes_max: 64 << 20 }
+    }
+}
+
+/// The map is split this often, so that tasks on different threads seldom meet at a lock.
+const SHARDS: usize = 16;
+
+/// How often a shard is searched for unfinished tasks that nobody will finish any more.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Task records in process memory.
+#[derive(Debug)]
+pub struct MemoryRecords {
+    limits: MemoryLimits,
+    shards: [Mutex<Shard>; SHARDS],
+    hasher: RandomState,
+    /// Ended tasks, those that ended first in front.
+    ended: Mutex<VecDeque<(Instant, TaskId)>>,
+    bytes: AtomicUsize,
+    followers: Followers,
+}
+
+#[derive(Debug)]
+struct Shard {
+    kept: HashMap<TaskId, Kept>,
+    swept_at: Instant,
+}
+
+#[derive(Debug)]
+struct Kept {
+    record: TaskRecord,
+    body_sha256: Option<[u8; 32]>,
+    /// Somebody else was told that it is known, so it may not be withdrawn.
+    shared: bool,
+    changed_at: Instant,
+}
+
+impl Default for MemoryRecords {
+    fn default() -> Self {
+        Self::new(MemoryLimits::default())
+    }
+}
+
+/// Nothing left to forget.
+#[derive(Debug, thiserror::Error)]
+#[error("the records of unfinished tasks fill the {bytes_max} bytes that records in process may take")]
+struct Full {
+    bytes_max: usize,
+}
+
+impl MemoryRecords {
+    /// No records, to be kept within these limits.
+    #[must_use]
+    pub fn new(limits: MemoryLimits) -> Self {
+        let shard = || Mutex::new(Shard { kept: HashMap::new(), swept_at: Instant::now() });
+        Self {
+            limits,
+            shards: std::array::from_fn(|_| shard()),
+            hasher: RandomState::new(),
+            ended: Mutex::default(),
+            bytes: AtomicUsize::new(0),
+            followers: Followers::default(),
+        }
+    }
+
+    fn shard(&self, id: &TaskId) -> MutexGuard<'_, Shard> {
+        #[expect(clippy::cast_possible_truncation, reason = "only the low bits are used")]
+        let index = self.hasher.hash_one(id) as usize % SHARDS;
+        #[expect(clippy::indexing_slicing, reason = "the remainder is below the array's length")]
+        locked(&self.shards[index])
+    }
+
+    /// Forgets what is past its time, and the oldest ends while there is too much.
+    fn forget(&self) {
+        loop {
+            let id = {
+                let mut ended = locked(&self.ended);
+                let too_much = self.bytes.load(Ordering::Relaxed) > self.limits.bytes_max;
+                match ended.front() {
+                    Some((at, _)) if too_much || at.elapsed() >= self.limits.retention => {}
+                    Some(_) | None => return,
+                }
+                ended.pop_front()
+            };
+            let Some((ended_at, id)) = id else { return };
+            let mut shard = self.shard(&id);
+            if let Entry::Occupied(entry) = shard.kept.entry(id)
+                && entry.get().changed_at <= ended_at
+            {
+                self.bytes.fetch_sub(order::weight(&entry.remove().record), Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn queue(&self, task: &NewTask) -> Queued {
+        let mut shard = self.shard(&task.id);
+        self.sweep(&mut shard);
+        match shard.kept.entry(task.id.clone()) {
+            Entry::Occupied(mut entry) => {
+                let kept = entry.get_mut();
+                if kept.body_sha256.is_some_and(|known| known != task.body_sha256) {
+                    return Queued::Conflict;
+                }
+                kept.shared = true;
+                Queued::Known(kept.record.status)
+            }
+            Entry::Vacant(entry) => {
+                let record = TaskRecord::from(task);
+                self.bytes.fetch_add(order::weight(&record), Ordering::Relaxed);
+                self.followers.changed(&record);
+                entry.insert(Kept {
+                    record,
+                    body_sha256: Some(task.body_sha256),
+                    shared: false,
+                    changed_at: Instant::now(),
+                });
+                Queued::New
+            }
+        }
+    }
+
+    fn sweep(&self, shard: &mut Shard) {
+        if shard.swept_at.elapsed() < SWEEP_EVERY {
+            return;
+        }
+        shard.swept_at = Instant::now();
+        shard.kept.retain(|_, kept| {
+            let stays = kept.record.status.is_terminal() || kept.changed_at.elapsed() < UNFINISHED_RETENTION;
+            if !stays {
+                self.bytes.fetch_sub(order::weight(&kept.record), Ordering::Relaxed);
+            }
+            stays
+        });
+    }
+
+    fn change(&self, update: Update) {
+        let change = TaskRecord::from(update);
+        let id = change.id.clone();
+        let ended = {
+            let mut shard = self.shard(&id);
+            match shard.kept.get_mut(&id) {
+                None => {
+                    self.bytes.fetch_add(order::weight(&change), Ordering::Relaxed);
+                    self.followers.changed(&change);
+                    let ended = change.status.is_terminal();
+                    let kept = Kept { record: change, body_sha256: None, shared: false, changed_at: Instant::now() };
+                    shard.kept.insert(id.clone(), kept);
+                    ended
+                }
+                Some(kept) if order::supersedes(&change, &kept.record) => {
+                    self.bytes.fetch_sub(order::weight(&kept.record), Ordering::Relaxed);
+                    order::merge(&mut kept.record, &change);
+                    kept.changed_at = Instant::now();
+                    self.bytes.fetch_add(order::weight(&kept.record), Ordering::Relaxed);
+                    self.followers.changed(&change);
+                    kept.record.status.is_terminal()
+                }
+                Some(_) => false,
+            }
+        };
+        if ended {
+            locked(&self.ended).push_back((Instant::now(), id));
+            self.forget();
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl TaskRecords for MemoryRecords {
+    async fn queued(&self, tasks: Vec<NewTask>) -> Result<Vec<Queued>, RecordsError> {
+        self.forget();
+        let bytes_max = self.limits.bytes_max;
+        if self.bytes.load(Ordering::Relaxed) > bytes_max {
+            return Err(RecordsError { action: "written", source: Box::new(Full { bytes_max }) });
+        }
+        Ok(tasks.iter().map(|task| self.queue(task)).collect())
+    }
+
+    async fn withdraw(&self, ids: Vec<TaskId>) -> Result<(), RecordsError> {
+        for id in ids {
+            let mut shard = self.shard(&id);
+            let may_go = |kept: &Kept| kept.record.status == Status::Queued && !kept.shared;
+            if shard.kept.get(&id).is_some_and(may_go) {
+                if let Some(kept) = shard.kept.remove(&id) {
+                    self.bytes.fetch_sub(order::weight(&kept.record), Ordering::Relaxed);
+                }
+                self.followers.withdrawn(&id);
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self, update: Update) {
+        self.change(update);
+    }
+
+    fn note_progress(&self, id: &TaskId, progress: Progress) {
+        let progress = order::storable_progress(progress);
+        let mut shard = self.shard(id);
+        if let Some(kept) = shard.kept.get_mut(id)
+            && kept.record.status == Status::Running
+        {
+            self.bytes.fetch_sub(order::weight(&kept.record), Ordering::Relaxed);
+            self.followers.progressed(id, &progress);
+            kept.record.progress = Some(progress);
+            self.bytes.fetch_add(order::weight(&kept.record), Ordering::Relaxed);
+        }
+    }
+
+    async fn finished(&self, update: Update) -> Result<(), RecordsError> {
+        self.change(update);
+        Ok(())
+    }
+
+    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
+        self.forget();
+        Ok(self.shard(id).kept.get(id).map(|kept| kept.record.clone()))
+    }
+
+    fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>> {
+        // Under the shard's lock, so that no change falls between reading and following.
+        let shard = self.shard(id);
+        let known = shard.kept.get(id).map(|kept| kept.record.clone());
+        self.followers.follow(id, known)
+    }
+
+    async fn close(&self) {}
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::conformance::{self, ended, new_task};
+
+    #[tokio::test]
+    async fn keeps_the_rules() {
+        conformance::exercise(async || MemoryRecords::default()).await;
+    }
+
+    #[tokio::test]
+    async fn forgets_ended_tasks_after_the_retention_and_no_others() {
+        let records = MemoryRecords::new(MemoryLimits { retention: Duration::ZERO, ..MemoryLimits::default() });
+        let (waiting, over) = (new_task("a"), new_task("b"));
+        records.queued(vec![waiting.clone(), over.clone()]).await.unwrap();
+        records.finished(ended(&over, Status::Succeeded)).await.unwrap();
+        assert_eq!(records.get(&over.id).await.unwrap(), None);
+        assert!(records.get(&waiting.id).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn forgets_the_oldest_ends_first_when_full_and_counts_exactly() {
+        let limits = MemoryLimits { bytes_max: 100_000, ..MemoryLimits::default() };
+        let records = MemoryRecords::new(limits);
+        let tasks: Vec<_> = (0..50).map(|_| new_task("a")).collect();
+        for task in &tasks {
+            let mut update = ended(task, Status::Succeeded);
+            update.output =
+                Some(crate::task::Output { content_type: None, body: bytes::Bytes::from(vec![0; 10_000]) });
+            records.finished(update).await.unwrap();
+        }
+        let mut known = Vec::new();
+        for task in &tasks {
+            known.push(records.get(&task.id).await.unwrap().is_some());
+        }
+        let first_kept = known.iter().position(|known| *known).unwrap();
+        assert!(first_kept > 30, "{first_kept}");
+        assert!(known[first_kept..].iter().all(|known| *known));
+        assert!(records.bytes.load(Ordering::Relaxed) <= limits.bytes_max);
+    }
+
+    #[tokio::test]
+    async fn refuses_more_when_unfinished_tasks_fill_it_and_takes_more_once_they_end() {
+        let records = MemoryRecords::new(MemoryLimits { bytes_max: 4_000, ..MemoryLimits::default() });
+        let mut taken = Vec::new();
+        let error = loop {
+            let task = new_task("a");
+            match records.queued(vec![task.clone()]).await {
+                Ok(_) => taken.push(task),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.action, "written");
+        for task in &taken {
+            records.finished(ended(task, Status::Succeeded)).await.unwrap();
+        }
+        records.queued(vec![new_task("a")]).await.unwrap();
+    }
+}

@@ -1,0 +1,150 @@
+//! Which of two changes of a record is the later one, and what a record is after a change.
+//!
+//! Changes arrive out of order: `running` is written late, several hosts may meet the same task, a batch may be written
+//! twice. So arrival decides nothing; the rules here do. The statement in `records::postgres::changes` says the same in
+//! SQL, and `records::conformance` holds both to it.
+
+use super::{NewTask, Progress, Status, TaskRecord, Update};
+use crate::task::{Failure, Output, UnixMs};
+
+/// The number that stands for a status in the database. Later stages have larger numbers; all ends are from 3 on.
+pub(super) fn code(status: Status) -> i16 {
+    match status {
+        Status::Queued => 0,
+        Status::Running => 1,
+        Status::Retrying => 2,
+        Status::Succeeded => 3,
+        Status::Failed => 4,
+        Status::Cancelled => 5,
+    }
+}
+
+/// The status that a number stands for.
+pub(super) fn from_code(code: i16) -> Option<Status> {
+    use Status::{Cancelled, Failed, Queued, Retrying, Running, Succeeded};
+    [Queued, Running, Retrying, Succeeded, Failed, Cancelled].into_iter().find(|status| self::code(*status) == code)
+}
+
+/// Whether `change` is to be written over `record`.
+///
+/// Nothing follows an end. Before it, the attempt decides, then when the attempt began (a task that its host died with
+/// runs again under the same number), then the stage.
+pub(super) fn supersedes(change: &TaskRecord, record: &TaskRecord) -> bool {
+    if record.status.is_terminal() {
+        return false;
+    }
+    let started_ms = |started: Option<UnixMs>| started.or(record.started_at_ms).unwrap_or(0);
+    let new = (change.attempt, started_ms(change.started_at_ms), code(change.status));
+    let old = (record.attempt, started_ms(record.started_at_ms), code(record.status));
+    change.status.is_terminal() || new >= old
+}
+
+/// Writes `change` over `record`, which it must supersede. What a change before the end does not say stays.
+pub(super) fn merge(record: &mut TaskRecord, change: &TaskRecord) {
+    let begins_again = change.status == Status::Running
+        && (change.attempt != record.attempt
+            || change.started_at_ms.or(record.started_at_ms) != record.started_at_ms);
+    if begins_again {
+        record.progress = None;
+    }
+    let ends = change.status.is_terminal();
+    record.revision = change.revision.or(record.revision);
+    record.status = change.status;
+    record.attempt = change.attempt;
+    record.output.clone_from(&change.output);
+    if ends || change.failure.is_some() {
+        record.failure.clone_from(&change.failure);
+    }
+    record.usage = change.usage.or(record.usage);
+    record.started_at_ms = change.started_at_ms.or(record.started_at_ms);
+    record.finished_at_ms = change.finished_at_ms;
+}
+
+impl From<&NewTask> for TaskRecord {
+    fn from(task: &NewTask) -> Self {
+        Self {
+            id: task.id.clone(),
+            agent: task.agent.clone(),
+            revision: None,
+            status: Status::Queued,
+            attempt: 1,
+            output: None,
+            failure: None,
+            progress: None,
+            usage: None,
+            enqueued_at_ms: task.enqueued_at_ms,
+            started_at_ms: None,
+            finished_at_ms: None,
+        }
+    }
+}
+
+/// The record that a change makes where there was none.
+impl From<Update> for TaskRecord {
+    fn from(update: Update) -> Self {
+        Self {
+            id: update.id,
+            agent: update.agent,
+            revision: update.revision,
+            status: update.status,
+            attempt: update.attempt,
+            output: update.output.map(|output| Output {
+                content_type: output.content_type.map(storable),
+                body: output.body,
+            }),
+            failure: update
+                .failure
+                .map(|failure| Failure { kind: storable(failure.kind), message: storable(failure.message) }),
+            progress: None,
+            usage: update.usage,
+            enqueued_at_ms: update.enqueued_at_ms,
+            started_at_ms: update.started_at_ms,
+            finished_at_ms: update.finished_at_ms,
+        }
+    }
+}
+
+/// Progress as it can be stored.
+pub(super) fn storable_progress(progress: Progress) -> Progress {
+    Progress { fraction: progress.fraction, note: storable(progress.note) }
+}
+
+/// Text from an agent as PostgreSQL can hold it: it has no NUL in text, and one such message must not cost the batch
+/// that it is written with.
+fn storable(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}
+
+/// Bytes that a record keeps in memory or takes on its way to the database, roughly.
+pub(super) fn weight(record: &TaskRecord) -> usize {
+    let output = record.output.as_ref().map_or(0, |output| {
+        output.body.len() + output.content_type.as_ref().map_or(0, String::len)
+    });
+    let failure = record.failure.as_ref().map_or(0, |failure| failure.message.len() + failure.kind.len());
+    let progress = record.progress.as_ref().map_or(0, |progress| progress.note.len());
+    RECORD_BYTES + record.id.as_str().len() + output + failure + progress
+}
+
+/// What a record without output, failure and progress takes, map entry and allocations included.
+pub(super) const RECORD_BYTES: usize = 384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_its_number() {
+        for status in [
+            Status::Queued,
+            Status::Running,
+            Status::Retrying,
+            Status::Succeeded,
+            Status::Failed,
+            Status::Cancelled,
+        ] {
+            assert_eq!(from_code(code(status)), Some(status));
+            assert_eq!(status.is_terminal(), code(status) >= 3);
+        }
+        assert_eq!(from_code(6), None);
+    }
+}

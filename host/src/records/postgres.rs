@@ -1,0 +1,210 @@
+//! Records in PostgreSQL, for a fleet.
+//!
+//! No task pays a round trip of its own. Two writers own one connection each and write whatever has gathered while the
+//! last statement ran ([`intake`]: tasks about to be published; [`changes`]: what became of them); a reader does the
+//! same for look-ups ([`reader`]). Under load the batches grow by themselves, without it a record is written at once.
+//!
+//! A lost connection loses nothing that somebody waits for: the batch is written again, which the statements allow for,
+//! until it succeeds or its callers have waited for [`PostgresSettings::wait_max`].
+
+mod changes;
+mod intake;
+mod link;
+mod noted;
+mod prune;
+mod reader;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::link::{Link, WriteError};
+use super::follow::Followers;
+use super::{
+    NewTask, Progress, Queued, RETENTION_DEFAULT, RecordsError, TaskRecord, TaskRecords, Update, order,
+};
+use crate::store::{HostDatabase, StoreError};
+use crate::task::TaskId;
+
+/// How the records are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct PostgresSettings {
+    /// How long a record is kept after its task's end.
+    pub retention: Duration,
+    /// How long a call waits for a database that is away before it fails.
+    pub wait_max: Duration,
+}
+
+impl Default for PostgresSettings {
+    /// 24 hours; and 10 seconds, which a restart of the server takes less than, while a caller still waits.
+    fn default() -> Self {
+        Self { retention: RETENTION_DEFAULT, wait_max: Duration::from_secs(10) }
+    }
+}
+
+/// Calls that may wait for each writer and for the reader; past it the callers wait to be let in.
+const CALLS_WAITING_MAX: usize = 4_096;
+
+/// Bytes of records (outputs mostly) that may wait to be written; past it the callers wait. An output may be 15 MiB,
+/// and the memory of the host is bounded.
+const WRITE_BYTES_WAITING_MAX: usize = 32 << 20;
+
+/// New tasks that one message to the writer carries; a larger submission is cut into such pieces.
+const NEW_TASKS_PER_MESSAGE: usize = 500;
+
+/// Task records in PostgreSQL.
+#[derive(Debug)]
+pub struct PostgresRecords {
+    settings: PostgresSettings,
+    intake: mpsc::Sender<intake::Message>,
+    changes: mpsc::Sender<changes::Finished>,
+    reader: mpsc::Sender<reader::Lookup>,
+    noted: Arc<noted::Noted>,
+    followers: Arc<Followers>,
+    bytes: Arc<Semaphore>,
+    notes_dropped: Arc<AtomicU64>,
+    closing: CancellationToken,
+    writers: Mutex<Vec<JoinHandle<()>>>,
+    /// Ends the tasks of records that are dropped without being closed.
+    _closes: DropGuard,
+}
+
+impl PostgresRecords {
+    /// Connects, and starts the writers, the reader and the pruning on the calling runtime.
+    ///
+    /// # Errors
+    /// The database cannot be reached.
+    pub async fn start(database: &HostDatabase, settings: PostgresSettings) -> Result<Self, StoreError> {
+        let closing = CancellationToken::new();
+        let followers = Arc::new(Followers::default());
+        let noted = Arc::new(noted::Noted::default());
+        let notes_dropped = Arc::new(AtomicU64::new(0));
+        let (intake, intake_calls) = mpsc::channel(CALLS_WAITING_MAX);
+        let (changes, changes_calls) = mpsc::channel(CALLS_WAITING_MAX);
+        let (reader, lookups) = mpsc::channel(CALLS_WAITING_MAX);
+        let intake_writer = intake::Writer::new(Link::open(database, "intake").await?, Arc::clone(&followers));
+        let changes_writer = changes::Writer {
+            link: Link::open(database, "changes").await?,
+            noted: Arc::clone(&noted),
+            followers: Arc::clone(&followers),
+            notes_dropped: Arc::clone(&notes_dropped),
+        };
+        let look_up = reader::run(Link::open(database, "reader").await?, lookups);
+        let writers = vec![
+            tokio::spawn(intake_writer.run(intake_calls, closing.clone())),
+            tokio::spawn(changes_writer.run(changes_calls, closing.clone())),
+        ];
+        tokio::spawn(closing.clone().run_until_cancelled_owned(look_up));
+        let poll = reader::poll(Arc::clone(&followers), reader.clone());
+        tokio::spawn(closing.clone().run_until_cancelled_owned(poll));
+        let prune = prune::run(database.clone(), settings.retention);
+        tokio::spawn(closing.clone().run_until_cancelled_owned(prune));
+        Ok(Self {
+            settings,
+            intake,
+            changes,
+            reader,
+            noted,
+            followers,
+            bytes: Arc::new(Semaphore::new(WRITE_BYTES_WAITING_MAX)),
+            notes_dropped,
+            _closes: closing.clone().drop_guard(),
+            closing,
+            writers: Mutex::new(writers),
+        })
+    }
+
+    /// How many noted changes were given up since the start: the database was away, or too many waited.
+    #[must_use]
+    pub fn notes_dropped(&self) -> u64 {
+        self.notes_dropped.load(Ordering::Relaxed)
+    }
+
+    /// Sends one message to a task behind a channel and waits for its answer, up to the time limit.
+    async fn ask<M, T>(
+        &self,
+        action: &'static str,
+        channel: &mpsc::Sender<M>,
+        message: impl FnOnce(oneshot::Sender<Result<T, WriteError>>) -> M,
+    ) -> Result<T, RecordsError> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            channel.send(message(reply)).await.map_err(|_| WriteError::Closed)?;
+            answer.await.map_err(|_| WriteError::Closed)?
+        };
+        match tokio::time::timeout(self.settings.wait_max, asked).await {
+            Ok(answered) => answered,
+            Err(_) => Err(WriteError::Waited(self.settings.wait_max)),
+        }
+        .map_err(|error| RecordsError { action, source: Box::new(error) })
+    }
+}
+
+#[async_trait::async_trait]
+impl TaskRecords for PostgresRecords {
+    async fn queued(&self, tasks: Vec<NewTask>) -> Result<Vec<Queued>, RecordsError> {
+        let messages = tasks.chunks(NEW_TASKS_PER_MESSAGE).map(|tasks| {
+            self.ask("written", &self.intake, |reply| intake::Message::Queued { tasks: tasks.to_vec(), reply })
+        });
+        Ok(futures::future::try_join_all(messages).await?.concat())
+    }
+
+    async fn withdraw(&self, ids: Vec<TaskId>) -> Result<(), RecordsError> {
+        self.ask("written", &self.intake, |reply| intake::Message::Withdraw { ids, reply }).await
+    }
+
+    fn note(&self, update: Update) {
+        let change = TaskRecord::from(update);
+        self.followers.changed(&change);
+        if !self.noted.change(change) {
+            self.notes_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn note_progress(&self, id: &TaskId, progress: Progress) {
+        let progress = order::storable_progress(progress);
+        self.followers.progressed(id, &progress);
+        if !self.noted.progress(id, progress) {
+            self.notes_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    async fn finished(&self, update: Update) -> Result<(), RecordsError> {
+        let change = TaskRecord::from(update);
+        self.noted.overtaken(&change);
+        // More than the whole allowance is let in alone.
+        let weight = order::weight(&change).min(WRITE_BYTES_WAITING_MAX);
+        let permits = u32::try_from(weight).unwrap_or(u32::MAX);
+        let allowance = async { Arc::clone(&self.bytes).acquire_many_owned(permits).await };
+        let allowance = match tokio::time::timeout(self.settings.wait_max, allowance).await {
+            Ok(Ok(allowance)) => allowance,
+            Ok(Err(_)) | Err(_) => {
+                let source = Box::new(WriteError::Waited(self.settings.wait_max));
+                return Err(RecordsError { action: "written", source });
+            }
+        };
+        self.ask("written", &self.changes, |reply| changes::Finished { change, reply, allowance }).await
+    }
+
+    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
+        self.ask("read", &self.reader, |reply| reader::Lookup { id: id.clone(), reply }).await
+    }
+
+    fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>> {
+        self.followers.follow(id, None)
+    }
+
+    async fn close(&self) {
+        self.closing.cancel();
+        let writers = std::mem::take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
+        for writer in writers {
+            if let Err(error) = writer.await {
+                tracing::error!(%error, "a writer of task records stopped early");
+            }
+        }
+    }
+}

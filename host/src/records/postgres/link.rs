@@ -1,0 +1,147 @@
+//! One connection that is kept, and opened again when it is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+
+use crate::store::{HostDatabase, StoreError};
+
+/// How long a statement may take before its connection counts as lost: a server that vanished without a goodbye says
+/// nothing, and TCP alone would wait for a quarter of an hour.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The first pause before trying again, doubled each time.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+
+/// The longest pause before trying again: a server that is back is noticed this soon.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// After a statement larger than this the connection's buffers are given back.
+const BUFFERS_KEPT_BYTES: usize = 1 << 20;
+
+/// Why a call to the records failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    #[error("the database refused the statement")]
+    Refused(#[source] Arc<sqlx::Error>),
+    #[error("the database was not there for {0:?}; it may be restarting")]
+    Waited(Duration),
+    #[error("the records are closed, because this host is stopping")]
+    Closed,
+}
+
+/// What became of an attempt that failed.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The connection, or the server's readiness; worth another try.
+    Passing,
+    /// One of the rows; the others may fare better without it.
+    Row(Arc<sqlx::Error>),
+    /// The statement, whatever it holds.
+    Statement(Arc<sqlx::Error>),
+}
+
+/// One statement, which may be run again.
+pub(super) trait Work: Sync {
+    type Answer: Send;
+    fn run(&self, connection: &mut PgConnection) -> impl Future<Output = Result<Self::Answer, sqlx::Error>> + Send;
+    /// Bytes that it carries, roughly.
+    fn bytes(&self) -> usize;
+}
+
+#[derive(Debug)]
+pub(super) struct Link {
+    database: HostDatabase,
+    connection: Option<PgConnection>,
+    /// What it is for, in the log.
+    purpose: &'static str,
+    pause: Duration,
+}
+
+impl Link {
+    pub(super) async fn open(database: &HostDatabase, purpose: &'static str) -> Result<Self, StoreError> {
+        let connection = Some(database.connect().await?);
+        Ok(Self { database: database.clone(), connection, purpose, pause: PAUSE_MIN })
+    }
+
+    /// Runs the work once. After [`Fault::Passing`] a pause has been made, and the caller decides whether to try again.
+    pub(super) async fn attempt<W: Work>(&mut self, work: &W) -> Result<W::Answer, Fault> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => match self.database.connect().await {
+                Ok(connection) => {
+                    tracing::info!(purpose = self.purpose, "task records: connected to the database again");
+                    connection
+                }
+                Err(error) => return Err(self.pause_after(&error).await),
+            },
+        };
+        let result = match tokio::time::timeout(STATEMENT_TIMEOUT, work.run(&mut connection)).await {
+            Ok(result) => result,
+            // The connection is in the middle of something: dropping it is the only way on.
+            Err(_) => return Err(self.pause_after(&StoreError::Timeout(STATEMENT_TIMEOUT)).await),
+        };
+        let error = match result {
+            Ok(answer) => {
+                if work.bytes() > BUFFERS_KEPT_BYTES {
+                    connection.shrink_buffers();
+                }
+                self.connection = Some(connection);
+                self.pause = PAUSE_MIN;
+                return Ok(answer);
+            }
+            Err(error) => error,
+        };
+        match judged(&error) {
+            Judgement::Passing => Err(self.pause_after(&error).await),
+            Judgement::Row => {
+                self.connection = Some(connection);
+                Err(Fault::Row(Arc::new(error)))
+            }
+            Judgement::Statement => {
+                self.connection = Some(connection);
+                Err(Fault::Statement(Arc::new(error)))
+            }
+        }
+    }
+
+    async fn pause_after(&mut self, error: &(dyn std::error::Error + Sync)) -> Fault {
+        let cause = error.source().map(ToString::to_string);
+        tracing::warn!(purpose = self.purpose, %error, cause, "task records: the database is away, trying again");
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        Fault::Passing
+    }
+}
+
+enum Judgement {
+    Passing,
+    Row,
+    Statement,
+}
+
+/// What to make of an error, by the class of its SQLSTATE (PostgreSQL's appendix A).
+fn judged(error: &sqlx::Error) -> Judgement {
+    let Some(code) = error.as_database_error().and_then(|error| error.code()) else {
+        // Input and output, TLS, the protocol: all of the connection, except what our own side could not encode.
+        return match error {
+            sqlx::Error::Encode(_) => Judgement::Row,
+            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) => {
+                Judgement::Statement
+            }
+            _ => Judgement::Passing,
+        };
+    };
+    // 25006: a former primary, which only reads until the address points to the new one.
+    if code == "25006" {
+        return Judgement::Passing;
+    }
+    match code.get(..2) {
+        // Connection, rollback (deadlock), resources, object in use, operator intervention (restart), system.
+        Some("08" | "40" | "53" | "55" | "57" | "58") => Judgement::Passing,
+        // Data, integrity, limits of a value's size.
+        Some("22" | "23" | "54") => Judgement::Row,
+        _ => Judgement::Statement,
+    }
+}

@@ -1,0 +1,148 @@
+//! The host's own database: where task records and the catalog of agents live, in the schema `agent_host`.
+//!
+//! Opening it brings the schema up to date, under a lock, so that the hosts of a fleet may all start at once. What is
+//! used per task takes a connection of its own and keeps it: a pooled one costs round trips of health checks per query.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection};
+
+/// How long opening one connection may take before it counts as unreachable; a local or near server needs milliseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a starting host waits for others that are migrating, and then for its own migrations.
+const MIGRATE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Key of the advisory lock that migrations run under. Any fixed number will do; this one spells "agenthst".
+const MIGRATE_LOCK: i64 = 0x6167_656e_7468_7374;
+
+/// Why the host's own database cannot be used. Holds no credentials.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The URL is none.
+    #[error(
+        "the database URL cannot be read: expected postgres://user:password@server:5432/database, \
+         with ?host=/folder for a unix socket"
+    )]
+    Url(#[source] sqlx::Error),
+    /// The server is away or refuses the connection.
+    #[error("the database cannot be reached: check that it runs, and the URL's server, user and database")]
+    Connect(#[source] sqlx::Error),
+    /// The server did not answer.
+    #[error("the database did not answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// The schema could not be made or brought up to date.
+    #[error("the schema agent_host cannot be brought up to date: its user must own it, or be allowed to create it")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+}
+
+/// The host's own database, up to date. Cloning it shares nothing but the address.
+#[derive(Clone)]
+pub struct HostDatabase {
+    options: PgConnectOptions,
+}
+
+impl HostDatabase {
+    /// Reads the URL, connects, and brings the schema `agent_host` up to date.
+    ///
+    /// # Errors
+    /// [`StoreError`], any of them.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let options: PgConnectOptions = url.parse().map_err(StoreError::Url)?;
+        let options = match options.get_application_name() {
+            Some(_) => options,
+            None => options.application_name("agent-host"),
+        };
+        // Statements carry what tasks carry, and are too many to log.
+        let database = Self { options: options.disable_statement_logging() };
+        let mut connection = database.connect().await?;
+        match tokio::time::timeout(MIGRATE_TIMEOUT, migrate(&mut connection)).await {
+            Ok(migrated) => migrated.map_err(StoreError::Migrate)?,
+            Err(_) => return Err(StoreError::Timeout(MIGRATE_TIMEOUT)),
+        }
+        // Closing releases the lock; whether the goodbye reaches the server does not matter.
+        let _ = connection.close().await;
+        Ok(database)
+    }
+
+    /// Opens a connection for the caller to keep, whose unqualified names are those of the schema `agent_host`.
+    ///
+    /// # Errors
+    /// [`StoreError::Connect`] or [`StoreError::Timeout`].
+    pub async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let connecting = async {
+            let mut connection = self.options.connect().await?;
+            prepare(&mut connection).await?;
+            Ok(connection)
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(connected) => connected.map_err(StoreError::Connect),
+            Err(_) => Err(StoreError::Timeout(CONNECT_TIMEOUT)),
+        }
+    }
+
+    /// A pool for what is rare, such as deployments. Its connections open when they are first needed.
+    #[must_use]
+    pub fn pool(&self, connections_max: u32) -> PgPool {
+        PgPoolOptions::new()
+            .max_connections(connections_max)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .after_connect(|connection, _| Box::pin(prepare(connection)))
+            .connect_lazy_with(self.options.clone())
+    }
+}
+
+impl std::fmt::Debug for HostDatabase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the options: they hold the password.
+        f.debug_struct("HostDatabase").field("server", &self.options.get_host()).finish_non_exhaustive()
+    }
+}
+
+/// What every connection starts with. A record must be on disk before its message is acknowledged, so a server or role
+/// whose default is to answer commits early is overruled; any stricter setting stays.
+async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    const SETTINGS: &str = "
+        SELECT set_config('search_path', 'agent_host', false);
+        SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+    connection.execute(SETTINGS).await.map(drop)
+}
+
+async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::migrate::MigrateError> {
+    // Our own lock instead of the migrator's: it also covers creating the schema, which is no atomic "if not exists".
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATE_LOCK).execute(&mut *connection).await?;
+    let schema: Option<String> =
+        sqlx::query_scalar("SELECT to_regnamespace('agent_host')::text").fetch_one(&mut *connection).await?;
+    // Asked first, because "if not exists" needs the right to create schemas even where this one is there.
+    if schema.is_none() {
+        sqlx::query("CREATE SCHEMA agent_host").execute(&mut *connection).await?;
+    }
+    let mut migrator = sqlx::migrate!("./migrations");
+    migrator.set_locking(false);
+    // A newer host of the fleet may have migrated further already; migrations only ever add.
+    migrator.set_ignore_missing(true);
+    migrator.run_direct(connection).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_url_that_is_none_is_refused_without_repeating_it() {
+        for url in ["", "secret", "postgres://u:secret@:99999/x", "postgres://u:secret@h/x?sslmode=secret2"] {
+            let error = HostDatabase::open(url).await.unwrap_err();
+            assert!(matches!(error, StoreError::Url(_)), "{url}: {error:?}");
+            assert!(!format!("{error} {error:?}").contains("secret@"), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unreachable_server_is_named_as_such_without_the_password() {
+        // Port 1 is reserved and nothing listens there.
+        let error = HostDatabase::open("postgres://u:secret@127.0.0.1:1/x").await.unwrap_err();
+        assert!(matches!(error, StoreError::Connect(_)), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+    }
+}
