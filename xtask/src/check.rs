@@ -58,7 +58,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Compares Cargo.lock with the `name@<version` bans of deny.toml. cargo-deny reads the same list; this also works
+/// Compares Cargo.lock with the `name:<version` bans of deny.toml. cargo-deny reads the same list; this also works
 /// without it and without a network.
 fn minimum_versions(root: &Path) -> Result<()> {
     let table = |name: &str| -> Result<toml::Table> {
@@ -71,7 +71,7 @@ fn minimum_versions(root: &Path) -> Result<()> {
     let minimums = minimums(&deny)?;
     ensure!(
         !minimums.is_empty(),
-        "deny.toml has no `name@<version` entry under [bans] deny"
+        "deny.toml has no `name:<version` entry under [bans] deny"
     );
     let low = below(&lock, &minimums)?;
     if !low.is_empty() {
@@ -100,7 +100,7 @@ fn minimums(deny: &toml::Table) -> Result<Vec<Minimum>> {
                 .and_then(toml::Value::as_str)
                 .unwrap_or_default()
         };
-        if let Some((name, version)) = text("crate").split_once("@<") {
+        if let Some((name, version)) = text("crate").split_once(":<") {
             minimums.push((
                 name.to_owned(),
                 parse_version(version)?,
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     const DENY: &str =
-        "[bans]\ndeny = [{ crate = \"h2@<0.4.16\", reason = \"why\" }, { crate = \"openssl\" }]";
+        "[bans]\ndeny = [{ crate = \"h2:<0.4.16\", reason = \"why\" }, { crate = \"openssl\" }]";
 
     fn low_in(lock: &str) -> Vec<String> {
         let minimums = minimums(&DENY.parse().unwrap()).unwrap();

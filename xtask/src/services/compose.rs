@@ -72,6 +72,7 @@ impl Compose {
             .current_dir(&self.root)
             .args(["compose", "--project-name", &self.project])
             .env("RABBITMQ_PORT", amqp.to_string())
+            .env("RABBITMQ_MANAGEMENT_PORT", "")
             .env("POSTGRES_PORT", database.to_string())
             .env("REDIS_PORT", redis.to_string())
             // Compose checks the variables of the host service too, which is not started here.
