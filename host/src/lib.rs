@@ -21,5 +21,7 @@ pub mod http;
 pub mod manifest;
 pub mod records;
 pub mod store;
+pub mod lifecycle;
 pub mod task;
+pub mod telemetry;
 pub mod units;

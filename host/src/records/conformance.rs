@@ -71,6 +71,7 @@ pub fn ended(task: &NewTask, status: Status) -> Update {
         output: succeeded.then(|| Output {
             content_type: Some("application/json".to_owned()),
             body: Bytes::from_static(b"{\"sum\": 3}\0\xff"),
+            ..Output::default()
         }),
         failure: (!succeeded)
             .then(|| Failure { kind: "rejected".to_owned(), message: "exit code 3: \u{e4}".to_owned() }),
@@ -199,7 +200,7 @@ async fn everything_said_at_the_end_is_kept(records: impl TaskRecords) {
     // Nothing but an empty output, and a large one.
     for body in [Bytes::new(), Bytes::from(vec![7; 15 << 20])] {
         let task = new_task("a");
-        let output = Some(Output { content_type: None, body });
+        let output = Some(Output { body, ..Output::default() });
         let end = Update { output: output.clone(), usage: None, revision: None, ..ended(&task, Status::Succeeded) };
         records.finished(end).await.expect("writable");
         let record = got(&records, &task).await.expect("it ended");

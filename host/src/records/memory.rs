@@ -293,7 +293,7 @@ mod tests {
         for task in &tasks {
             let mut update = ended(task, Status::Succeeded);
             update.output =
-                Some(crate::task::Output { content_type: None, body: bytes::Bytes::from(vec![0; 10_000]) });
+                Some(crate::task::Output { body: bytes::Bytes::from(vec![0; 10_000]), ..Default::default() });
             records.finished(update).await.unwrap();
         }
         let mut known = Vec::new();

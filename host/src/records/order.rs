@@ -91,6 +91,8 @@ impl From<Update> for TaskRecord {
             output: update.output.map(|output| Output {
                 content_type: output.content_type.map(storable),
                 body: output.body,
+                // Headers are for the result message; the API does not show them.
+                headers: Vec::new(),
             }),
             failure: update
                 .failure

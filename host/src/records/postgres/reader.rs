@@ -132,7 +132,7 @@ fn decoded(row: &PgRow) -> Result<TaskRecord, sqlx::Error> {
         Ok(row.try_get::<Option<i64>, _>(index)?.map(|number| UnixMs::try_from(number).unwrap_or(0)))
     };
     let output = match row.try_get::<Option<Vec<u8>>, _>(6)? {
-        Some(body) => Some(Output { content_type: row.try_get(5)?, body: body.into() }),
+        Some(body) => Some(Output { content_type: row.try_get(5)?, body: body.into(), ..Output::default() }),
         None => None,
     };
     let failure = match row.try_get::<Option<String>, _>(7)? {
