@@ -62,9 +62,23 @@ impl Connection {
 
     /// Runs a statement and streams its rows.
     pub fn query(&self, statement: &str, params: &[Param]) -> Result<Rows, Error> {
+        self.query_by(BATCH_ROWS, statement, params)
+    }
+
+    fn query_by(&self, batch_rows: u32, statement: &str, params: &[Param]) -> Result<Rows, Error> {
         let cursor = self.0.query(statement, params)?;
-        let columns = cursor.columns().into_iter().map(|column| column.name).collect();
-        Ok(Rows { cursor, columns, batch: Vec::new().into_iter(), done: false })
+        let columns = cursor
+            .columns()
+            .into_iter()
+            .map(|column| column.name)
+            .collect();
+        Ok(Rows {
+            cursor,
+            columns,
+            batch_rows,
+            batch: Vec::new().into_iter(),
+            done: false,
+        })
     }
 
     /// Runs a statement and gives its first row. [`Error::NoRow`] where there is none.
@@ -74,7 +88,7 @@ impl Connection {
 
     /// Runs a statement and gives its first row, if there is one.
     pub fn query_opt(&self, statement: &str, params: &[Param]) -> Result<Option<Row>, Error> {
-        self.query(statement, params)?.next().transpose()
+        self.query_by(1, statement, params)?.next().transpose()
     }
 
     /// Runs a statement and gives all its rows.
@@ -87,6 +101,7 @@ impl Connection {
 pub struct Rows {
     cursor: raw::Cursor,
     columns: Rc<[String]>,
+    batch_rows: u32,
     batch: std::vec::IntoIter<Vec<Value>>,
     done: bool,
 }
@@ -103,7 +118,7 @@ impl Iterator for Rows {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.batch.len() == 0 && !self.done {
-            match self.cursor.next(BATCH_ROWS) {
+            match self.cursor.next(self.batch_rows) {
                 Ok(batch) => {
                     self.done = batch.is_empty();
                     self.batch = batch.into_iter();
@@ -115,13 +130,18 @@ impl Iterator for Rows {
             }
         }
         let values = self.batch.next()?;
-        Some(Ok(Row { columns: Rc::clone(&self.columns), values }))
+        Some(Ok(Row {
+            columns: Rc::clone(&self.columns),
+            values,
+        }))
     }
 }
 
 impl fmt::Debug for Rows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rows").field("columns", &self.columns).finish_non_exhaustive()
+        f.debug_struct("Rows")
+            .field("columns", &self.columns)
+            .finish_non_exhaustive()
     }
 }
 
@@ -196,15 +216,29 @@ mod tests {
     #[test]
     fn what_does_not_fit_says_which_column_and_what_it_holds() {
         let error = row().get::<String>("name").unwrap_err();
-        assert_eq!(error.to_string(), "the column `name` holds NULL, which is no alloc::string::String");
-        assert_eq!(row().get::<i64>("nmae"), Err(Error::NoColumn("nmae".into())));
+        assert_eq!(
+            error.to_string(),
+            "the column `name` holds NULL, which is no alloc::string::String"
+        );
+        assert_eq!(
+            row().get::<i64>("nmae"),
+            Err(Error::NoColumn("nmae".into()))
+        );
         assert_eq!(row().get::<i64>(2), Err(Error::NoColumn("2".into())));
     }
 
     #[test]
     fn parameters_keep_their_order_and_types() {
         let params: &[Param] = params![1_i32, "two", None::<String>, Some(true)];
-        assert_eq!(params, [Param::Int32(1), Param::Str("two".into()), Param::DbNull, Param::Boolean(true)]);
+        assert_eq!(
+            params,
+            [
+                Param::Int32(1),
+                Param::Str("two".into()),
+                Param::DbNull,
+                Param::Boolean(true)
+            ]
+        );
         let none: &[Param] = params![];
         assert_eq!(none, []);
     }
