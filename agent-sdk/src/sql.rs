@@ -19,6 +19,7 @@
 //! commits if the task succeeds. A statement that fails leaves it aborted: prefer `ON CONFLICT` to catching errors.
 
 mod error;
+mod time;
 mod value;
 
 use std::fmt;
