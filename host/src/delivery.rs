@@ -57,6 +57,9 @@ pub enum PublishError {
         /// The routing key.
         route: String,
     },
+    /// The message cannot be carried, now or ever: too large, or a name too long for AMQP.
+    #[error("the message cannot be sent: {0}")]
+    Refused(String),
     /// The broker is away, blocked, refused it, or did not confirm in time. Whether it has the message is unknown.
     #[error("the broker did not confirm the message")]
     Unavailable(#[source] BrokerError),

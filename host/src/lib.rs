@@ -15,6 +15,7 @@
 //! types.
 
 pub mod agents;
+pub mod broker;
 pub mod catalog;
 pub mod delivery;
 pub mod http;

@@ -1,0 +1,308 @@
+//! RabbitMQ over AMQP 0-9-1.
+//!
+//! ```text
+//!  publish ──► Publisher ── lanes (one channel each) ──► connection "publish" ──► RabbitMQ
+//!  consume ──► supervisor ── channel per consumer ─────► connection "consume" ──► RabbitMQ
+//!  declare, depth ── a channel per call ───────────────────┘
+//! ```
+//!
+//! Two connections, because under a memory alarm the broker stops reading from connections that publish, and an
+//! acknowledgement sent there would wait for the alarm to clear (measured).
+//!
+//! Everything heals itself: a [`link::Link`] per connection remakes it, and each lane and each consumer remakes its
+//! channel, also where only the channel died (a consumer timeout, a deleted queue). The driver's own recovery is not
+//! used: it knows nothing of channels that die alone, and nothing of receipts that became void.
+
+mod connectivity;
+mod consumer;
+mod convert;
+mod declare;
+mod expired;
+mod link;
+mod publisher;
+mod watermark;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::{envelope, topology};
+use crate::delivery::{
+    Broker, BrokerError, Connectivity, Consumer, Message, PublishError, QueueDepth, Route,
+};
+use crate::task::{AgentName, unix_ms_now};
+use connectivity::Health;
+use link::Link;
+use publisher::Publisher;
+
+/// How to reach the broker and how patient to be with it.
+#[derive(Clone)]
+pub struct AmqpConfig {
+    /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS; a `/` in the vhost is written `%2f`.
+    pub url: String,
+    /// Whether an operator has declared the whole topology: then nothing is declared, only checked.
+    pub predeclared: bool,
+    /// Longest silence on a connection before it counts as dead; the broker is asked for heartbeats at this interval.
+    /// Below 5 s a busy host is taken for a dead one.
+    pub heartbeat: Duration,
+    /// Longest wait for a connection to be made.
+    pub connect_timeout: Duration,
+    /// Longest wait for the confirm of a message, its wait for a place among the messages in flight included.
+    pub confirm_timeout: Duration,
+    /// Wait before the first attempt to remake a connection or channel; it doubles with every failed one.
+    pub reconnect_initial: Duration,
+    /// Longest wait between attempts.
+    pub reconnect_max: Duration,
+}
+
+impl AmqpConfig {
+    /// The defaults for a broker.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            predeclared: false,
+            // A dead peer is noticed within two heartbeats; broker restarts reset the socket and show at once.
+            heartbeat: Duration::from_secs(15),
+            connect_timeout: Duration::from_secs(5),
+            // A confirm takes milliseconds; after this long the sender should hear "503", not wait on.
+            confirm_timeout: Duration::from_secs(5),
+            reconnect_initial: Duration::from_millis(100),
+            // Keeps "consuming again within 5 s of the broker's return" with room for the handshake.
+            reconnect_max: Duration::from_secs(2),
+        }
+    }
+}
+
+impl std::fmt::Debug for AmqpConfig {
+    /// Leaves the URL out: it holds a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AmqpConfig")
+            .field("predeclared", &self.predeclared)
+            .field("heartbeat", &self.heartbeat)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("confirm_timeout", &self.confirm_timeout)
+            .field("reconnect_initial", &self.reconnect_initial)
+            .field("reconnect_max", &self.reconnect_max)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Deliveries on their way from a channel to whoever runs them. Small, because what lies here is claimed but not worked
+/// on, and large enough that neither side waits for the other on every message.
+const HANDOVER_DELIVERIES: usize = 8;
+
+/// Unsettled messages that the reader of expired tasks works on at a time.
+const EXPIRED_PREFETCH: u16 = 32;
+
+/// Longest wait in `close` for messages in flight and for consumers to say goodbye.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A RabbitMQ broker.
+pub struct AmqpBroker {
+    config: Arc<AmqpConfig>,
+    health: Arc<Health>,
+    consuming: Arc<Link>,
+    publisher: Arc<Publisher>,
+    consumers: TaskTracker,
+    links: TaskTracker,
+    /// Stops the consumers.
+    closing: CancellationToken,
+    /// Stops the connections, after the consumers.
+    closed: CancellationToken,
+}
+
+impl AmqpBroker {
+    /// Connects, declares what every host uses, and starts reading expired tasks.
+    ///
+    /// # Errors
+    /// One attempt is made. The error names host and port, never credentials, and says what to check.
+    pub async fn connect(config: AmqpConfig) -> Result<Self, BrokerError> {
+        let config = Arc::new(config);
+        let health = Arc::new(Health::default());
+        let (closing, closed, links) = (
+            CancellationToken::new(),
+            CancellationToken::new(),
+            TaskTracker::new(),
+        );
+        let mut pair = Vec::with_capacity(connectivity::ROLES.len());
+        for role in connectivity::ROLES {
+            let first = link::establish(&config, role).await?;
+            pair.push((role, first));
+        }
+        let mut start = |(role, first)| Link::start(role, first, &config, &health, &closed, &links);
+        let consuming = pair
+            .pop()
+            .map(&mut start)
+            .ok_or_else(|| BrokerError("no connection for consuming".to_owned()))?;
+        let publishing = pair
+            .pop()
+            .map(&mut start)
+            .ok_or_else(|| BrokerError("no connection for publishing".to_owned()))?;
+        let publisher = Arc::new(Publisher::start(
+            &config,
+            &health,
+            publishing,
+            Arc::clone(&consuming),
+            &closed,
+            &links,
+        ));
+        let broker = Self {
+            config,
+            health,
+            consuming,
+            publisher,
+            consumers: TaskTracker::new(),
+            links,
+            closing,
+            closed,
+        };
+        broker.apply(topology::shared()).await?;
+        broker.read_expired();
+        Ok(broker)
+    }
+
+    async fn apply(&self, declarations: Vec<topology::Declaration>) -> Result<(), BrokerError> {
+        let connection = self.consuming.get().ok_or_else(link::down)?;
+        declare::apply(&connection, &declarations, self.config.predeclared).await
+    }
+
+    fn read_expired(&self) {
+        let (sender, receiver) = mpsc::channel(HANDOVER_DELIVERIES);
+        let (live, _) = watch::channel(false);
+        let source = consumer::Source {
+            queue: topology::EXPIRED.to_owned(),
+            prefetch: EXPIRED_PREFETCH,
+            declarations: topology::shared(),
+            accept: |delivery, routing_key: &str| Some((routing_key.to_owned(), delivery)),
+            deliveries: sender,
+            live,
+            stop: self.closing.child_token(),
+        };
+        self.spawn_consumer(source);
+        self.consumers.spawn(expired::send_round(
+            receiver,
+            Arc::clone(&self.publisher),
+            self.closing.clone(),
+        ));
+    }
+
+    fn spawn_consumer<T: Send + 'static>(
+        &self,
+        source: consumer::Source<
+            T,
+            impl Fn(crate::delivery::Delivery, &str) -> Option<T> + Send + Sync + 'static,
+        >,
+    ) {
+        let (link, config, closing) = (
+            Arc::clone(&self.consuming),
+            Arc::clone(&self.config),
+            self.closing.clone(),
+        );
+        self.consumers
+            .spawn(consumer::supervise(source, link, config, closing));
+    }
+}
+
+#[async_trait::async_trait]
+impl Broker for AmqpBroker {
+    async fn declare(&self, agent: &AgentName) -> Result<(), BrokerError> {
+        let mut declarations = topology::shared();
+        declarations.extend(topology::for_agent(agent));
+        self.apply(declarations).await
+    }
+
+    async fn publish(&self, route: Route, message: Message) -> Result<(), PublishError> {
+        self.publisher.publish(route, message).await
+    }
+
+    async fn consume(&self, agent: &AgentName, prefetch: u16) -> Result<Consumer, BrokerError> {
+        if self.closing.is_cancelled() {
+            return Err(BrokerError(
+                "the host is shutting down and takes no more consumers".to_owned(),
+            ));
+        }
+        let (sender, deliveries) = mpsc::channel(HANDOVER_DELIVERIES);
+        let (live_sender, live) = watch::channel(false);
+        let stop = self.closing.child_token();
+        let mut declarations = topology::shared();
+        declarations.extend(topology::for_agent(agent));
+        let (publisher, agent) = (Arc::clone(&self.publisher), agent.clone());
+        let source = consumer::Source {
+            queue: topology::task_queue(&agent),
+            prefetch,
+            declarations,
+            accept: move |delivery: crate::delivery::Delivery, _: &str| {
+                match envelope::not_before_ms(&delivery.message) {
+                    Some(not_before_ms) if not_before_ms > unix_ms_now() => {
+                        tokio::spawn(Arc::clone(&publisher).delay_again(
+                            agent.clone(),
+                            delivery,
+                            not_before_ms,
+                        ));
+                        None
+                    }
+                    _ => Some(delivery),
+                }
+            },
+            deliveries: sender,
+            live: live_sender,
+            stop: stop.clone(),
+        };
+        self.spawn_consumer(source);
+        Ok(Consumer {
+            deliveries,
+            live,
+            stop,
+        })
+    }
+
+    async fn depth(&self, agent: &AgentName) -> Result<QueueDepth, BrokerError> {
+        let connection = self.consuming.get().ok_or_else(link::down)?;
+        Ok(QueueDepth {
+            ready: declare::message_count(&connection, &topology::task_queue(agent)).await?,
+            dead: declare::message_count(&connection, &topology::dead_letter_queue(agent)).await?,
+        })
+    }
+
+    fn connectivity(&self) -> watch::Receiver<Connectivity> {
+        self.health.subscribe()
+    }
+
+    async fn close(&self) {
+        let confirmed = tokio::time::timeout(CLOSE_TIMEOUT, self.publisher.drain()).await;
+        if confirmed.is_err() {
+            tracing::warn!(
+                "closing with messages that the broker has not confirmed; their senders were told so"
+            );
+        }
+        self.closing.cancel();
+        self.consumers.close();
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.consumers.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "closing before all acknowledgements were flushed; those tasks will be delivered again"
+            );
+        }
+        self.closed.cancel();
+        self.links.close();
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.links.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the broker did not answer the closing of a connection in time");
+        }
+    }
+}
+
+impl Drop for AmqpBroker {
+    fn drop(&mut self) {
+        self.closing.cancel();
+        self.closed.cancel();
+    }
+}

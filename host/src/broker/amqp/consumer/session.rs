@@ -1,0 +1,321 @@
+//! One channel's life: deliveries out, acknowledgements back in bulk.
+//!
+//! Receipts belong to the session: they report to a queue that dies with it, so a receipt of a lost channel does nothing.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Source;
+use crate::broker::amqp::watermark::Watermark;
+use crate::broker::amqp::{convert, declare};
+use crate::delivery::{BrokerError, Delivery, Receipt, Settle};
+
+/// How a session ended.
+pub(super) enum End {
+    /// It was told to.
+    Stopped,
+    /// The broker or the network ended it, for this reason.
+    Lost(String),
+}
+
+/// Finished deliveries that are acknowledged without waiting for more.
+const FLUSH_COUNT: usize = 64;
+/// Longest wait of an acknowledgement for company.
+const FLUSH_DELAY: Duration = Duration::from_millis(2);
+/// Longest wait for the oldest task to finish, before those that finished after it are acknowledged one by one.
+const STRAGGLER_DELAY: Duration = Duration::from_millis(25);
+/// Longest wait for deliveries on their way when a consumer is cancelled.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Settlements taken from the queue at a time.
+const BATCH: usize = 256;
+/// AMQP's reply code for a proper goodbye.
+const REPLY_SUCCESS: u16 = 200;
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug)]
+enum Settled {
+    Acknowledged(u64),
+    HandedBack(u64),
+}
+
+/// The permit for a delivery of this session.
+struct SessionReceipt {
+    tag: u64,
+    settled: mpsc::UnboundedSender<Settled>,
+}
+
+impl Settle for SessionReceipt {
+    fn acknowledge(self: Box<Self>) {
+        // Fails when the session is over: then the broker has the message again, and there is nothing to do.
+        self.settled.send(Settled::Acknowledged(self.tag)).ok();
+    }
+
+    fn hand_back(self: Box<Self>) {
+        self.settled.send(Settled::HandedBack(self.tag)).ok();
+    }
+}
+
+struct Session {
+    channel: Channel,
+    consumer: lapin::Consumer,
+    settled_sender: mpsc::UnboundedSender<Settled>,
+    settled: mpsc::UnboundedReceiver<Settled>,
+    marks: Watermark,
+    /// Deliveries that came and are not settled.
+    outstanding: u64,
+    /// Untold acknowledgements above the watermark are sent one by one from this many on: a quarter of the prefetch.
+    stragglers_max: usize,
+    /// When the oldest of them came to wait.
+    stragglers_since: Option<Instant>,
+}
+
+/// Consumes until the end of the channel or of the consumer.
+pub(super) async fn run<T, F: Fn(Delivery, &str) -> Option<T>>(
+    connection: &Connection,
+    source: &Source<T, F>,
+    predeclared: bool,
+    closing: &CancellationToken,
+) -> Result<End, BrokerError> {
+    declare::apply(connection, &source.declarations, predeclared).await?;
+    let mut session = Session::open(connection, source)
+        .await
+        .map_err(|error| BrokerError(error.to_string()))?;
+    source.live.send_replace(true);
+    match session.pump(source, closing).await {
+        Ok(end) => {
+            session.say_goodbye().await;
+            Ok(end)
+        }
+        Err(error) => Ok(End::Lost(error.to_string())),
+    }
+}
+
+impl Session {
+    async fn open<T, F: Fn(Delivery, &str) -> Option<T>>(
+        connection: &Connection,
+        source: &Source<T, F>,
+    ) -> lapin::Result<Self> {
+        let channel = connection.create_channel().await?;
+        channel
+            .basic_qos(source.prefetch, BasicQosOptions::default())
+            .await?;
+        let options = BasicConsumeOptions::default();
+        let queue = source.queue.as_str().into();
+        let consumer = channel
+            .basic_consume(queue, "".into(), options, FieldTable::default())
+            .await?;
+        let (settled_sender, settled) = mpsc::unbounded_channel();
+        Ok(Self {
+            channel,
+            consumer,
+            settled_sender,
+            settled,
+            marks: Watermark::default(),
+            outstanding: 0,
+            stragglers_max: usize::from(source.prefetch / 4).max(1),
+            stragglers_since: None,
+        })
+    }
+
+    /// Moves deliveries out and settlements in. An error is the channel's end.
+    async fn pump<T, F: Fn(Delivery, &str) -> Option<T>>(
+        &mut self,
+        source: &Source<T, F>,
+        closing: &CancellationToken,
+    ) -> lapin::Result<End> {
+        let mut flush = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+        let (mut flush_set, mut stopping) = (false, false);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                biased;
+                () = closing.cancelled() => {
+                    return self.close(&mut batch, stopping).await;
+                }
+                () = source.stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    source.live.send_replace(false);
+                    self.cancel().await?;
+                }
+                _ = self.settled.recv_many(&mut batch, BATCH) => {
+                    self.take_settled(&mut batch).await?;
+                    self.flush_if_many(&mut flush_set).await?;
+                    arm(self.marks.untold() > 0, &mut flush_set, flush.as_mut());
+                }
+                () = &mut flush, if flush_set => {
+                    flush_set = false;
+                    self.flush(false).await?;
+                    arm(self.marks.untold() > 0, &mut flush_set, flush.as_mut());
+                }
+                next = next(&mut self.consumer, &source.deliveries), if !stopping => match next {
+                    Next::Delivery(delivery, permit) => {
+                        let tag = delivery.delivery_tag;
+                        self.outstanding += 1;
+                        let delivery = self.receive(*delivery);
+                        if let Some(accepted) = (source.accept)(delivery.0, &delivery.1) {
+                            permit.send(accepted);
+                        }
+                        tracing::trace!(queue = source.queue, tag, "delivered");
+                    }
+                    Next::NobodyTakesThem => source.stop.cancel(),
+                    Next::Ended(Some(error)) => return Err(error),
+                    Next::Ended(None) => {
+                        self.flush(true).await?;
+                        return Ok(End::Lost("the broker cancelled it: its queue was deleted or has moved".to_owned()));
+                    }
+                },
+            }
+            if stopping && self.outstanding == 0 {
+                self.flush(true).await?;
+                return Ok(End::Stopped);
+            }
+        }
+    }
+
+    fn receive(&self, delivery: lapin::message::Delivery) -> (Delivery, String) {
+        let receipt = SessionReceipt {
+            tag: delivery.delivery_tag,
+            settled: self.settled_sender.clone(),
+        };
+        let message = convert::message(&delivery.properties, delivery.data);
+        let received = Delivery {
+            message,
+            redelivered: delivery.redelivered,
+            receipt: Receipt::new(receipt),
+        };
+        (received, delivery.routing_key.as_str().to_owned())
+    }
+
+    async fn take_settled(&mut self, batch: &mut Vec<Settled>) -> lapin::Result<()> {
+        for settled in batch.drain(..) {
+            self.outstanding = self.outstanding.saturating_sub(1);
+            match settled {
+                Settled::Acknowledged(tag) => self.marks.finished(tag),
+                Settled::HandedBack(tag) => {
+                    self.marks.handed_back(tag);
+                    hand_back(&self.channel, tag).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush_if_many(&mut self, flush_set: &mut bool) -> lapin::Result<()> {
+        if self.marks.untold() >= FLUSH_COUNT {
+            *flush_set = false;
+            self.flush(false).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the broker what is finished: in bulk, and one by one what waits for too long or too many for the bulk.
+    async fn flush(&mut self, everything: bool) -> lapin::Result<()> {
+        let waited = self
+            .stragglers_since
+            .is_some_and(|since| since.elapsed() >= STRAGGLER_DELAY);
+        let told = self.marks.take(
+            everything || waited || self.marks.untold() >= self.stragglers_max.max(FLUSH_COUNT),
+        );
+        if let Some(tag) = told.up_to {
+            self.channel
+                .basic_ack(tag, BasicAckOptions { multiple: true })
+                .await?;
+        }
+        // Together, so that they leave in one write.
+        let single = told.single.iter().map(|tag| {
+            self.channel
+                .basic_ack(*tag, BasicAckOptions { multiple: false })
+        });
+        futures::future::try_join_all(single).await?;
+        self.stragglers_since =
+            (self.marks.untold() > 0).then(|| self.stragglers_since.unwrap_or_else(Instant::now));
+        Ok(())
+    }
+
+    /// Cancels the consumer at the broker and hands back what came before it heard of that.
+    async fn cancel(&mut self) -> lapin::Result<()> {
+        self.channel
+            .basic_cancel(self.consumer.tag(), BasicCancelOptions::default())
+            .await?;
+        while let Ok(Some(delivery)) =
+            tokio::time::timeout(CANCEL_TIMEOUT, self.consumer.next()).await
+        {
+            let tag = delivery?.delivery_tag;
+            self.marks.handed_back(tag);
+            hand_back(&self.channel, tag).await?;
+        }
+        Ok(())
+    }
+
+    /// The host closes: what is settled by now is told, everything else goes back with the channel.
+    async fn close(&mut self, batch: &mut Vec<Settled>, cancelled: bool) -> lapin::Result<End> {
+        if !cancelled {
+            self.cancel().await?;
+        }
+        while let Ok(settled) = self.settled.try_recv() {
+            batch.push(settled);
+        }
+        self.take_settled(batch).await?;
+        self.flush(true).await?;
+        Ok(End::Stopped)
+    }
+
+    async fn say_goodbye(&self) {
+        if let Err(error) = self.channel.close(REPLY_SUCCESS, "done".into()).await {
+            tracing::debug!(%error, "closing a consumer's channel");
+        }
+    }
+}
+
+async fn hand_back(channel: &Channel, tag: u64) -> lapin::Result<()> {
+    channel
+        .basic_nack(
+            tag,
+            BasicNackOptions {
+                multiple: false,
+                requeue: true,
+            },
+        )
+        .await
+}
+
+fn arm(wanted: bool, set: &mut bool, timer: Pin<&mut Sleep>) {
+    if wanted && !*set {
+        *set = true;
+        timer.reset(Instant::now() + FLUSH_DELAY);
+    }
+}
+
+enum Next<'a, T> {
+    Delivery(Box<lapin::message::Delivery>, mpsc::Permit<'a, T>),
+    NobodyTakesThem,
+    Ended(Option<lapin::Error>),
+}
+
+/// The next delivery, once there is room for it: until then it stays with the driver, and so with the prefetch.
+async fn next<'a, T>(
+    consumer: &mut lapin::Consumer,
+    deliveries: &'a mpsc::Sender<T>,
+) -> Next<'a, T> {
+    let Ok(permit) = deliveries.reserve().await else {
+        return Next::NobodyTakesThem;
+    };
+    tokio::select! {
+        delivery = consumer.next() => match delivery {
+            Some(Ok(delivery)) => Next::Delivery(Box::new(delivery), permit),
+            Some(Err(error)) => Next::Ended(Some(error)),
+            None => Next::Ended(None),
+        },
+        () = deliveries.closed() => Next::NobodyTakesThem,
+    }
+}

@@ -1,0 +1,22 @@
+//! What a message means: the contract's envelope (section 3), as pure functions.
+//!
+//! ```text
+//!  sender's message ──parse──► Task ──submission──► message      (parse ∘ submission is the identity)
+//!  original + Task ──retry──► message of the next attempt
+//!  Task + Outcome ──result──► message to the sender's reply queue
+//!  original + DeathNote ──dead_letter──► message for the agent's dead letters
+//! ```
+//!
+//! Nothing here can panic or grow without bound on a hostile message: a message that cannot be a task is [`Malformed`],
+//! which says why and carries what a dead letter needs.
+
+mod cloud_events;
+mod emit;
+pub mod headers;
+mod parse;
+#[cfg(test)]
+mod tests;
+
+pub use emit::{DeathNote, dead_letter, expired_again, result, retry, submission};
+pub(crate) use parse::not_before_ms;
+pub use parse::{Malformed, parse};

@@ -1,0 +1,195 @@
+//! From tasks, outcomes and failures to messages.
+
+use super::headers::{self, printable};
+use super::parse::{earliest, expiration_deadline_ms, moment};
+use crate::delivery::{Message, Route};
+use crate::task::{Outcome, Task, TaskId, UnixMs};
+
+/// The message that submits a task.
+#[must_use]
+pub fn submission(task: &Task) -> Message {
+    let mut message = Message {
+        message_id: Some(task.id.to_string()),
+        correlation_id: task
+            .reply
+            .as_ref()
+            .and_then(|reply| reply.correlation_id.clone()),
+        reply_to: task.reply.as_ref().map(|reply| reply.routing_key.clone()),
+        content_type: Some(task.content_type.clone()),
+        timestamp_ms: Some(task.enqueued_at_ms),
+        body: task.body.clone(),
+        ..Message::default()
+    };
+    for (name, value) in &task.headers {
+        let name = name.to_ascii_lowercase();
+        // A task header can be chosen by whoever submits over HTTP; it must not pass for the host's own.
+        if !headers::is_ours(&name) && !headers::is_the_brokers(&name) {
+            message.headers.insert(name, value.as_str().into());
+        }
+    }
+    stamp(&mut message, task, task.attempt);
+    if let Some(attempts_max) = task.attempts_max {
+        message.headers.insert(
+            headers::ATTEMPTS_MAX.to_owned(),
+            u64::from(attempts_max).into(),
+        );
+    }
+    if let Some(revision) = task.revision {
+        message
+            .headers
+            .insert(headers::REVISION.to_owned(), revision.into());
+    }
+    if let Some(traceparent) = &task.traceparent {
+        message
+            .headers
+            .insert(headers::TRACEPARENT.to_owned(), traceparent.as_str().into());
+    }
+    message
+}
+
+/// The message of a task's next attempt: the original, with the attempt raised and its deadline written down.
+#[must_use]
+pub fn retry(original: &Message, task: &Task, next_attempt: u32) -> Message {
+    let mut message = Message {
+        message_id: Some(task.id.to_string()),
+        expiration: None,
+        timestamp_ms: Some(task.enqueued_at_ms),
+        headers: headers::that_travel_on(&original.headers),
+        ..original.clone()
+    };
+    stamp(&mut message, task, next_attempt);
+    message
+}
+
+/// What a message of the host's own making says about its task beyond the properties.
+fn stamp(message: &mut Message, task: &Task, attempt: u32) {
+    // Replaced in whatever case the sender wrote them.
+    message.headers.retain(|name, _| {
+        let name = name.to_ascii_lowercase();
+        !matches!(
+            name.as_str(),
+            headers::ATTEMPT | headers::ENQUEUED_AT | headers::DEADLINE
+        )
+    });
+    message
+        .headers
+        .insert(headers::ATTEMPT.to_owned(), u64::from(attempt).into());
+    message
+        .headers
+        .insert(headers::ENQUEUED_AT.to_owned(), task.enqueued_at_ms.into());
+    if let Some(deadline_ms) = task.deadline_ms {
+        message
+            .headers
+            .insert(headers::DEADLINE.to_owned(), deadline_ms.into());
+    }
+}
+
+/// The result of a finished task and where it goes, for senders that asked for one.
+#[must_use]
+pub fn result(task: &Task, outcome: &Outcome) -> Option<(Route, Message)> {
+    let reply = task.reply.as_ref()?;
+    let mut message = Message {
+        message_id: Some(task.id.to_string()),
+        correlation_id: Some(
+            reply
+                .correlation_id
+                .clone()
+                .unwrap_or_else(|| task.id.to_string()),
+        ),
+        kind: Some(outcome.name().to_owned()),
+        ..Message::default()
+    };
+    if let Outcome::Succeeded(Some(output)) = outcome {
+        message.content_type.clone_from(&output.content_type);
+        message.body = output.body.clone();
+    }
+    if let Some(failure) = outcome.failure() {
+        message
+            .headers
+            .insert(headers::ERROR_TYPE.to_owned(), failure.kind.into());
+        message.headers.insert(
+            headers::ERROR_MESSAGE.to_owned(),
+            printable(&failure.message).into(),
+        );
+    }
+    if let Some(traceparent) = &task.traceparent {
+        message
+            .headers
+            .insert(headers::TRACEPARENT.to_owned(), traceparent.as_str().into());
+    }
+    Some((Route::Reply(reply.routing_key.clone()), message))
+}
+
+/// Why and where a task failed for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeathNote {
+    /// The task.
+    pub task_id: TaskId,
+    /// The outcome's name.
+    pub error_type: String,
+    /// What went wrong, for people.
+    pub error_message: String,
+    /// When.
+    pub failed_at_ms: UnixMs,
+    /// How many attempts it used.
+    pub attempts: u32,
+    /// The revision that ran it last, where one did.
+    pub revision: Option<u64>,
+    /// That revision's module, as `sha256:<hex>`.
+    pub digest: Option<String>,
+    /// The host that gave it up.
+    pub host: String,
+}
+
+/// The dead letter of a message: the original body and headers, and the reason.
+#[must_use]
+pub fn dead_letter(original: &Message, note: &DeathNote) -> Message {
+    let mut headers = headers::that_travel_on(&original.headers);
+    // Kept, an expiration would remove the dead letter from its queue.
+    if let Ok(Some(deadline_ms)) = expiration_deadline_ms(original, note.failed_at_ms) {
+        headers
+            .entry(headers::DEADLINE.to_owned())
+            .or_insert_with(|| deadline_ms.into());
+    }
+    headers::shrink_to_fit(&mut headers);
+    let mut add =
+        |name: &str, value: crate::delivery::HeaderValue| headers.insert(name.to_owned(), value);
+    add(headers::ERROR_TYPE, printable(&note.error_type).into());
+    add(
+        headers::ERROR_MESSAGE,
+        printable(&note.error_message).into(),
+    );
+    add(headers::FAILED_AT, note.failed_at_ms.into());
+    add(headers::ATTEMPTS, u64::from(note.attempts).into());
+    add(headers::HOST, printable(&note.host).into());
+    if let Some(revision) = note.revision {
+        add(headers::AGENT_REVISION, revision.into());
+    }
+    if let Some(digest) = &note.digest {
+        add(headers::AGENT_DIGEST, printable(digest).into());
+    }
+    Message {
+        message_id: Some(note.task_id.to_string()),
+        expiration: None,
+        headers,
+        ..original.clone()
+    }
+}
+
+/// A message that the broker took out of an agent's queue because its `expiration` passed, made fit to go back there:
+/// its deadline now says so, and the host that receives it ends it as `expired` like any other late task.
+#[must_use]
+pub fn expired_again(message: &Message, now_ms: UnixMs) -> Message {
+    let mut headers = headers::that_travel_on(&message.headers);
+    let sent = headers
+        .get(headers::DEADLINE)
+        .and_then(|value| moment(headers::DEADLINE, value).ok());
+    if let Some(deadline_ms) = earliest(sent, Some(now_ms)) {
+        headers.insert(headers::DEADLINE.to_owned(), deadline_ms.into());
+    }
+    Message {
+        expiration: None,
+        headers,
+        ..message.clone()
+    }
+}

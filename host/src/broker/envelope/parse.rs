@@ -1,0 +1,282 @@
+//! From a message to a task.
+
+use std::collections::BTreeMap;
+
+use super::cloud_events::{self, Event};
+use super::headers::{self, HEADERS_BYTES_MAX};
+use crate::delivery::{HeaderValue, Message};
+use crate::task::{AgentName, CONTENT_TYPE_DEFAULT, Outcome, ReplyTo, Task, TaskId, UnixMs};
+
+/// A message that cannot be a task, with what its dead letter and its sender's reply need.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed message: {reason}")]
+pub struct Malformed {
+    /// The sender's id where that is one, otherwise a new one.
+    pub task_id: TaskId,
+    /// Where the sender waits for the answer, if it said so properly.
+    pub reply: Option<ReplyTo>,
+    /// What is wrong and what was expected: one line, bounded.
+    pub reason: String,
+}
+
+impl Malformed {
+    /// How it ends: it is refused for good, without running.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        Outcome::Rejected {
+            message: self.to_string(),
+        }
+    }
+}
+
+/// Reads a message as a task of `agent`, filling in what is absent.
+///
+/// # Errors
+/// [`Malformed`] names the property or header that is not what the contract says.
+pub fn parse(agent: &AgentName, message: &Message, now_ms: UnixMs) -> Result<Task, Malformed> {
+    let mut fields = Fields::default();
+    let reply = reply_to(message);
+    let read = fields.read(message).and_then(|()| {
+        let id = fields.id(message)?;
+        let deadline_ms = earliest(fields.deadline_ms, expiration_deadline_ms(message, now_ms)?);
+        Ok((id, deadline_ms, reply.clone()?))
+    });
+    let (id, deadline_ms, reply_to) = read.map_err(|reason| Malformed {
+        task_id: message
+            .message_id
+            .as_deref()
+            .and_then(|id| TaskId::parse(id).ok())
+            .unwrap_or_else(TaskId::generate),
+        reply: reply.ok().flatten(),
+        reason: headers::printable(&reason),
+    })?;
+    let (content_type, body) = match fields.event {
+        Some(event) => (event.content_type, event.data),
+        None => (message.content_type.clone(), message.body.clone()),
+    };
+    Ok(Task {
+        id,
+        agent: agent.clone(),
+        attempt: fields.attempt.unwrap_or(1),
+        attempts_max: fields.attempts_max,
+        enqueued_at_ms: fields
+            .enqueued_at_ms
+            .or(message.timestamp_ms)
+            .unwrap_or(now_ms),
+        deadline_ms,
+        revision: fields.revision,
+        headers: fields.senders.into_iter().collect(),
+        content_type: content_type.unwrap_or_else(|| CONTENT_TYPE_DEFAULT.to_owned()),
+        body,
+        traceparent: fields.traceparent,
+        reply: reply_to,
+    })
+}
+
+/// When a delivery may run at the earliest, if it is still going round through delay queues.
+pub(crate) fn not_before_ms(message: &Message) -> Option<UnixMs> {
+    message
+        .headers
+        .get(headers::NOT_BEFORE)
+        .and_then(HeaderValue::as_count)
+}
+
+/// What the header table says.
+#[derive(Default)]
+struct Fields {
+    attempt: Option<u32>,
+    attempts_max: Option<u32>,
+    deadline_ms: Option<UnixMs>,
+    enqueued_at_ms: Option<UnixMs>,
+    revision: Option<u64>,
+    traceparent: Option<String>,
+    senders: BTreeMap<String, String>,
+    event: Option<Event>,
+}
+
+impl Fields {
+    fn read(&mut self, message: &Message) -> Result<(), String> {
+        let bytes = headers::size(&message.headers);
+        if bytes > HEADERS_BYTES_MAX {
+            return Err(format!(
+                "its headers take {bytes} bytes, expected at most {HEADERS_BYTES_MAX}"
+            ));
+        }
+        for (name, value) in &message.headers {
+            self.read_header(&name.to_ascii_lowercase(), value)?;
+        }
+        if message
+            .content_type
+            .as_deref()
+            .is_some_and(cloud_events::is_structured)
+        {
+            let event = cloud_events::parse_structured(&message.body)?;
+            for (name, value) in &event.attributes {
+                self.senders.insert(name.clone(), value.clone());
+            }
+            self.event = Some(event);
+        }
+        if self.traceparent.is_none() {
+            self.traceparent = self
+                .senders
+                .get("ce-traceparent")
+                .cloned()
+                .and_then(well_formed_traceparent);
+        }
+        Ok(())
+    }
+
+    fn read_header(&mut self, name: &str, value: &HeaderValue) -> Result<(), String> {
+        match name {
+            headers::ATTEMPT => self.attempt = Some(from_one(name, value)?),
+            headers::ATTEMPTS_MAX => self.attempts_max = Some(from_one(name, value)?),
+            headers::REVISION => self.revision = Some(from_one(name, value)?),
+            headers::DEADLINE => self.deadline_ms = Some(moment(name, value)?),
+            headers::ENQUEUED_AT => self.enqueued_at_ms = Some(moment(name, value)?),
+            headers::TRACEPARENT => {
+                let text = value
+                    .as_text()
+                    .ok_or_else(|| unexpected(name, value, "text"))?;
+                self.traceparent = well_formed_traceparent(text);
+            }
+            _ if headers::is_ours(name) || headers::is_the_brokers(name) => {}
+            _ => {
+                if let Some(text) = value.as_text() {
+                    let name =
+                        cloud_events::attribute_header(name).unwrap_or_else(|| name.to_owned());
+                    // Names that differ in case only are one header, as in HTTP.
+                    self.senders
+                        .entry(name)
+                        .and_modify(|known| {
+                            known.push_str(", ");
+                            known.push_str(&text);
+                        })
+                        .or_insert(text);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn id(&self, message: &Message) -> Result<TaskId, String> {
+        let (property, text) = match (&message.message_id, self.senders.get("ce-id")) {
+            (Some(id), _) => ("message-id", id),
+            (None, Some(id)) => ("the CloudEvents id", id),
+            (None, None) => return Ok(TaskId::generate()),
+        };
+        TaskId::parse(text).map_err(|error| format!("{property}: {error}"))
+    }
+}
+
+/// The reply queue, if one is asked for and allowed.
+fn reply_to(message: &Message) -> Result<Option<ReplyTo>, String> {
+    let Some(routing_key) = message.reply_to.as_ref().filter(|key| !key.is_empty()) else {
+        return Ok(None);
+    };
+    if routing_key.starts_with("agent.") || routing_key.starts_with("agents.") {
+        // A result that arrives as a task would let a sender act in an agent's name, or make agents feed each other.
+        return Err(format!(
+            "reply-to is {routing_key:?}, expected a queue of the sender's own: agent.* and agents.* are not"
+        ));
+    }
+    Ok(Some(ReplyTo {
+        routing_key: routing_key.clone(),
+        correlation_id: message.correlation_id.clone(),
+    }))
+}
+
+/// How far AMQP's `timestamp`, in whole seconds, may lie before the moment of sending.
+const TIMESTAMP_ROUNDING_MS: u64 = 999;
+
+/// The deadline that `expiration` means: it counts from the sender's timestamp, or from now where there is none.
+pub(super) fn expiration_deadline_ms(
+    message: &Message,
+    now_ms: UnixMs,
+) -> Result<Option<UnixMs>, String> {
+    let Some(expiration) = &message.expiration else {
+        return Ok(None);
+    };
+    let expiration_ms: u64 = expiration.trim().parse().map_err(|_| {
+        format!(
+            "expiration is {:?}, expected milliseconds as a decimal number",
+            headers::printable(expiration)
+        )
+    })?;
+    let sent_at_ms = message.timestamp_ms.map_or(now_ms, |timestamp_ms| {
+        let rounding_ms = if timestamp_ms.is_multiple_of(1000) {
+            TIMESTAMP_ROUNDING_MS
+        } else {
+            0
+        };
+        timestamp_ms.saturating_add(rounding_ms).min(now_ms)
+    });
+    Ok(Some(sent_at_ms.saturating_add(expiration_ms)))
+}
+
+pub(super) fn earliest(one: Option<UnixMs>, other: Option<UnixMs>) -> Option<UnixMs> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+fn from_one<T: TryFrom<u64>>(name: &str, value: &HeaderValue) -> Result<T, String> {
+    value
+        .as_count()
+        .filter(|count| *count >= 1)
+        .and_then(|count| T::try_from(count).ok())
+        .ok_or_else(|| unexpected(name, value, "a whole number from 1"))
+}
+
+pub(super) fn moment(name: &str, value: &HeaderValue) -> Result<UnixMs, String> {
+    let rfc3339 = || match value {
+        HeaderValue::Text(text) => chrono::DateTime::parse_from_rfc3339(text.trim())
+            .ok()
+            .map(|time| u64::try_from(time.timestamp_millis()).unwrap_or(0)),
+        _ => None,
+    };
+    value.as_count().or_else(rfc3339).ok_or_else(|| {
+        unexpected(
+            name,
+            value,
+            "Unix milliseconds or RFC 3339 text such as 2030-01-31T12:00:00Z",
+        )
+    })
+}
+
+fn unexpected(name: &str, value: &HeaderValue, expected: &str) -> String {
+    let found = match value {
+        HeaderValue::Bytes(_) => "bytes that are not UTF-8".to_owned(),
+        HeaderValue::List(_) => "a list".to_owned(),
+        HeaderValue::Table(_) => "a table".to_owned(),
+        HeaderValue::Void => "no value".to_owned(),
+        scalar => format!(
+            "{:?}",
+            scalar
+                .as_text()
+                .unwrap_or_default()
+                .chars()
+                .take(80)
+                .collect::<String>()
+        ),
+    };
+    format!("header {name} is {found}, expected {expected}")
+}
+
+/// W3C trace context says that a `traceparent` which does not parse is treated as absent, so it fails no task.
+fn well_formed_traceparent(text: String) -> Option<String> {
+    let mut parts = text.split('-');
+    let hex = |part: Option<&str>, digits: usize| {
+        part.is_some_and(|part| {
+            part.len() == digits
+                && part
+                    .bytes()
+                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        })
+    };
+    let known = hex(parts.next(), 2)
+        && hex(parts.next(), 32)
+        && hex(parts.next(), 16)
+        && hex(parts.next(), 2);
+    known.then_some(text)
+}

@@ -1,0 +1,64 @@
+use super::*;
+use proptest::prelude::*;
+use std::time::Duration;
+
+#[test]
+fn the_plan_is_the_contracts() {
+    let agents = [AgentName::parse("voter").unwrap()];
+    let lines: Vec<String> = plan(&agents).iter().map(ToString::to_string).collect();
+    let without_most_buckets: Vec<&str> = lines
+        .iter()
+        .map(String::as_str)
+        .filter(|line| !line.contains("agents.delay.") || line.contains(".2750ms"))
+        .collect();
+    assert_eq!(
+        without_most_buckets,
+        [
+            "exchange agents type=direct durable=true",
+            "exchange agents.expired type=fanout durable=true",
+            "queue agents.expired durable=true x-delivery-limit=1000000 x-queue-type=quorum",
+            "binding agents.expired -> agents.expired routing_key=\"\"",
+            "exchange agents.delay.2750ms type=fanout durable=true",
+            "queue agents.delay.2750ms durable=true x-dead-letter-exchange=agents x-dead-letter-strategy=at-least-once \
+             x-delivery-limit=1000000 x-message-ttl=2750 x-overflow=reject-publish x-queue-type=quorum",
+            "binding agents.delay.2750ms -> agents.delay.2750ms routing_key=\"\"",
+            "queue agent.voter durable=true x-dead-letter-exchange=agents.expired x-dead-letter-strategy=at-least-once \
+             x-delivery-limit=1000000 x-overflow=reject-publish x-queue-type=quorum",
+            "queue agent.voter.dead durable=true x-delivery-limit=1000000 x-queue-type=quorum",
+            "binding agents -> agent.voter routing_key=\"voter\"",
+        ]
+    );
+    let mut printed = Vec::new();
+    print(&plan(&agents), &mut printed).unwrap();
+    assert_eq!(
+        String::from_utf8(printed)
+            .unwrap()
+            .lines()
+            .collect::<Vec<_>>(),
+        lines
+    );
+}
+
+#[test]
+fn the_ladder_is_as_described() {
+    let all: Vec<Bucket> = Bucket::all().collect();
+    assert_eq!(all.len(), 159);
+    assert_eq!(all.first().unwrap().delay_ms(), 250);
+    assert_eq!(*all.last().unwrap(), Bucket::LONGEST);
+}
+
+proptest! {
+    #[test]
+    fn a_delay_is_never_early_and_late_by_a_tenth_or_a_step(delay_ms in 0..=Bucket::LONGEST.delay_ms(), ns in 0..1_000_000u32) {
+        let delay = Duration::from_millis(delay_ms.saturating_sub(1)) + Duration::from_nanos(ns.into());
+        let actual = Duration::from_millis(Bucket::for_delay(delay).delay_ms());
+        prop_assert!(actual >= delay);
+        prop_assert!(actual - delay <= (delay / 10).max(Duration::from_millis(250)) + Duration::from_millis(1));
+    }
+
+    #[test]
+    fn longer_delays_take_the_longest(extra_ms in 1u64..u64::from(u32::MAX)) {
+        let delay = Duration::from_millis(Bucket::LONGEST.delay_ms() + extra_ms);
+        prop_assert_eq!(Bucket::for_delay(delay), Bucket::LONGEST);
+    }
+}
