@@ -15,9 +15,12 @@
 //! types.
 
 pub mod agents;
+pub mod capability;
 pub mod catalog;
 pub mod delivery;
+pub mod embedded;
 pub mod manifest;
 pub mod records;
 pub mod task;
 pub mod units;
+pub(crate) mod wit;
