@@ -14,15 +14,24 @@
 //! ([`delivery`], [`records`], [`catalog`], [`agents`]); `tests/layering.rs` enforces it. Only `app` knows the concrete
 //! types.
 
+pub mod agent;
 pub mod agents;
+pub mod app;
 pub mod broker;
+pub mod capability;
 pub mod catalog;
+pub mod config;
+pub mod cli;
 pub mod delivery;
+pub mod deploy;
+pub mod dispatch;
+pub mod embedded;
 pub mod http;
+pub mod lifecycle;
 pub mod manifest;
 pub mod records;
 pub mod store;
-pub mod lifecycle;
 pub mod task;
 pub mod telemetry;
 pub mod units;
+pub(crate) mod wit;

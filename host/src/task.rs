@@ -7,7 +7,7 @@ mod names;
 mod outcome;
 
 pub use names::{AgentName, InvalidName, TaskId};
-pub use outcome::{Completion, Failure, Limit, Outcome, Output, Usage};
+pub use outcome::{Completion, Failure, FollowUp, Limit, Outcome, Output, Usage};
 
 use bytes::Bytes;
 

@@ -1,6 +1,7 @@
 //! How a run ended, and what it used.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -145,6 +146,15 @@ pub struct Completion {
     pub outcome: Outcome,
     /// What it used.
     pub usage: Usage,
-    /// Tasks that the agent submitted; they are published only if it succeeded.
-    pub follow_ups: Vec<super::Task>,
+    /// Tasks that the agent submitted and that are to be published.
+    pub follow_ups: Vec<FollowUp>,
+}
+
+/// A task that an agent submitted while it ran.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FollowUp {
+    /// The task.
+    pub task: super::Task,
+    /// How long it waits at least before it is run.
+    pub delay: Duration,
 }

@@ -1,0 +1,176 @@
+//! Capabilities: everything that an agent can reach, brokered call by call.
+//!
+//! An agent has what its manifest grants and nothing else. The host holds the connections and the credentials; the agent
+//! holds names. Each capability is a folder of the same shape: its trait and limits in `x.rs`, the implementations side by
+//! side (`redis.rs`, `memory.rs`, `postgres.rs`), one `conformance.rs` that is run over all of them, and `host.rs`, the
+//! only file that speaks the generated WIT types.
+//!
+//! Two kinds of failure leave a call: a typed error that the guest can handle, and a trap (a handle that does not exist).
+//! The guest gets a short case without addresses; the host's log gets the cause. A call without a grant is answered with
+//! the typed error and the line to add to the manifest, never with a trap: many toolchains import what they never call.
+//!
+//! [`Capabilities`] is the host's, [`SessionPlan`] a revision's, [`Session`] a task's.
+
+pub mod cache;
+pub mod config;
+pub mod key_value;
+pub mod log;
+mod memory;
+pub mod messaging;
+pub mod redis;
+pub mod secrets;
+mod session;
+pub mod sql;
+pub mod tasks;
+
+pub use session::{Finished, Session, SessionPlan};
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wasmtime::component::{HasData, Linker, ResourceTable};
+
+use crate::manifest::Manifest;
+use crate::task::{AgentName, Task};
+use crate::wit::capabilities::{agent, wasi};
+
+/// The reason behind an error, for the host's log.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where an agent's calls end: one implementation of each outside thing.
+#[derive(Clone)]
+pub struct Backends {
+    /// Databases.
+    pub database: Arc<dyn sql::Database>,
+    /// Key-value buckets.
+    pub key_value: Arc<dyn key_value::KeyValue>,
+    /// The cache.
+    pub cache: Arc<dyn cache::Cache>,
+    /// Secrets.
+    pub secrets: Arc<dyn secrets::SecretSource>,
+    /// Which agents a follow-up task can be sent to.
+    pub directory: Arc<dyn tasks::Directory>,
+}
+
+/// What all agents of a host share. Cheap to clone.
+#[derive(Clone)]
+pub struct Capabilities {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    backends: Backends,
+    cache_counts: Mutex<HashMap<AgentName, Arc<cache::Counts>>>,
+}
+
+impl Capabilities {
+    /// Capabilities over these backends.
+    #[must_use]
+    pub fn new(backends: Backends) -> Self {
+        Self { shared: Arc::new(Shared { backends, cache_counts: Mutex::default() }) }
+    }
+
+    /// The backends, to provision, to close, and to report on.
+    #[must_use]
+    pub fn backends(&self) -> &Backends {
+        &self.shared.backends
+    }
+
+    /// What a revision may reach, worked out once when it is deployed.
+    #[must_use]
+    pub fn plan(&self, agent: &AgentName, revision: u64, manifest: Arc<Manifest>) -> Arc<SessionPlan> {
+        let mut counts = self.shared.cache_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = Arc::clone(counts.entry(agent.clone()).or_default());
+        Arc::new(SessionPlan::new(agent.clone(), revision, manifest, counts))
+    }
+
+    /// What one task may reach, from now until it ends. Nothing is opened before it is used.
+    #[must_use]
+    pub fn session(&self, plan: &Arc<SessionPlan>, task: &Task) -> Session {
+        Session::new(Arc::clone(&self.shared), Arc::clone(plan), task)
+    }
+
+    /// Cache hits and misses of each agent that was deployed since the host started.
+    #[must_use]
+    pub fn cache_counts(&self) -> Vec<(AgentName, Arc<cache::Counts>)> {
+        let counts = self.shared.cache_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.iter().map(|(agent, counts)| (agent.clone(), Arc::clone(counts))).collect()
+    }
+
+    /// Secrets that a manifest requires and that are not set.
+    ///
+    /// # Errors
+    /// The store of secrets cannot be read.
+    pub async fn missing_secrets(&self, manifest: &Manifest) -> Result<Vec<String>, secrets::SecretsError> {
+        let mut missing = Vec::new();
+        for name in &manifest.secrets.required {
+            if self.shared.backends.secrets.get(&manifest.agent.name, name).await?.is_none() {
+                missing.push(name.clone());
+            }
+        }
+        Ok(missing)
+    }
+}
+
+impl std::fmt::Debug for Capabilities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Capabilities").finish_non_exhaustive()
+    }
+}
+
+/// What a host call works on: the task's session, and the store's table of resources.
+pub struct View<'a> {
+    /// The running task's session.
+    pub session: &'a mut Session,
+    /// The instance's resources.
+    pub table: &'a mut ResourceTable,
+}
+
+/// Tells the linker that host calls borrow a [`View`] from the store's data.
+struct Views;
+
+impl HasData for Views {
+    type Data<'a> = View<'a>;
+}
+
+/// Links everything that the host implements itself: key-value in both drafts, logging, configuration, cache, sql, tasks,
+/// secrets and the messaging types. WASI itself and `wasi:http` are linked by their reference implementations.
+///
+/// # Errors
+/// An interface is linked already.
+pub fn add_to_linker<T: Send + 'static>(
+    linker: &mut Linker<T>,
+    view: fn(&mut T) -> View<'_>,
+) -> wasmtime::Result<()> {
+    wasi::keyvalue0_2_0_draft::store::add_to_linker::<T, Views>(linker, view)?;
+    wasi::keyvalue0_2_0_draft::atomics::add_to_linker::<T, Views>(linker, view)?;
+    wasi::keyvalue0_2_0_draft::batch::add_to_linker::<T, Views>(linker, view)?;
+    wasi::keyvalue0_2_0_draft2::store::add_to_linker::<T, Views>(linker, view)?;
+    wasi::keyvalue0_2_0_draft2::atomics::add_to_linker::<T, Views>(linker, view)?;
+    wasi::keyvalue0_2_0_draft2::batch::add_to_linker::<T, Views>(linker, view)?;
+    wasi::logging::logging::add_to_linker::<T, Views>(linker, view)?;
+    wasi::config::store::add_to_linker::<T, Views>(linker, view)?;
+    wasi::messaging::types::add_to_linker::<T, Views>(linker, view)?;
+    agent::runtime::types::add_to_linker::<T, Views>(linker, view)?;
+    agent::runtime::cache::add_to_linker::<T, Views>(linker, view)?;
+    agent::runtime::sql::add_to_linker::<T, Views>(linker, view)?;
+    agent::runtime::tasks::add_to_linker::<T, Views>(linker, view)?;
+    agent::runtime::secrets::add_to_linker::<T, Views>(linker, view)
+}
+
+/// The answer to a call without a grant.
+fn denied(what: &str, line: &str) -> String {
+    format!("the manifest does not grant {what}: add `{line}` to agent.toml")
+}
+
+/// An error with everything behind it, on one line, for the host's log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    log::escaped(&text, log::LINE_BYTES_MAX)
+}

@@ -1,0 +1,110 @@
+//! `agent:runtime/cache` in terms of [`Cache`](super::Cache).
+
+use super::{CacheError, Space, check_entry, check_keys, ttl_from_ms};
+use crate::capability::View;
+use crate::wit::capabilities::agent::runtime::cache::{Error, Host};
+
+/// The outer error traps, the inner one is the guest's to handle.
+type Answer<T> = wasmtime::Result<Result<T, Error>>;
+
+impl View<'_> {
+    fn cache_space(&mut self) -> Result<Space, Error> {
+        self.session.count_call();
+        self.session.plan().cache_space().cloned().ok_or_else(|| {
+            let line = "[grants] cache = true";
+            self.session.note_denied("cache", "cache", line);
+            Error::AccessDenied(super::super::denied("the cache", line))
+        })
+    }
+
+    fn cache_told(&mut self, error: &CacheError) -> Error {
+        match error {
+            CacheError::Unavailable(_) => {
+                self.session.note_failed("cache", error);
+                Error::Unavailable(error.to_string())
+            }
+            CacheError::LimitExceeded(text) => Error::LimitExceeded(text.clone()),
+            CacheError::NotANumber => Error::NotANumber(error.to_string()),
+        }
+    }
+}
+
+impl Host for View<'_> {
+    async fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
+        let space = match self.cache_space() {
+            Ok(space) => space,
+            Err(denied) => return Ok(Err(denied)),
+        };
+        let answer = match check_entry(&key, 0) {
+            Ok(()) => self.session.cache().get(&space, &key).await,
+            Err(error) => Err(error),
+        };
+        if let Ok(value) = &answer {
+            space.counts.count(value.is_some());
+        }
+        Ok(answer.map_err(|error| self.cache_told(&error)))
+    }
+
+    async fn get_many(&mut self, keys: Vec<String>) -> Answer<Vec<Option<Vec<u8>>>> {
+        let space = match self.cache_space() {
+            Ok(space) => space,
+            Err(denied) => return Ok(Err(denied)),
+        };
+        let answer = match check_keys(&keys) {
+            Ok(()) => self.session.cache().get_many(&space, &keys).await,
+            Err(error) => Err(error),
+        };
+        for value in answer.iter().flatten() {
+            space.counts.count(value.is_some());
+        }
+        Ok(answer.map_err(|error| self.cache_told(&error)))
+    }
+
+    async fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: Option<u64>) -> Answer<()> {
+        let space = match self.cache_space() {
+            Ok(space) => space,
+            Err(denied) => return Ok(Err(denied)),
+        };
+        let answer = match check_entry(&key, value.len()) {
+            Ok(()) => self.session.cache().set(&space, &key, value, ttl_ms.map(ttl_from_ms)).await,
+            Err(error) => Err(error),
+        };
+        Ok(answer.map_err(|error| self.cache_told(&error)))
+    }
+
+    async fn delete(&mut self, key: String) -> Answer<bool> {
+        let space = match self.cache_space() {
+            Ok(space) => space,
+            Err(denied) => return Ok(Err(denied)),
+        };
+        let answer = match check_entry(&key, 0) {
+            Ok(()) => self.session.cache().delete(&space, &key).await,
+            Err(error) => Err(error),
+        };
+        Ok(answer.map_err(|error| self.cache_told(&error)))
+    }
+
+    async fn increment(&mut self, key: String, delta: i64) -> Answer<i64> {
+        let space = match self.cache_space() {
+            Ok(space) => space,
+            Err(denied) => return Ok(Err(denied)),
+        };
+        let answer = match check_entry(&key, 0) {
+            Ok(()) => self.session.cache().increment(&space, &key, delta).await,
+            Err(error) => Err(error),
+        };
+        Ok(answer.map_err(|error| self.cache_told(&error)))
+    }
+
+    async fn expire(&mut self, key: String, ttl_ms: u64) -> Answer<bool> {
+        let space = match self.cache_space() {
+            Ok(space) => space,
+            Err(denied) => return Ok(Err(denied)),
+        };
+        let answer = match check_entry(&key, 0) {
+            Ok(()) => self.session.cache().expire(&space, &key, ttl_from_ms(ttl_ms)).await,
+            Err(error) => Err(error),
+        };
+        Ok(answer.map_err(|error| self.cache_told(&error)))
+    }
+}

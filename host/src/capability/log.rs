@@ -1,0 +1,161 @@
+//! Log: what an agent says, as records of the host's log that carry agent, revision, task id and attempt.
+//!
+//! A line is the guest's, so it is shown as text: control characters and characters that reorder text are escaped, so
+//! that no line can look like another record. Lines and the whole of a task's log are cut at a limit.
+
+mod host;
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::SessionPlan;
+use crate::task::{AgentName, Task, TaskId};
+use crate::units::ByteSize;
+
+/// Longest line, in bytes. What is longer is data, and wants another place than a log.
+pub const LINE_BYTES_MAX: usize = 8 << 10;
+
+/// How loud a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Every step.
+    Trace,
+    /// For whoever looks for a fault.
+    Debug,
+    /// What happens.
+    Info,
+    /// Something is off.
+    Warn,
+    /// Something failed.
+    Error,
+    /// Nothing works.
+    Critical,
+}
+
+/// The log of one task. Shared: lines also come from its standard error.
+#[derive(Debug)]
+pub struct GuestLog {
+    agent: AgentName,
+    revision: u64,
+    task_id: TaskId,
+    attempt: u32,
+    bytes_max: ByteSize,
+    bytes: AtomicU64,
+    cut: AtomicBool,
+}
+
+impl GuestLog {
+    pub(super) fn new(plan: &SessionPlan, task: &Task) -> Self {
+        Self {
+            agent: plan.agent().clone(),
+            revision: plan.revision(),
+            task_id: task.id.clone(),
+            attempt: task.attempt,
+            bytes_max: plan.manifest().limits.log,
+            bytes: AtomicU64::new(0),
+            cut: AtomicBool::new(false),
+        }
+    }
+
+    /// Logs a line, unless the task has said as much as `limits.log` allows. The first line over it is noted, the others
+    /// are only counted.
+    pub fn line(&self, level: Level, context: &str, message: &str) {
+        let message = escaped(message, LINE_BYTES_MAX);
+        let context = escaped(context, LINE_BYTES_MAX);
+        let bytes = u64::try_from(message.len().saturating_add(context.len())).unwrap_or(u64::MAX);
+        // An empty line takes room in the host's log all the same.
+        let said = self.bytes.fetch_add(bytes.max(1), Ordering::Relaxed);
+        if said.saturating_add(bytes) <= self.bytes_max.0 {
+            self.record(level, &context, &message);
+        } else if !self.cut.swap(true, Ordering::Relaxed) {
+            let note = format!("the task's log is cut here: limits.log = {}", self.bytes_max);
+            self.record(Level::Warn, "agent-host", &note);
+        }
+    }
+
+    /// Whether lines were dropped.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    fn record(&self, level: Level, context: &str, message: &str) {
+        macro_rules! event {
+            ($level:ident) => {
+                tracing::event!(
+                    target: "agent",
+                    tracing::Level::$level,
+                    agent = %self.agent,
+                    revision = self.revision,
+                    task_id = %self.task_id,
+                    attempt = self.attempt,
+                    context,
+                    "{message}"
+                )
+            };
+        }
+        match level {
+            Level::Trace => event!(TRACE),
+            Level::Debug => event!(DEBUG),
+            Level::Info => event!(INFO),
+            Level::Warn => event!(WARN),
+            Level::Error | Level::Critical => event!(ERROR),
+        }
+    }
+}
+
+/// A text on one line: control characters and those that reorder text (bidirectional marks, line separators) as Rust
+/// escapes, cut after about `bytes_max` bytes.
+#[must_use]
+pub fn escaped(text: &str, bytes_max: usize) -> String {
+    let mut line = String::with_capacity(text.len().min(bytes_max));
+    for (at, character) in text.char_indices() {
+        if line.len() >= bytes_max {
+            let _ = write!(line, "… ({} bytes more)", text.len().saturating_sub(at));
+            break;
+        }
+        if character.is_control() || reorders(character) {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+fn reorders(character: char) -> bool {
+    matches!(
+        character,
+        '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_line_can_look_like_another_record() {
+        let hostile = "done\n{\"level\":\"ERROR\"}\r\u{1b}[2Jx\u{202e}gpj.exe\0";
+        let shown = escaped(hostile, LINE_BYTES_MAX);
+        assert_eq!(shown, r#"done\n{"level":"ERROR"}\r\u{1b}[2Jx\u{202e}gpj.exe\u{0}"#);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_and_says_so() {
+        let shown = escaped(&"x".repeat(10 << 20), LINE_BYTES_MAX);
+        assert!(shown.len() < LINE_BYTES_MAX + 40, "{}", shown.len());
+        assert!(shown.ends_with(&format!("… ({} bytes more)", (10 << 20) - LINE_BYTES_MAX)), "{}", &shown[LINE_BYTES_MAX..]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_becomes_one_short_line(text in ".*", bytes_max in 0usize..64) {
+            let shown = escaped(&text, bytes_max);
+            prop_assert!(shown.chars().all(|c| !c.is_control()));
+            prop_assert!(shown.len() < bytes_max + 64);
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! `agent:runtime/secrets`.
+
+use wasmtime::component::Resource;
+
+use super::{Secret, variable};
+use crate::capability::{View, denied};
+use crate::wit::capabilities::agent::runtime::secrets::{Error, Host, HostSecret};
+
+impl Host for View<'_> {
+    async fn get(&mut self, name: String) -> wasmtime::Result<Result<Resource<Secret>, Error>> {
+        self.session.count_call();
+        let plan = self.session.plan();
+        if !plan.manifest().secrets.required.contains(&name) {
+            let line = format!("[secrets] required = [{name:?}]");
+            self.session.note_denied("secrets", &name, &line);
+            return Ok(Err(Error::AccessDenied(denied(&format!("the secret {name:?}"), &line))));
+        }
+        let agent = plan.agent().clone();
+        match self.session.secrets().get(&agent, &name).await {
+            Ok(Some(secret)) => Ok(Ok(self.table.push(secret)?)),
+            Ok(None) => {
+                let variable = variable(&agent, &name);
+                Ok(Err(Error::NotSet(format!("no value is set for {name:?}: the operator sets it by {variable}"))))
+            }
+            Err(error) => {
+                self.session.note_failed("secrets", &error);
+                Ok(Err(Error::Unavailable(error.to_string())))
+            }
+        }
+    }
+}
+
+impl HostSecret for View<'_> {
+    fn reveal(&mut self, secret: Resource<Secret>) -> wasmtime::Result<String> {
+        self.session.count_call();
+        Ok(self.table.get(&secret)?.reveal().to_owned())
+    }
+
+    async fn drop(&mut self, secret: Resource<Secret>) -> wasmtime::Result<()> {
+        self.table.delete(secret)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,240 @@
+//! What one task may reach, and what it leaves behind when it ends.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::cache::{self, Cache};
+use super::key_value::{Bucket, KeyValue};
+use super::log::GuestLog;
+use super::secrets::SecretSource;
+use super::sql::{CommitError, SqlSession};
+use super::tasks::{Directory, FollowUps, ProgressSink};
+use super::{Shared, chain};
+use crate::manifest::{Manifest, SqlGrant, TransactionMode};
+use crate::task::{AgentName, FollowUp, Task, TaskId};
+
+/// Refusals and failures of one task that the host logs: enough to see what is wrong, too few to flood the log.
+const TROUBLES_LOGGED_MAX: u32 = 5;
+
+/// What a revision may reach. Made once per revision, shared by all of its tasks.
+#[derive(Debug)]
+pub struct SessionPlan {
+    agent: AgentName,
+    revision: u64,
+    manifest: Arc<Manifest>,
+    buckets: Vec<(String, Bucket)>,
+    cache_space: Option<cache::Space>,
+}
+
+impl SessionPlan {
+    pub(super) fn new(agent: AgentName, revision: u64, manifest: Arc<Manifest>, counts: Arc<cache::Counts>) -> Self {
+        let named = |name: &String| (name.clone(), Bucket::new(&agent, name));
+        Self {
+            buckets: manifest.grants.key_value.iter().map(named).collect(),
+            cache_space: manifest.grants.cache.then(|| cache::Space::new(&agent, counts)),
+            agent,
+            revision,
+            manifest,
+        }
+    }
+
+    /// The agent.
+    #[must_use]
+    pub fn agent(&self) -> &AgentName {
+        &self.agent
+    }
+
+    /// The revision's number.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub(super) fn bucket(&self, name: &str) -> Option<&Bucket> {
+        self.buckets.iter().find(|(granted, _)| granted == name).map(|(_, bucket)| bucket)
+    }
+
+    pub(super) fn cache_space(&self) -> Option<&cache::Space> {
+        self.cache_space.as_ref()
+    }
+
+    pub(super) fn sql_grant(&self, name: &str) -> Option<(usize, &SqlGrant)> {
+        self.manifest.grants.sql.iter().enumerate().find(|(_, grant)| grant.name == name)
+    }
+}
+
+/// What one task may reach. Dropping it rolls back: nothing that it holds is used again.
+pub struct Session {
+    shared: Arc<Shared>,
+    plan: Arc<SessionPlan>,
+    task_id: TaskId,
+    attempt: u32,
+    traceparent: Option<String>,
+    log: Arc<GuestLog>,
+    pub(super) sql: SqlSession,
+    pub(super) follow_ups: FollowUps,
+    cancellation: Option<CancellationToken>,
+    pub(super) progress: Option<Arc<dyn ProgressSink>>,
+    host_calls: u64,
+    troubles: u32,
+}
+
+/// What a task leaves behind.
+#[derive(Debug)]
+pub struct Finished {
+    /// Whether its SQL effects are safe, where it was to commit; always `Ok` after a rollback.
+    pub result: Result<(), CommitError>,
+    /// Tasks that are to be published: those of a committed session, and under `transaction = "statement"` all.
+    pub follow_ups: Vec<FollowUp>,
+    /// Calls that the guest made.
+    pub host_calls: u64,
+}
+
+impl Session {
+    pub(super) fn new(shared: Arc<Shared>, plan: Arc<SessionPlan>, task: &Task) -> Self {
+        let log = GuestLog::new(&plan, task);
+        Self {
+            shared,
+            plan,
+            task_id: task.id.clone(),
+            attempt: task.attempt,
+            traceparent: task.traceparent.clone(),
+            log: Arc::new(log),
+            sql: SqlSession::default(),
+            follow_ups: FollowUps::default(),
+            cancellation: None,
+            progress: None,
+            host_calls: 0,
+            troubles: 0,
+        }
+    }
+
+    /// Answers `is-cancelled` from this token.
+    #[must_use]
+    pub fn with_cancellation(mut self, cancellation: CancellationToken) -> Self {
+        self.cancellation = Some(cancellation);
+        self
+    }
+
+    /// Sends the task's progress there.
+    #[must_use]
+    pub fn with_progress(mut self, progress: Arc<dyn ProgressSink>) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// The task's log, also for lines that reach the host another way (the standard error of a command).
+    #[must_use]
+    pub fn log(&self) -> &Arc<GuestLog> {
+        &self.log
+    }
+
+    /// Ends the session: commits its SQL effects or rolls them back, and gives out what is left to do.
+    pub async fn finish(self, commit: bool) -> Finished {
+        let mode = self.plan.manifest.effects.transaction;
+        let result = self.sql.finish(commit).await;
+        let leave = match mode {
+            TransactionMode::Task => commit && result.is_ok(),
+            TransactionMode::Statement => true,
+        };
+        let follow_ups = if leave { self.follow_ups.into_vec() } else { Vec::new() };
+        Finished { result, follow_ups, host_calls: self.host_calls }
+    }
+
+    /// Calls that the guest made so far.
+    #[must_use]
+    pub fn host_calls(&self) -> u64 {
+        self.host_calls
+    }
+
+    pub(super) fn count_call(&mut self) {
+        self.host_calls = self.host_calls.saturating_add(1);
+    }
+
+    pub(super) fn plan(&self) -> &SessionPlan {
+        &self.plan
+    }
+
+    pub(super) fn task_id(&self) -> &TaskId {
+        &self.task_id
+    }
+
+    pub(super) fn traceparent(&self) -> Option<&String> {
+        self.traceparent.as_ref()
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancellation.as_ref().is_some_and(CancellationToken::is_cancelled)
+    }
+
+    pub(super) fn key_value(&self) -> &dyn KeyValue {
+        &*self.shared.backends.key_value
+    }
+
+    pub(super) fn cache(&self) -> &dyn Cache {
+        &*self.shared.backends.cache
+    }
+
+    pub(super) fn secrets(&self) -> &dyn SecretSource {
+        &*self.shared.backends.secrets
+    }
+
+    pub(super) fn directory(&self) -> &dyn Directory {
+        &*self.shared.backends.directory
+    }
+
+    /// The SQL session with what it needs to open a connection.
+    pub(super) fn sql_parts(&mut self) -> (&mut SqlSession, &dyn super::sql::Database, &SessionPlan) {
+        (&mut self.sql, &*self.shared.backends.database, &self.plan)
+    }
+
+    /// Logs a call without a grant.
+    pub(super) fn note_denied(&mut self, capability: &'static str, what: &str, line: &str) {
+        if self.may_log_trouble() {
+            let what = super::log::escaped(what, super::log::LINE_BYTES_MAX);
+            let line = super::log::escaped(line, super::log::LINE_BYTES_MAX);
+            tracing::warn!(
+                agent = %self.plan.agent,
+                revision = self.plan.revision,
+                task_id = %self.task_id,
+                attempt = self.attempt,
+                capability,
+                what,
+                "the manifest does not grant what the agent asked for: add `{line}` to agent.toml"
+            );
+        }
+    }
+
+    /// Logs a call that failed through no fault of the agent.
+    pub(super) fn note_failed(&mut self, capability: &'static str, error: &dyn std::error::Error) {
+        if self.may_log_trouble() {
+            tracing::warn!(
+                agent = %self.plan.agent,
+                revision = self.plan.revision,
+                task_id = %self.task_id,
+                attempt = self.attempt,
+                capability,
+                error = chain(error),
+                "a capability failed"
+            );
+        }
+    }
+
+    fn may_log_trouble(&mut self) -> bool {
+        self.troubles = self.troubles.saturating_add(1);
+        self.troubles <= TROUBLES_LOGGED_MAX
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("agent", &self.plan.agent).field("task", &self.task_id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,221 @@
+//! SQL: an agent's own schema in PostgreSQL, by name.
+//!
+//! The agent opens a database that its manifest grants and never sees an address. All statements of a task share one
+//! connection under the agent's own login role; under `transaction = "task"` they are one transaction, opened with the
+//! first statement and ended by [`SqlSession::finish`]. Statements go through the extended protocol: one statement a
+//! call, values apart from the text.
+//!
+//! [`Database`] is the port. [`Postgres`] is a server that is there already, [`LazyDatabase`] a private one that is
+//! started for the first agent that wants it; [`conformance`] holds both to the same rules.
+
+mod host;
+
+
+mod session;
+mod value;
+
+
+
+pub use value::{Column, Date, DateTime, Kind, Row, Time, Value};
+
+pub(super) use session::SqlSession;
+
+use std::time::Duration;
+
+use super::Cause;
+use crate::catalog::Migration;
+use crate::manifest::{SqlGrant, TransactionMode};
+use crate::task::AgentName;
+
+/// Longest statement, in bytes. Prepared statements are kept on both sides, so this bounds what a connection holds.
+pub const STATEMENT_BYTES_MAX: usize = 128 << 10;
+/// Most bytes of the parameters of one statement.
+pub const PARAMETERS_BYTES_MAX: usize = 8 << 20;
+/// Most bytes of rows that one task has read and not yet taken, over all of its cursors; also the most of one result.
+pub const RESULT_BYTES_MAX: usize = 8 << 20;
+/// Most connection handles and cursors that one task has open.
+pub const HANDLES_MAX: usize = 64;
+
+/// A database that the guest has opened: which of the manifest's grants it is.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenDatabase {
+    grant: usize,
+}
+
+/// The rows of a query, as the guest holds them.
+#[derive(Debug)]
+pub struct Cursor {
+    id: u64,
+    columns: Vec<Column>,
+}
+
+/// What PostgreSQL said of a statement.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message} (SQLSTATE {sqlstate})")]
+pub struct DbError {
+    /// Five characters.
+    pub sqlstate: String,
+    /// `ERROR`, `FATAL` or `PANIC`.
+    pub severity: String,
+    /// What went wrong.
+    pub message: String,
+    /// More about it.
+    pub detail: Option<String>,
+    /// The table concerned.
+    pub table: Option<String>,
+    /// The column concerned.
+    pub column: Option<String>,
+    /// The constraint concerned.
+    pub constraint: Option<String>,
+}
+
+/// Why a statement failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SqlError {
+    /// The statement is one that agents may not run.
+    #[error("{0}")]
+    Denied(String),
+    /// No connection, or it broke.
+    #[error("{what}")]
+    Unavailable {
+        /// What could not be done, without addresses.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// A parameter does not fit the statement.
+    #[error("{0}")]
+    BadParameter(String),
+    /// PostgreSQL refused the statement.
+    #[error(transparent)]
+    Query(#[from] Box<DbError>),
+    /// A value of the result cannot be represented.
+    #[error("{0}")]
+    Conversion(String),
+    /// A cap was reached; the text names it.
+    #[error("{0}")]
+    LimitExceeded(String),
+}
+
+/// Why effects that were to be committed were not, or perhaps not.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// A statement had failed, or a cap was reached, and the agent went on as if it had not: there was nothing left to
+    /// commit. The agent's doing; nothing was committed.
+    #[error("the transaction was aborted by an earlier failure: {0}")]
+    Aborted(String),
+    /// PostgreSQL refused to commit: a deferred constraint, or a conflict with another transaction. Nothing was committed.
+    #[error("the transaction could not be committed")]
+    Refused(#[source] Box<DbError>),
+    /// The connection broke. Whether it was committed is unknown.
+    #[error("the connection to the database broke during the commit")]
+    Unavailable(#[source] Cause),
+}
+
+/// Why an agent's schema could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvisionError {
+    /// The database cannot be reached, or the host's own role may not do what it has to.
+    #[error("{what}")]
+    Unavailable {
+        /// What could not be done.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// There is no database; the text says what to install or to set.
+    #[error("{0}")]
+    Missing(String),
+    /// A migration failed; nothing of it was kept.
+    #[error("migration {name} failed")]
+    Migration {
+        /// The migration's file name.
+        name: String,
+        /// What PostgreSQL said.
+        #[source]
+        source: Cause,
+    },
+    /// A migration is not the one that was applied under its name.
+    #[error("migration {name} was changed after it was applied: restore it, and put the change into a new file")]
+    Changed {
+        /// The migration's file name.
+        name: String,
+    },
+}
+
+/// Connections of the host to its databases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionCounts {
+    /// In use by a task.
+    pub used: usize,
+    /// Open, and waiting for a task.
+    pub idle: usize,
+    /// Most that may be open.
+    pub max: usize,
+}
+
+/// A database server with a schema and a login role for each agent.
+#[async_trait::async_trait]
+pub trait Database: Send + Sync + 'static {
+    /// Makes the agent's role and schema and applies what is new of its migrations, in order, each in a transaction,
+    /// under a lock that holds the fleet's other hosts off. Doing it again changes nothing.
+    async fn provision(
+        &self,
+        agent: &AgentName,
+        grants: &[SqlGrant],
+        migrations: &[Migration],
+    ) -> Result<(), ProvisionError>;
+
+    /// A connection in the agent's name, in a transaction where the mode says so. Waits while all are in use.
+    async fn open(
+        &self,
+        agent: &AgentName,
+        mode: TransactionMode,
+        statement_timeout: Duration,
+    ) -> Result<Box<dyn SqlConnection>, SqlError>;
+
+    /// How many connections there are.
+    fn connections(&self) -> ConnectionCounts;
+
+    /// Closes all connections; a private server is stopped.
+    async fn close(&self);
+}
+
+/// Some rows of a result.
+#[derive(Debug, Default)]
+pub struct RowBatch {
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// What they take in memory, about.
+    pub bytes: usize,
+}
+
+/// A connection in the hands of one task. Dropping it rolls back and closes it.
+#[async_trait::async_trait]
+pub trait SqlConnection: Send {
+    /// Runs a statement and gives the number of rows that it affected.
+    async fn execute(&mut self, statement: &str, parameters: &[Value], timeout: Duration) -> Result<u64, SqlError>;
+
+    /// Runs a statement and gives the columns of its result; [`next_rows`](Self::next_rows) gives the rows. No other
+    /// statement may run before those have ended.
+    async fn query(
+        &mut self,
+        statement: &str,
+        parameters: &[Value],
+        timeout: Duration,
+    ) -> Result<Vec<Column>, SqlError>;
+
+    /// The next rows of the running query; nothing at its end.
+    async fn next_rows(&mut self) -> Result<Option<RowBatch>, SqlError>;
+
+    /// Whether a query's rows have not all been read.
+    fn is_streaming(&self) -> bool;
+
+    /// Makes sure that nothing is committed: for a result that is not to be read to its end.
+    fn abandon(&mut self, reason: &str);
+
+    /// Commits or rolls back, and gives the connection back where it is as good as new.
+    async fn finish(self: Box<Self>, commit: bool) -> Result<(), CommitError>;
+}
