@@ -16,9 +16,12 @@
 
 pub mod agents;
 pub mod catalog;
+pub mod cli;
+pub mod config;
 pub mod delivery;
 pub mod http;
 pub mod manifest;
+pub mod package;
 pub mod records;
 pub mod task;
 pub mod units;
