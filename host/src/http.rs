@@ -25,7 +25,7 @@ mod tasks;
 mod view;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use auth::{Auth, Token};
 

@@ -1,0 +1,218 @@
+//! A client of a running host's HTTP API.
+
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::Value;
+use url::Url;
+
+use crate::task::Failure;
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a request got no good answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    #[error("{0}")]
+    Url(String),
+    #[error("no host answers at {url}; start one with `agent-host dev` or `agent-host serve`, or name another with --url")]
+    Unreachable {
+        url: Url,
+        #[source]
+        source: reqwest::Error,
+    },
+    #[error("{0}")]
+    Refused(Box<Refused>),
+    #[error("{url} does not answer like an agent-host; is it the address of one?")]
+    Protocol {
+        url: Url,
+        #[source]
+        source: Option<reqwest::Error>,
+    },
+}
+
+/// An error answer of the host.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Refused {
+    #[serde(rename = "type")]
+    kind: String,
+    title: String,
+    pub(crate) status: u16,
+    detail: String,
+    #[serde(default)]
+    pub(crate) failure: Option<Failure>,
+    #[serde(default)]
+    errors: Vec<String>,
+    /// Names of the deployed agents, where the one that was asked for is none of them.
+    #[serde(skip)]
+    known_agents: Option<Vec<String>>,
+}
+
+impl Refused {
+    fn is_unknown_agent(&self) -> bool {
+        self.kind.ends_with(":unknown-agent")
+    }
+}
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.errors.is_empty() {
+            write!(f, "{}: {}", self.title, self.detail)?;
+        } else {
+            write!(f, "{}:", self.title)?;
+            self.errors.iter().try_for_each(|error| write!(f, "\n  - {error}"))?;
+        }
+        if matches!(self.status, 401 | 403) {
+            f.write_str("; pass it with --token, or in AGENT_HOST_ADMIN_TOKEN, AGENT_HOST_READ_TOKEN or AGENT_HOST_SUBMIT_TOKEN")?;
+        }
+        match self.known_agents.as_deref() {
+            None => Ok(()),
+            Some([]) => f.write_str("; none is deployed: agent-host deploy PATH"),
+            Some(names) => write!(f, "; deployed are: {}", names.join(", ")),
+        }
+    }
+}
+
+impl From<Refused> for ClientError {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(Box::new(refused))
+    }
+}
+
+/// A client of one host.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: Option<String>,
+}
+
+impl Client {
+    pub(crate) fn new(base: &str, token: Option<String>) -> Result<Self, ClientError> {
+        let expected = "expected such as http://127.0.0.1:8080";
+        let base = Url::parse(base).map_err(|error| ClientError::Url(format!("--url {base:?}: {error}: {expected}")))?;
+        if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
+            return Err(ClientError::Url(format!("--url {base}: {expected}")));
+        }
+        // An error means that one is installed already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
+        if base.scheme() == "http" {
+            // The machine's certificates are not needed, and may not be there.
+            builder = builder.tls_certs_only(std::iter::empty());
+        }
+        let loopback = base.host().is_some_and(|host| match host {
+            url::Host::Domain(name) => name == "localhost",
+            url::Host::Ipv4(address) => address.is_loopback(),
+            url::Host::Ipv6(address) => address.is_loopback(),
+        });
+        if loopback {
+            builder = builder.no_proxy();
+        }
+        let http = builder.build().map_err(|error| ClientError::Url(format!("--url {base}: no client can be made: {error}")))?;
+        Ok(Self { http, base, token })
+    }
+
+    /// A request to a path given by its segments, which are escaped here.
+    pub(crate) fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        let request = self.http.request(method, url);
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// Sends a request; an error status is an error here.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|source| self.failed(source))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let bytes = response.bytes().await.map_err(|source| self.failed(source))?;
+        let refused = serde_json::from_slice::<Refused>(&bytes);
+        let mut refused = refused.map_err(|_| ClientError::Protocol { url: self.base.clone(), source: None })?;
+        if refused.is_unknown_agent() {
+            refused.known_agents = Box::pin(self.agents()).await.ok().map(|agents| {
+                agents.iter().filter_map(|agent| agent.get("name")?.as_str().map(str::to_owned)).collect()
+            });
+        }
+        Err(refused.into())
+    }
+
+    fn failed(&self, source: reqwest::Error) -> ClientError {
+        let url = self.base.clone();
+        if source.is_builder() {
+            return ClientError::Url(format!("the request cannot be made of what was given: {source}"));
+        }
+        if source.is_connect() || source.is_timeout() || source.is_request() || source.is_body() {
+            ClientError::Unreachable { url, source }
+        } else {
+            ClientError::Protocol { url, source: Some(source) }
+        }
+    }
+
+    /// Sends a request and reads the JSON answer.
+    pub(crate) async fn json(&self, request: RequestBuilder) -> Result<Value, ClientError> {
+        let response = self.send(request).await?;
+        let protocol = |source| ClientError::Protocol { url: self.base.clone(), source: Some(source) };
+        response.json().await.map_err(protocol)
+    }
+
+    /// Every deployed agent, all pages.
+    pub(crate) async fn agents(&self) -> Result<Vec<Value>, ClientError> {
+        let mut agents = Vec::new();
+        let mut cursor = None::<String>;
+        loop {
+            let mut request = self.request(Method::GET, &["v1", "agents"]);
+            if let Some(cursor) = &cursor {
+                request = request.query(&[("cursor", cursor)]);
+            }
+            let mut page = self.json(request).await?;
+            if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
+                agents.extend(items);
+            }
+            let next = page.get("next").and_then(Value::as_str).map(str::to_owned);
+            if next.is_none() || next == cursor {
+                return Ok(agents);
+            }
+            cursor = next;
+        }
+    }
+
+    /// A task's document.
+    pub(crate) async fn task(&self, id: &str) -> Result<Value, ClientError> {
+        self.json(self.request(Method::GET, &["v1", "tasks", id])).await
+    }
+
+    /// Returns when a task has ended, with its document.
+    pub(crate) async fn ended(&self, id: &str) -> Result<Value, ClientError> {
+        /// Between two looks, where a stream of events ends early: the host drains, or a proxy cut it off.
+        const AGAIN_AFTER: Duration = Duration::from_millis(500);
+        loop {
+            let events = self.send(self.request(Method::GET, &["v1", "tasks", id, "events"])).await?;
+            let mut events = events;
+            // What the events say is asked for again below; their end is what matters.
+            while let Ok(Some(_)) = events.chunk().await {}
+            let task = self.task(id).await?;
+            if matches!(task.get("status").and_then(Value::as_str), Some("succeeded" | "failed" | "cancelled")) {
+                return Ok(task);
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
+    }
+
+    /// The rest of an answer's body.
+    pub(crate) async fn bytes(&self, response: Response) -> Result<bytes::Bytes, ClientError> {
+        response.bytes().await.map_err(|source| self.failed(source))
+    }
+}
+
+/// Whether an answer says that the task's result is not there yet.
+pub(crate) fn is_accepted(response: &Response) -> bool {
+    response.status() == StatusCode::ACCEPTED
+}

@@ -1,0 +1,194 @@
+//! Checks of this machine: kernel, limits, folders, the port, the agents on disk.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::{Exit, Finding};
+use crate::package::{self, Package};
+
+/// First kernel with `PAGEMAP_SCAN`, which lets an instance's memory be reset by its touched pages alone.
+const PAGEMAP_SCAN_KERNEL: (u32, u32) = (6, 7);
+/// Open files below which a busy host runs out: connections of clients, broker, database and cache, and pooled memory.
+const FILES_MIN: u64 = 4_096;
+
+/// The kernel's version and the limit on open files.
+pub(super) fn kernel() -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {
+        findings.push(kernel_release(release.trim()));
+    }
+    if let Ok(limits) = std::fs::read_to_string("/proc/self/limits") {
+        findings.extend(open_files(&limits));
+    }
+    findings
+}
+
+fn kernel_release(release: &str) -> Finding {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= PAGEMAP_SCAN_KERNEL {
+        return Finding::ok("kernel", format!("{release} has PAGEMAP_SCAN"));
+    }
+    Finding::warning(
+        "kernel",
+        format!("{release} lacks PAGEMAP_SCAN, so resetting an instance's memory takes several times as long"),
+        "Linux 6.7 or newer; nothing else depends on it",
+    )
+}
+
+/// From the text of `/proc/self/limits`.
+fn open_files(limits: &str) -> Option<Finding> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let soft = line.split_whitespace().next()?;
+    let count = if soft == "unlimited" { u64::MAX } else { soft.parse().ok()? };
+    if count >= FILES_MIN {
+        return Some(Finding::ok("open files", format!("limit {soft}")));
+    }
+    Some(Finding::warning(
+        "open files",
+        format!("limit {soft}; under load a host needs about {FILES_MIN}"),
+        format!("ulimit -n {FILES_MIN}, or LimitNOFILE={FILES_MIN} in the systemd unit"),
+    ))
+}
+
+/// Whether the API's port is free.
+pub(super) async fn listen(address: SocketAddr) -> Finding {
+    match tokio::net::TcpListener::bind(address).await {
+        Ok(_) => Finding::ok("listen", format!("{address} is free")),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Finding::problem(
+            "listen",
+            Exit::Unavailable,
+            format!("{address} is in use, perhaps by a host that runs already"),
+            format!("stop it (ss -ltnp 'sport = :{}' names it), or serve on another port: --listen", address.port()),
+        ),
+        Err(error) => Finding::problem(
+            "listen",
+            Exit::Unavailable,
+            format!("{address} cannot be listened on: {error}"),
+            "an address of this machine, and a port above 1023 unless the host may use lower ones: --listen",
+        ),
+    }
+}
+
+/// Whether the data folder can be written, or made.
+pub(super) fn data_dir(folder: &Path) -> Finding {
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+    let existing = absolute.ancestors().find(|ancestor| ancestor.exists());
+    let shown = absolute.display();
+    // The folder itself is left to `serve` to make: a check should leave nothing behind.
+    match existing.map(tempfile::tempfile_in) {
+        Some(Ok(_)) if existing == Some(&absolute) => Finding::ok("data folder", format!("{shown} can be written")),
+        Some(Ok(_)) => Finding::ok("data folder", format!("{shown} can be made")),
+        Some(Err(error)) => Finding::problem(
+            "data folder",
+            Exit::Unavailable,
+            format!("{shown} cannot be written: {error}"),
+            format!("sudo install -d -o \"$USER\" {shown}, or name another with --data-dir"),
+        ),
+        None => Finding::problem("data folder", Exit::Unavailable, format!("{shown} has no parent"), "name another with --data-dir"),
+    }
+}
+
+/// Whether the agents that a start deploys can be read.
+pub(super) fn agents(folder: Option<&Path>) -> Vec<Finding> {
+    let Some(folder) = folder else {
+        return Vec::new();
+    };
+    let found = match package::find(folder) {
+        Ok(found) => found,
+        Err(error) => {
+            let mend = "name a folder of agents with --agents-dir";
+            return vec![Finding::problem("agents", Exit::Usage, error.to_string(), mend)];
+        }
+    };
+    if found.is_empty() {
+        let found = format!("{} has no sub-folder with an agent.toml", folder.display());
+        return vec![Finding::warning("agents", found, "name a folder of agents with --agents-dir")];
+    }
+    found.iter().map(|folder| agent(folder)).collect()
+}
+
+fn agent(folder: &Path) -> Finding {
+    match Package::read(folder) {
+        Ok(package) => {
+            let name = &package.manifest.agent.name;
+            Finding::ok("agents", format!("{name} in {}, module of {} bytes", folder.display(), package.upload.module.len()))
+        }
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
+            let mend = "correct it, or the host starts without this agent";
+            Finding::problem("agents", Exit::Usage, format!("{error}{cause}"), mend)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn kernels_are_compared_by_number() {
+        for (release, level) in [
+            ("6.7.0-rc1", Level::Ok),
+            ("6.12.3-amd64", Level::Ok),
+            ("10.0", Level::Ok),
+            ("6.6.87-generic", Level::Warning),
+            ("5.15.0", Level::Warning),
+            ("", Level::Warning),
+        ] {
+            assert_eq!(kernel_release(release).level, level, "{release}");
+        }
+    }
+
+    #[test]
+    fn the_limit_on_open_files_is_read_from_proc() {
+        let level = |soft: &str| {
+            let limits = format!("Limit   Soft Limit  Hard Limit  Units\nMax open files            {soft}    524288    files\n");
+            open_files(&limits).map(|finding| finding.level)
+        };
+        assert_eq!(level("1024"), Some(Level::Warning));
+        assert_eq!(level("65536"), Some(Level::Ok));
+        assert_eq!(level("unlimited"), Some(Level::Ok));
+        assert_eq!(open_files(""), None);
+    }
+
+    #[tokio::test]
+    async fn a_busy_port_is_a_problem_and_a_free_one_is_not() {
+        let busy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = busy.local_addr().unwrap();
+        let finding = listen(address).await;
+        assert_eq!((finding.level, finding.exit), (Level::Problem, Exit::Unavailable));
+        drop(busy);
+        assert_eq!(listen(address).await.level, Level::Ok);
+    }
+
+    #[test]
+    fn a_missing_data_folder_is_fine_and_stays_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("a/b");
+        assert_eq!(data_dir(&missing).level, Level::Ok);
+        assert!(!missing.exists());
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(data_dir(&file.join("below")).level, Level::Problem);
+    }
+
+    #[test]
+    fn each_agent_on_disk_is_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(agents(Some(folder.path()))[0].level, Level::Warning);
+        for (name, module) in [("good", true), ("unbuilt", false)] {
+            let agent = folder.path().join(name);
+            std::fs::create_dir(&agent).unwrap();
+            let manifest = format!("manifest_version = 1\n[agent]\nname = \"{name}\"\nmodule = \"m.wasm\"\n");
+            std::fs::write(agent.join("agent.toml"), manifest).unwrap();
+            if module {
+                std::fs::write(agent.join("m.wasm"), b"\0asm").unwrap();
+            }
+        }
+        let levels: Vec<_> = agents(Some(folder.path())).iter().map(|finding| finding.level).collect();
+        assert_eq!(levels, [Level::Ok, Level::Problem]);
+        assert_eq!(agents(None), []);
+    }
+}

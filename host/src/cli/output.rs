@@ -1,0 +1,69 @@
+//! Where commands print.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::Format;
+use crate::config::Vars;
+
+/// The streams and the environment of a command.
+pub struct Console<'a> {
+    /// Results.
+    pub out: &'a mut dyn Write,
+    /// Everything else.
+    pub err: &'a mut dyn Write,
+    /// The environment.
+    pub vars: &'a dyn Vars,
+    /// How results are printed.
+    pub format: Format,
+}
+
+impl Console<'_> {
+    /// Prints a complaint, or a hint, for people.
+    pub(crate) fn complain(&mut self, message: &str) {
+        // A closed standard error leaves nobody to tell.
+        let _ = writeln!(self.err, "agent-host: {message}");
+    }
+
+    /// Prints one JSON document.
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> std::io::Result<()> {
+        let text = serde_json::to_string_pretty(value)?;
+        writeln!(self.out, "{text}")
+    }
+
+    /// Prints lines of text.
+    pub(crate) fn text(&mut self, text: &str) -> std::io::Result<()> {
+        writeln!(self.out, "{}", text.trim_end())
+    }
+}
+
+/// Rows under headings, in columns as wide as their widest cell.
+pub(crate) fn table<const COLUMNS: usize>(headings: [&str; COLUMNS], rows: &[[String; COLUMNS]]) -> String {
+    let mut widths = headings.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells.zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", padded.join("  ").trim_end())
+    };
+    let mut text = line(&mut headings.into_iter());
+    for row in rows {
+        text.push_str(&line(&mut row.iter().map(String::as_str)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [["é".to_owned(), "1".to_owned()], ["longer".to_owned(), String::new()]];
+        assert_eq!(table(["NAME", "N"], &rows), "NAME    N\né       1\nlonger\n");
+    }
+}

@@ -1,0 +1,140 @@
+//! Every setting, once.
+
+/// How a setting's value may be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// As it is.
+    Plain,
+    /// Without its password.
+    Url,
+    /// Not at all; nor is there a flag for it, as everyone on the machine can read a command line.
+    Secret,
+}
+
+/// A setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name in `agent-host.toml`; the flag is the same with `-` for `_`.
+    pub name: &'static str,
+    /// Its environment variable.
+    pub variable: &'static str,
+    /// Its default, as it would be written; empty where it is not set.
+    pub default: &'static str,
+    /// What it means, with its unit.
+    pub meaning: &'static str,
+    /// How it may be shown.
+    pub kind: Kind,
+}
+
+const fn key(name: &'static str, variable: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { name, variable, default, meaning, kind: Kind::Plain }
+}
+
+const fn service(name: &'static str, variable: &'static str, meaning: &'static str) -> Key {
+    Key { name, variable, default: "embedded", meaning, kind: Kind::Url }
+}
+
+const fn secret(name: &'static str, variable: &'static str, meaning: &'static str) -> Key {
+    Key { name, variable, default: "", meaning, kind: Kind::Secret }
+}
+
+/// Every setting, in the order of the documentation.
+pub const KEYS: [Key; 20] = [
+    key("listen", "AGENT_HOST_LISTEN", "127.0.0.1:8080", "IP address and port of the HTTP API"),
+    service("amqp_url", "AMQP_URL", "RabbitMQ: `amqp://` or `amqps://`, or `embedded`: in process and volatile"),
+    service(
+        "database_url",
+        "DATABASE_URL",
+        "PostgreSQL: `postgres://`, or `embedded`: a private server under the data folder, started when an agent is granted sql",
+    ),
+    service("redis_url", "REDIS_URL", "Redis: `redis://` or `rediss://`, or `embedded`: in process and volatile"),
+    key("memory_budget", "AGENT_HOST_MEMORY_BUDGET", "500MB", "resident memory of the process, a size; at least 128MB"),
+    key(
+        "agents_dir",
+        "AGENT_HOST_AGENTS_DIR",
+        "",
+        "folder whose direct sub-folders with an `agent.toml` are deployed at start",
+    ),
+    key(
+        "data_dir",
+        "AGENT_HOST_DATA_DIR",
+        "",
+        "folder of embedded state and the compilation cache; where not set: `$XDG_DATA_HOME/agent-host`, \
+         `~/.local/share/agent-host` or `./.agent-host`, the first that the environment allows",
+    ),
+    key("files_root", "AGENT_HOST_FILES_ROOT", "", "folder under which manifests may grant folders"),
+    secret(
+        "admin_token",
+        "AGENT_HOST_ADMIN_TOKEN",
+        "bearer token for everything; without it the host listens on loopback only",
+    ),
+    secret("read_token", "AGENT_HOST_READ_TOKEN", "bearer token for reading"),
+    secret(
+        "submit_token",
+        "AGENT_HOST_SUBMIT_TOKEN",
+        "bearer token for submitting tasks and following a task by its id; both are open without it",
+    ),
+    key("payload_bytes_max", "AGENT_HOST_PAYLOAD_BYTES_MAX", "8MiB", "largest body of one task, a size; at most 15MiB"),
+    key(
+        "intake_bytes_max",
+        "AGENT_HOST_INTAKE_BYTES_MAX",
+        "64MiB",
+        "task bodies held at the same time until the broker confirms them, a size; beyond it clients get 429",
+    ),
+    key(
+        "intake_requests_max",
+        "AGENT_HOST_INTAKE_REQUESTS_MAX",
+        "4096",
+        "submissions handled at the same time, a count; beyond it clients get 429",
+    ),
+    key(
+        "predeclared",
+        "AGENT_HOST_PREDECLARED",
+        "false",
+        "`true` where the broker's queues are declared by somebody else: the host then declares nothing",
+    ),
+    key("record_retention", "AGENT_HOST_RECORD_RETENTION", "24h", "how long a task's record is kept after its end, a duration"),
+    key(
+        "inbox_retention",
+        "AGENT_HOST_INBOX_RETENTION",
+        "7d",
+        "how long a finished task's id is remembered and not run again, a duration; idempotency keys hold as long",
+    ),
+    key(
+        "grace_period",
+        "AGENT_HOST_GRACE_PERIOD",
+        "30s",
+        "how long running tasks may finish at shutdown before they are handed back, a duration",
+    ),
+    key("log", "AGENT_HOST_LOG", "text", "`text` for people or `json` for machines"),
+    key("log_filter", "RUST_LOG", "info", "which log lines are written, as `tracing` directives such as `info,agent_host=debug`"),
+];
+
+/// Settings of the contract that this version does not have: (name, variable, what to do instead).
+pub(super) const UNSUPPORTED: [(&str, &str, &str); 2] = [
+    ("tls_cert", "AGENT_HOST_TLS_CERT", "this version serves plain HTTP; let a proxy in front of it do TLS, and unset this"),
+    ("tls_key", "AGENT_HOST_TLS_KEY", "this version serves plain HTTP; let a proxy in front of it do TLS, and unset this"),
+];
+
+/// `AGENT_HOST_*` variables that are no settings of the host: the file's path and the command line client's address.
+pub(super) const OTHER_VARIABLES: [&str; 2] = ["AGENT_HOST_CONFIG", "AGENT_HOST_URL"];
+
+/// Prefixes of `AGENT_HOST_*` variables that are not the host's to name: Kubernetes' service links (for a service called
+/// `agent-host`), agents' secrets, and this project's own tests.
+pub(super) const FOREIGN_PREFIXES: [&str; 4] =
+    ["AGENT_HOST_PORT", "AGENT_HOST_SERVICE_", "AGENT_HOST_SECRET_", "AGENT_HOST_TEST_"];
+
+/// The settings as the table of `docs/configuration.md`.
+#[must_use]
+pub fn table() -> String {
+    let mut table = "| `agent-host.toml` | environment | flag | default | meaning |\n|---|---|---|---|---|\n".to_owned();
+    for key in KEYS {
+        let flag = match key.kind {
+            Kind::Secret => "none, a command line is no place for it".to_owned(),
+            Kind::Plain | Kind::Url => format!("`--{}`", key.name.replace('_', "-")),
+        };
+        let default = if key.default.is_empty() { "not set".to_owned() } else { format!("`{}`", key.default) };
+        table.push_str(&format!("| `{}` | `{}` | {flag} | {default} | {} |\n", key.name, key.variable, key.meaning));
+    }
+    table
+}

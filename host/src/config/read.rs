@@ -1,0 +1,197 @@
+//! Makes typed values of the settings' texts, and checks those that depend on each other.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::sources::{Source, Value, Values};
+use super::{Backend, Config, ConfigErrors, LogFormat, MEMORY_BUDGET_MIN};
+use crate::http::{self, Auth, Token};
+use crate::units::{ByteSize, format_duration, parse_duration};
+
+/// Largest `payload_bytes_max`: RabbitMQ 4 refuses messages over 16 MiB by default, headers included.
+const PAYLOAD_MAX: ByteSize = ByteSize(15 << 20);
+/// Shortest retention: below it a client could not read what it has just submitted.
+const RETENTION_MIN: Duration = Duration::from_secs(60);
+
+/// Reads values and collects complaints instead of stopping at the first.
+struct Reader<'a> {
+    values: &'a Values,
+    problems: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    fn value(&self, name: &str) -> Option<(&'a Value, &'a str)> {
+        let value = self.values.get(name)?;
+        value.text.as_deref().map(|text| (value, text))
+    }
+
+    /// A value by its parser, whose error says what was expected; nothing where it is not set or wrong.
+    fn read<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let (value, text) = self.value(name)?;
+        match parse(text) {
+            Ok(read) => Some(read),
+            Err(problem) => {
+                self.problems.push(format!("{}: {problem}", value.named()));
+                None
+            }
+        }
+    }
+
+    fn size(&mut self, name: &str, min: ByteSize, max: ByteSize) -> Option<ByteSize> {
+        self.read(name, |text| {
+            let size = ByteSize::parse(text).map_err(|error| error.to_string())?;
+            if size < min {
+                return Err(format!("{size} is less than {min}, the least that works"));
+            }
+            if size > max {
+                return Err(format!("{size} is more than {max}, the most that works"));
+            }
+            Ok(size)
+        })
+    }
+
+    fn duration(&mut self, name: &str, min: Duration) -> Option<Duration> {
+        self.read(name, |text| {
+            let duration = parse_duration(text).map_err(|error| error.to_string())?;
+            if duration < min {
+                let (given, min) = (format_duration(duration), format_duration(min));
+                return Err(format!("{given} is less than {min}, the least that works"));
+            }
+            Ok(duration)
+        })
+    }
+
+    fn token(&mut self, name: &str) -> Option<Token> {
+        self.read(name, |text| {
+            if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+                Ok(Token::new(text))
+            } else {
+                Err("expected printable ASCII characters without spaces: it is sent as a header".to_owned())
+            }
+        })
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.value(name).map(|(_, text)| PathBuf::from(text))
+    }
+}
+
+/// A service by its setting.
+pub(super) fn backend(name: &str, text: &str) -> Result<Backend, String> {
+    let schemes: &[&str] = match name {
+        "amqp_url" => &["amqp", "amqps"],
+        "database_url" => &["postgres", "postgresql"],
+        _ => &["redis", "rediss", "redis+unix", "unix"],
+    };
+    Backend::parse(text, schemes)
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let loopback = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    loopback
+        .as_deref()
+        .unwrap_or(text)
+        .parse()
+        .map_err(|_| format!("{text:?}: expected an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080"))
+}
+
+fn one_of<T: Copy>(choices: &[(&str, T)]) -> impl FnOnce(&str) -> Result<T, String> {
+    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+    let expected = names.join(" or ");
+    move |text| {
+        let choice = choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice);
+        choice.ok_or_else(|| format!("{text:?}: expected {expected}"))
+    }
+}
+
+/// Reads everything.
+pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, ConfigErrors> {
+    const ANY: ByteSize = ByteSize(u64::MAX);
+    let mut reader = Reader { values, problems };
+    let listen = reader.read("listen", listen);
+    let broker = reader.read("amqp_url", |text| backend("amqp_url", text));
+    let database = reader.read("database_url", |text| backend("database_url", text));
+    let cache = reader.read("redis_url", |text| backend("redis_url", text));
+    let memory_budget = reader.size("memory_budget", MEMORY_BUDGET_MIN, ANY);
+    let log = reader.read("log", one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)]));
+    let log_filter = reader.read("log_filter", |text| match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{text:?} is no log filter ({error}): expected such as info,agent_host=debug")),
+    });
+    let predeclared = reader.read("predeclared", one_of(&[("true", true), ("false", false)]));
+    let record_retention = reader.duration("record_retention", RETENTION_MIN);
+    let inbox_retention = reader.duration("inbox_retention", RETENTION_MIN);
+    let grace_period = reader.duration("grace_period", Duration::ZERO);
+    let http = http_config(&mut reader);
+    contradictions(&mut reader, listen, http.as_ref());
+    let data_dir = reader.path("data_dir");
+    let (agents_dir, files_root) = (reader.path("agents_dir"), reader.path("files_root"));
+    let config = (|| {
+        Some(Config {
+            listen: listen?,
+            broker: broker?,
+            database: database?,
+            cache: cache?,
+            memory_budget: memory_budget?,
+            agents_dir,
+            data_dir: data_dir?,
+            files_root,
+            log: log?,
+            log_filter: log_filter?,
+            predeclared: predeclared?,
+            record_retention: record_retention?,
+            inbox_retention: inbox_retention?,
+            grace_period: grace_period?,
+            http: http?,
+        })
+    })();
+    match config {
+        Some(config) if reader.problems.is_empty() => Ok(config),
+        _ => Err(ConfigErrors(reader.problems)),
+    }
+}
+
+fn http_config(reader: &mut Reader<'_>) -> Option<http::Config> {
+    let auth = Auth {
+        admin: reader.token("admin_token"),
+        read: reader.token("read_token"),
+        submit: reader.token("submit_token"),
+    };
+    let payload_bytes_max = reader.size("payload_bytes_max", ByteSize(1), PAYLOAD_MAX);
+    let intake_bytes_max = reader.size("intake_bytes_max", ByteSize(1), ByteSize(u64::MAX));
+    let intake_requests_max = reader.read("intake_requests_max", |text| {
+        let count = text.parse::<u32>().ok().filter(|count| *count > 0);
+        count.ok_or_else(|| format!("{text:?}: expected a whole number, at least 1"))
+    });
+    if let (Some(payload), Some(intake)) = (payload_bytes_max, intake_bytes_max)
+        && payload > intake
+    {
+        let problem = format!("payload_bytes_max = {payload} is above intake_bytes_max = {intake}: no such body would ever be taken");
+        reader.problems.push(problem);
+    }
+    Some(http::Config {
+        auth,
+        payload_bytes_max: payload_bytes_max?,
+        intake_bytes_max: intake_bytes_max?,
+        intake_requests_max: intake_requests_max?,
+    })
+}
+
+fn contradictions(reader: &mut Reader<'_>, listen: Option<SocketAddr>, http: Option<&http::Config>) {
+    let admin_given = reader.value("admin_token").is_some();
+    if let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback() && !admin_given) {
+        let named = reader.value("listen").map_or_else(|| Source::Default.to_string(), |(value, _)| value.named());
+        reader.problems.push(format!(
+            "{named}: {listen} can be reached by others, so the host needs AGENT_HOST_ADMIN_TOKEN; set it, or listen on \
+             127.0.0.1"
+        ));
+    }
+    if http.is_some_and(|http| http.auth.read.is_some()) && !admin_given {
+        reader.problems.push(
+            "AGENT_HOST_READ_TOKEN is set without AGENT_HOST_ADMIN_TOKEN: nobody but this machine could deploy, and this \
+             machine needs no token; set both or neither"
+                .to_owned(),
+        );
+    }
+}

@@ -1,0 +1,140 @@
+use super::*;
+use proptest::prelude::*;
+
+fn load(vars: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    Config::load(None, &MapVars::new(vars), &Flags::new())
+}
+
+fn problems(vars: &[(&str, &str)]) -> Vec<String> {
+    load(vars).unwrap_err().0
+}
+
+#[test]
+fn nothing_set_is_a_host_for_one_machine() {
+    let config = load(&[("HOME", "/home/ada")]).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!((config.broker, config.database, config.cache), (Backend::Embedded, Backend::Embedded, Backend::Embedded));
+    assert_eq!(config.memory_budget, ByteSize(500_000_000));
+    assert_eq!(config.data_dir, Path::new("/home/ada/.local/share/agent-host"));
+    assert_eq!(config.http.payload_bytes_max, http::PAYLOAD_BYTES_MAX_DEFAULT);
+    assert_eq!(config.http.intake_bytes_max, http::INTAKE_BYTES_MAX_DEFAULT);
+    assert_eq!(config.http.intake_requests_max, http::INTAKE_REQUESTS_MAX_DEFAULT);
+    assert_eq!(config.record_retention, Duration::from_secs(86_400));
+    assert_eq!(config.grace_period, Duration::from_secs(30));
+    assert!(config.http.auth.admin.is_none());
+    assert_eq!(load(&[]).unwrap().data_dir, Path::new("./.agent-host"));
+    assert_eq!(load(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]).unwrap().data_dir, Path::new("/x/agent-host"));
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.toml");
+    std::fs::write(&file, "listen = \"127.0.0.1:1\"\ngrace_period = \"1s\"\npredeclared = true\nlog = \"json\"\n").unwrap();
+    let vars = MapVars::new(&[("AGENT_HOST_LISTEN", "127.0.0.1:2"), ("AGENT_HOST_GRACE_PERIOD", "2s")]);
+    let flags = Flags::from([("listen", "127.0.0.1:3".to_owned())]);
+    let config = Config::load(Some(&file), &vars, &flags).unwrap();
+    assert_eq!(config.listen.port(), 3);
+    assert_eq!(config.grace_period, Duration::from_secs(2));
+    assert!(config.predeclared);
+    assert_eq!(config.log, LogFormat::Json);
+    let (settings, problems) = Config::show(Some(&file), &vars, &flags);
+    assert_eq!(problems, None);
+    let source = |name: &str| settings.iter().find(|setting| setting.name == name).unwrap().source.to_string();
+    assert_eq!(source("listen"), "--listen");
+    assert_eq!(source("grace_period"), "AGENT_HOST_GRACE_PERIOD");
+    assert_eq!(source("log"), file.display().to_string());
+    assert_eq!(source("memory_budget"), "default");
+}
+
+#[test]
+fn every_mistake_is_reported_at_once_and_no_secret_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.toml");
+    std::fs::write(&file, "listn = \"x\"\nlog = [\"hunter2\"]\nadmin_token = \"hunter2 hunter2\"\ntls_cert = \"c.pem\"\n").unwrap();
+    let vars = MapVars::new(&[
+        ("AGENT_HOST_LISTEN", "everywhere"),
+        ("AMQP_URL", "ampq://u:hunter2@h"),
+        ("DATABASE_URL", "hunter2"),
+        ("AGENT_HOST_MEMORY_BUDGET", "64MB"),
+        ("AGENT_HOST_PAYLOAD_BYTES_MAX", "8"),
+        ("AGENT_HOST_GRACE_PERIOD", "soon"),
+        ("AGENT_HOST_PREDECLARED", "yes"),
+        ("RUST_LOG", "a=b=c"),
+        ("AGENT_HOST_MEMORY_BUGDET", "1GB"),
+    ]);
+    let ConfigErrors(problems) = Config::load(Some(&file), &vars, &Flags::new()).unwrap_err();
+    for expected in [
+        "listn", "log in", "admin_token in", "tls_cert in", "AGENT_HOST_LISTEN", "AMQP_URL", "DATABASE_URL",
+        "AGENT_HOST_MEMORY_BUDGET:", "AGENT_HOST_PAYLOAD_BYTES_MAX", "AGENT_HOST_GRACE_PERIOD", "AGENT_HOST_PREDECLARED",
+        "RUST_LOG", "did you mean AGENT_HOST_MEMORY_BUDGET?",
+    ] {
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:#?}");
+    }
+    assert_eq!(problems.len(), 13, "{problems:#?}");
+    assert!(!problems.concat().contains("hunter2"), "{problems:#?}");
+    let (settings, _) = Config::show(Some(&file), &vars, &Flags::new());
+    assert!(!format!("{settings:?}").contains("hunter2"), "{settings:#?}");
+}
+
+#[test]
+fn a_broken_file_is_reported_by_line_without_its_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.toml");
+    std::fs::write(&file, "log = \"text\"\nadmin_token = hunter2\n").unwrap();
+    let ConfigErrors(problems) = Config::load(Some(&file), &MapVars::default(), &Flags::new()).unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].contains("line 2") && !problems[0].contains("hunter2"), "{problems:#?}");
+    let missing = Config::load(Some(&folder.path().join("b.toml")), &MapVars::default(), &Flags::new()).unwrap_err();
+    assert!(missing.0[0].contains("cannot be read"), "{missing}");
+}
+
+#[test]
+fn other_peoples_variables_are_left_alone() {
+    for name in [
+        "AGENT_HOST_PORT", "AGENT_HOST_PORT_8080_TCP", "AGENT_HOST_SERVICE_HOST", "AGENT_HOST_SECRET_VOTER_KEY",
+        "AGENT_HOST_TEST_X", "AGENT_HOST_URL", "PATH",
+    ] {
+        assert!(load(&[(name, "x")]).is_ok(), "{name}");
+    }
+    assert_eq!(problems(&[("AGENT_HOST_COLOUR", "red")]).len(), 1);
+    assert!(load(&[("AGENT_HOST_COLOUR", ""), ("AGENT_HOST_LISTEN", "")]).is_ok(), "empty is not set");
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let open = problems(&[("AGENT_HOST_LISTEN", "0.0.0.0:8080")]);
+    assert!(open[0].contains("AGENT_HOST_ADMIN_TOKEN"), "{open:?}");
+    assert!(load(&[("AGENT_HOST_LISTEN", "0.0.0.0:8080"), ("AGENT_HOST_ADMIN_TOKEN", "t")]).is_ok());
+    assert!(load(&[("AGENT_HOST_LISTEN", "[::1]:80")]).is_ok());
+    assert_eq!(problems(&[("AGENT_HOST_READ_TOKEN", "t")]).len(), 1);
+    assert_eq!(problems(&[("AGENT_HOST_INTAKE_BYTES_MAX", "1MiB")]).len(), 1);
+    assert_eq!(problems(&[("AGENT_HOST_TLS_KEY", "k.pem")]).len(), 1);
+}
+
+#[test]
+fn the_documentation_lists_the_settings_as_they_are() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(&table()), "put this table into docs/configuration.md:\n{}", table());
+}
+
+#[test]
+fn the_documented_defaults_are_those_of_the_code() {
+    for key in KEYS.iter().filter(|key| key.kind != Kind::Secret && !key.default.is_empty()) {
+        let explicit = load(&[(key.variable, key.default)]).unwrap_or_else(|error| panic!("{}: {error}", key.name));
+        assert_eq!(format!("{explicit:?}"), format!("{:?}", load(&[]).unwrap()), "{}", key.name);
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_value_is_read_or_refused(index in 0..KEYS.len(), value in ".{0,40}", file in ".{0,200}") {
+        let key = KEYS[index];
+        let _ = load(&[(key.variable, &value)]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.toml");
+        std::fs::write(&path, file).unwrap();
+        let _ = Config::load(Some(&path), &MapVars::default(), &Flags::new());
+    }
+}

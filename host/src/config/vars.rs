@@ -1,0 +1,60 @@
+//! The environment behind a trait, so that tests need not change the process's own.
+
+use std::collections::BTreeMap;
+
+/// Why a variable cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is set to bytes that are not UTF-8")]
+pub struct VarsError(pub String);
+
+/// Environment variables.
+pub trait Vars: Send + Sync {
+    /// The value of a variable. An empty one counts as not set: that is what `${X:-}` in a compose file leaves.
+    ///
+    /// # Errors
+    /// A value that is not UTF-8.
+    fn get(&self, name: &str) -> Result<Option<String>, VarsError>;
+
+    /// The names of all variables that are set and not empty.
+    fn names(&self) -> Vec<String>;
+}
+
+/// The process's own environment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessVars;
+
+impl Vars for ProcessVars {
+    fn get(&self, name: &str) -> Result<Option<String>, VarsError> {
+        let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) else {
+            return Ok(None);
+        };
+        value.into_string().map(Some).map_err(|_| VarsError(name.to_owned()))
+    }
+
+    fn names(&self) -> Vec<String> {
+        let set = std::env::vars_os().filter(|(_, value)| !value.is_empty());
+        set.map(|(name, _)| name.to_string_lossy().into_owned()).collect()
+    }
+}
+
+/// A fixed environment.
+#[derive(Clone, Debug, Default)]
+pub struct MapVars(BTreeMap<String, String>);
+
+impl MapVars {
+    /// An environment of these variables only.
+    #[must_use]
+    pub fn new(pairs: &[(&str, &str)]) -> Self {
+        Self(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+}
+
+impl Vars for MapVars {
+    fn get(&self, name: &str) -> Result<Option<String>, VarsError> {
+        Ok(self.0.get(name).filter(|value| !value.is_empty()).cloned())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.clone()).collect()
+    }
+}

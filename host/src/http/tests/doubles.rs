@@ -1,0 +1,264 @@
+//! Doubles of the API's ports: a broker, records and agents that do as they are told.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::agents::{AgentInfo, AgentState, Agents, DeployError, Deployed, Upload};
+use crate::catalog::{CatalogError, RevisionSummary};
+use crate::delivery::{BrokerError, Connectivity, PublishError, Submitter};
+use crate::http::{self, Config, Ports};
+use crate::manifest::Manifest;
+use crate::records::{NewTask, Progress, Queued, RecordsError, Status, TaskRecord, TaskRecords, Update};
+use crate::task::{AgentName, Failure, Output, Task, TaskId, Usage};
+
+struct Record {
+    body_sha256: [u8; 32],
+    state: watch::Sender<Option<TaskRecord>>,
+}
+
+/// What the doubles have seen, and what they are to do.
+pub(crate) struct State {
+    records: HashMap<TaskId, Record>,
+    pub(crate) publish_fails: bool,
+    pub(crate) records_fail: bool,
+    pub(crate) all_consuming: bool,
+    pub(crate) agents: Vec<AgentInfo>,
+    pub(crate) deploys: Vec<(AgentName, Upload, bool)>,
+    pub(crate) deploy_result: Option<Result<Deployed, DeployError>>,
+}
+
+/// The doubles and their levers.
+#[derive(Clone)]
+pub(crate) struct Doubles {
+    pub(crate) state: Arc<Mutex<State>>,
+    /// A publication takes a permit; there are plenty unless a test takes them away.
+    pub(crate) publishing: Arc<Semaphore>,
+    pub(crate) connectivity: watch::Sender<Connectivity>,
+    pub(crate) draining: CancellationToken,
+    published: mpsc::UnboundedSender<(Task, Option<Duration>)>,
+}
+
+/// What was published, in order.
+pub(crate) type Published = mpsc::UnboundedReceiver<(Task, Option<Duration>)>;
+
+pub(crate) fn agent_info(name: &str) -> AgentInfo {
+    let manifest = format!("manifest_version = 1\n[agent]\nname = \"{name}\"\nmodule = \"m.wasm\"\ndescription = \"does\"\n");
+    AgentInfo {
+        name: AgentName::parse(name).unwrap(),
+        revision: 2,
+        manifest: Arc::new(Manifest::parse(&manifest).unwrap()),
+        revisions: [1, 2]
+            .map(|revision| RevisionSummary {
+                revision,
+                digest: format!("sha256:{revision}"),
+                module_bytes: 10,
+                created_at_ms: revision,
+                active: revision == 2,
+            })
+            .to_vec(),
+        state: AgentState::Consuming,
+        running: 1,
+        queue_depth: Some(7),
+        dead_letters: None,
+    }
+}
+
+impl Doubles {
+    /// Doubles with the agent `echo`.
+    pub(crate) fn new() -> (Self, Published) {
+        let (published, seen) = mpsc::unbounded_channel();
+        let state = State {
+            records: HashMap::new(),
+            publish_fails: false,
+            records_fail: false,
+            all_consuming: true,
+            agents: vec![agent_info("echo")],
+            deploys: Vec::new(),
+            deploy_result: None,
+        };
+        let doubles = Self {
+            state: Arc::new(Mutex::new(state)),
+            publishing: Arc::new(Semaphore::new(1_000_000)),
+            connectivity: watch::Sender::new(Connectivity::Up),
+            draining: CancellationToken::new(),
+            published,
+        };
+        (doubles, seen)
+    }
+
+    pub(crate) fn router(&self, config: Config) -> Router {
+        http::router(
+            config,
+            Ports {
+                submit: Arc::new(self.clone()),
+                connectivity: self.connectivity.subscribe(),
+                records: Arc::new(self.clone()),
+                agents: Arc::new(self.clone()),
+                metrics: Arc::new(|| "agent_queue_depth 0\n".to_owned()),
+                draining: self.draining.clone(),
+            },
+        )
+    }
+
+    pub(crate) fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub(crate) fn status_of(&self, id: &TaskId) -> Option<Status> {
+        self.lock().records.get(id)?.state.borrow().as_ref().map(|record| record.status)
+    }
+
+    /// How many tasks have a record.
+    pub(crate) fn recorded(&self) -> usize {
+        self.lock().records.len()
+    }
+
+    /// Changes a task's record, as a host does that runs it.
+    pub(crate) fn change(&self, id: &TaskId, change: impl FnOnce(&mut TaskRecord)) {
+        let state = self.lock();
+        state.records.get(id).expect("a recorded task").state.send_modify(|record| {
+            if let Some(record) = record {
+                change(record);
+            }
+        });
+    }
+
+    pub(crate) fn succeed(&self, id: &TaskId, content_type: Option<&str>, body: &'static [u8]) {
+        self.change(id, |record| {
+            record.status = Status::Succeeded;
+            record.revision = Some(2);
+            record.usage = Some(Usage { memory_bytes_peak: 1, cpu_us: 2, wall_us: 3, host_calls: 4 });
+            record.output = Some(Output { content_type: content_type.map(str::to_owned), body: body.into() });
+            record.finished_at_ms = Some(9);
+        });
+    }
+
+    pub(crate) fn fail(&self, id: &TaskId, kind: &str, message: &str) {
+        self.change(id, |record| {
+            record.status = Status::Failed;
+            record.failure = Some(Failure { kind: kind.to_owned(), message: message.to_owned() });
+        });
+    }
+}
+
+fn away() -> Box<dyn std::error::Error + Send + Sync> {
+    "postgres://admin:hunter2@db is away".into()
+}
+
+#[async_trait::async_trait]
+impl Submitter for Doubles {
+    async fn submit(&self, task: Task, delay: Option<Duration>) -> Result<(), PublishError> {
+        let _permit = self.publishing.acquire().await.unwrap();
+        if self.lock().publish_fails {
+            return Err(PublishError::Unavailable(BrokerError("amqp://guest:hunter2@rabbit is away".to_owned())));
+        }
+        self.published.send((task, delay)).unwrap();
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl TaskRecords for Doubles {
+    async fn queued(&self, tasks: Vec<NewTask>) -> Result<Vec<Queued>, RecordsError> {
+        let mut state = self.lock();
+        if state.records_fail {
+            return Err(RecordsError { action: "written", source: away() });
+        }
+        let mut queued = |task: NewTask| {
+            if let Some(known) = state.records.get(&task.id).filter(|known| known.state.borrow().is_some()) {
+                let status = known.state.borrow().as_ref().map(|record| record.status).unwrap();
+                return if known.body_sha256 == task.body_sha256 { Queued::Known(status) } else { Queued::Conflict };
+            }
+            let record = TaskRecord {
+                id: task.id.clone(),
+                agent: task.agent,
+                revision: None,
+                status: Status::Queued,
+                attempt: 1,
+                output: None,
+                failure: None,
+                progress: None,
+                usage: None,
+                enqueued_at_ms: task.enqueued_at_ms,
+                started_at_ms: None,
+                finished_at_ms: None,
+            };
+            let known = Record { body_sha256: task.body_sha256, state: watch::Sender::new(Some(record)) };
+            state.records.insert(task.id, known);
+            Queued::New
+        };
+        Ok(tasks.into_iter().map(&mut queued).collect())
+    }
+
+    async fn withdraw(&self, ids: Vec<TaskId>) -> Result<(), RecordsError> {
+        let mut state = self.lock();
+        for id in ids {
+            state.records.remove(&id);
+        }
+        Ok(())
+    }
+
+    fn note(&self, _: Update) {}
+
+    fn note_progress(&self, _: &TaskId, _: Progress) {}
+
+    async fn finished(&self, _: Update) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
+    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
+        let state = self.lock();
+        if state.records_fail {
+            return Err(RecordsError { action: "read", source: away() });
+        }
+        Ok(state.records.get(id).and_then(|record| record.state.borrow().clone()))
+    }
+
+    fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>> {
+        let mut state = self.lock();
+        let unknown = || Record { body_sha256: [0; 32], state: watch::Sender::new(None) };
+        state.records.entry(id.clone()).or_insert_with(unknown).state.subscribe()
+    }
+
+    async fn close(&self) {}
+}
+
+#[async_trait::async_trait]
+impl Agents for Doubles {
+    fn is_deployed(&self, agent: &AgentName) -> bool {
+        self.lock().agents.iter().any(|info| info.name == *agent)
+    }
+
+    fn all_consuming(&self) -> bool {
+        self.lock().all_consuming
+    }
+
+    async fn list(&self) -> Result<Vec<AgentInfo>, CatalogError> {
+        let state = self.lock();
+        if state.records_fail {
+            return Err(CatalogError { action: "read", source: away() });
+        }
+        Ok(state.agents.clone())
+    }
+
+    async fn get(&self, agent: &AgentName) -> Result<Option<AgentInfo>, CatalogError> {
+        Ok(self.lock().agents.iter().find(|info| info.name == *agent).cloned())
+    }
+
+    async fn deploy(&self, agent: &AgentName, upload: Upload, activate: bool) -> Result<Deployed, DeployError> {
+        let mut state = self.lock();
+        state.deploys.push((agent.clone(), upload, activate));
+        state.deploy_result.take().unwrap_or(Ok(Deployed {
+            agent: agent.clone(),
+            revision: 3,
+            digest: "sha256:3".to_owned(),
+            known: false,
+            active: activate,
+        }))
+    }
+}

@@ -1,0 +1,73 @@
+use super::*;
+use crate::http::Config;
+use crate::units::ByteSize;
+
+/// Serves a router on a port of its own and returns its address.
+async fn serve(router: Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}")
+}
+
+fn client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().tls_certs_only(std::iter::empty()).no_proxy().build().unwrap()
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_413_and_not_a_reset() {
+    let (doubles, _published) = Doubles::new();
+    let url = format!("{}/v1/agents/echo/tasks", serve(doubles.router(Config::default())).await);
+    let client = client();
+    let large = vec![b'x'; 10_000_000];
+    let declared = client.post(&url).body(large.clone()).send().await.unwrap();
+    assert_eq!(declared.status(), 413);
+    let chunks: Vec<_> = large.chunks(65_536).map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec())).collect();
+    let chunked = reqwest::Body::wrap_stream(futures::stream::iter(chunks));
+    let chunked = client.post(&url).body(chunked).send().await.unwrap();
+    assert_eq!(chunked.status(), 413);
+    assert_eq!(chunked.headers()["content-type"], "application/problem+json");
+    let largest = vec![b'x'; 8 << 20];
+    assert_eq!(client.post(&url).body(largest).send().await.unwrap().status(), 202);
+}
+
+#[tokio::test]
+async fn random_bytes_are_a_body_like_any_other() {
+    let (doubles, mut published) = Doubles::new();
+    let router = doubles.router(Config::default());
+    let body: Vec<u8> = (0..=255).collect();
+    assert_eq!(post(&router, "/v1/agents/echo/tasks", &[], body.clone()).await.status, 202);
+    assert_eq!(published.try_recv().unwrap().0.body, body);
+}
+
+#[tokio::test]
+async fn submissions_beyond_the_bound_are_shed_until_there_is_room() {
+    let (doubles, mut published) = Doubles::new();
+    let router = doubles.router(Config { intake_requests_max: 1, ..Config::default() });
+    let held = doubles.publishing.clone().acquire_many_owned(1_000_000).await.unwrap();
+    let first = {
+        let router = router.clone();
+        tokio::spawn(async move { post(&router, "/v1/agents/echo/tasks", &[], "1").await.status })
+    };
+    // Once it has a record, it holds its place and waits for its confirm.
+    while doubles.recorded() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let shed = post(&router, "/v1/agents/echo/tasks", &[], "2").await;
+    shed.problem(429, "busy");
+    assert_eq!(shed.header("retry-after"), Some("1"));
+    drop(held);
+    assert_eq!(first.await.unwrap(), 202);
+    assert_eq!(published.recv().await.unwrap().0.body, "1");
+    assert_eq!(post(&router, "/v1/agents/echo/tasks", &[], "3").await.status, 202);
+}
+
+#[tokio::test]
+async fn bytes_held_are_bounded_too() {
+    let (doubles, _published) = Doubles::new();
+    let router = doubles.router(Config { intake_bytes_max: ByteSize(4 << 10), ..Config::default() });
+    post(&router, "/v1/agents/echo/tasks", &[], vec![0; 5 << 10]).await.problem(429, "busy");
+    assert_eq!(post(&router, "/v1/agents/echo/tasks", &[], vec![0; 4 << 10]).await.status, 202);
+    assert_eq!(post(&router, "/v1/agents/echo/tasks", &[], vec![0; 4 << 10]).await.status, 202);
+}
