@@ -11,7 +11,8 @@ use crate::store::{HostDatabase, StoreError};
 /// nothing, and TCP alone would wait for a quarter of an hour.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The first pause before trying again, doubled each time.
+/// The pause before the second time that something is tried again, doubled each time. The first time there is none: a
+/// server that closed one connection mostly takes the next.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// The longest pause before trying again: a server that is back is noticed this soon.
@@ -62,7 +63,7 @@ pub(super) struct Link {
 impl Link {
     pub(super) async fn open(database: &HostDatabase, purpose: &'static str) -> Result<Self, StoreError> {
         let connection = Some(database.connect().await?);
-        Ok(Self { database: database.clone(), connection, purpose, pause: PAUSE_MIN })
+        Ok(Self { database: database.clone(), connection, purpose, pause: Duration::ZERO })
     }
 
     /// Runs the work once. After [`Fault::Passing`] a pause has been made, and the caller decides whether to try again.
@@ -88,7 +89,7 @@ impl Link {
                     connection.shrink_buffers();
                 }
                 self.connection = Some(connection);
-                self.pause = PAUSE_MIN;
+                self.pause = Duration::ZERO;
                 return Ok(answer);
             }
             Err(error) => error,
@@ -110,7 +111,7 @@ impl Link {
         let cause = error.source().map(ToString::to_string);
         tracing::warn!(purpose = self.purpose, %error, cause, "task records: the database is away, trying again");
         tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
         Fault::Passing
     }
 }
