@@ -35,10 +35,6 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
 
     ui::step("building the tests");
     process::run(
-        "cargo build",
-        workspace.cargo().args(["build", "--package", "agent-host"]),
-    )?;
-    process::run(
         "cargo test --no-run",
         &mut cargo_test(workspace, args, "--no-run"),
     )?;

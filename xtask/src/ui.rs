@@ -50,7 +50,6 @@ pub(crate) fn fail(error: &anyhow::Error) {
     }
 }
 
-/// Lines that are redrawn in place on a terminal, and otherwise printed only when `settled` says that they are worth it.
 #[derive(Default)]
 pub(crate) struct Live {
     drawn: usize,

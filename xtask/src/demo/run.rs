@@ -13,7 +13,7 @@ use super::work::{Stage, Task};
 use crate::{process, ui};
 
 /// Callers side by side: enough to keep every core busy, few enough that the times are not mostly queueing.
-const CALLERS: usize = 8;
+pub(super) const CALLERS: usize = 8;
 /// How often a caller asks for a task's status.
 const ASK_INTERVAL: Duration = Duration::from_millis(2);
 /// How long a task may take before the demo gives up on it. The slowest sample takes well under a second.
@@ -71,10 +71,10 @@ fn watch(
     let mut line_at = Instant::now() + LINE_INTERVAL;
     loop {
         let finished = done();
-        let lines = progress(stage, &lock(ended));
-        live.draw(&lines);
+        let counts = counts(stage, &lock(ended));
+        live.draw(&counts.iter().map(bar).collect::<Vec<_>>());
         if !ui::is_terminal() && (finished || Instant::now() >= line_at) {
-            lines.iter().for_each(|line| ui::say(line.trim_start()));
+            ui::say(&counts.iter().map(plain).collect::<Vec<_>>().join(", "));
             line_at = Instant::now() + LINE_INTERVAL;
         }
         if finished {
@@ -85,21 +85,36 @@ fn watch(
     }
 }
 
-/// A line per agent: how many of its tasks have ended.
-fn progress(stage: &Stage, ended: &[Ended]) -> Vec<String> {
-    const BAR_WIDTH: usize = 30;
-    let line = |agent: &&'static str| {
-        let total = stage
+/// How many of an agent's tasks have ended, of how many.
+struct Count {
+    agent: &'static str,
+    done: usize,
+    total: usize,
+}
+
+fn counts(stage: &Stage, ended: &[Ended]) -> Vec<Count> {
+    let count = |agent| Count {
+        agent,
+        done: ended.iter().filter(|one| one.agent == agent).count(),
+        total: stage
             .tasks
             .iter()
-            .filter(|task| task.agent == *agent)
-            .count();
-        let done = ended.iter().filter(|one| one.agent == *agent).count();
-        let filled = done * BAR_WIDTH / total.max(1);
-        let bar = format!("{}{}", "█".repeat(filled), "░".repeat(BAR_WIDTH - filled));
-        format!("          {agent:<14} {bar} {done:>4} of {total}")
+            .filter(|task| task.agent == agent)
+            .count(),
     };
-    stage.agents().iter().map(line).collect()
+    stage.agents().into_iter().map(count).collect()
+}
+
+fn bar(count: &Count) -> String {
+    const WIDTH: usize = 30;
+    let Count { agent, done, total } = count;
+    let filled = done * WIDTH / total.max(&1);
+    let bar = format!("{}{}", "█".repeat(filled), "░".repeat(WIDTH - filled));
+    format!("          {agent:<14} {bar} {done:>4} of {total}")
+}
+
+fn plain(count: &Count) -> String {
+    format!("{} {}/{}", count.agent, count.done, count.total)
 }
 
 /// Hands a task in and waits for its end.

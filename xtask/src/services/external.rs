@@ -87,7 +87,9 @@ impl PrivateDatabase {
             &mut psql(server_url, &format!("CREATE DATABASE {name}")),
             Some(PSQL_LIMIT),
         )
-        .context("DATABASE_URL's user could not create a private database (it needs CREATEDB)")?;
+        .context(
+            "DATABASE_URL's user could not create a private database there (it needs CREATEDB)",
+        )?;
         let url = with_database(server_url, &name);
         Ok(Some(Self {
             server_url: server_url.to_owned(),
@@ -119,15 +121,57 @@ impl Drop for PrivateDatabase {
 
 fn psql(url: &str, statement: &str) -> Command {
     let mut command = Command::new("psql");
-    // The address goes through the environment: arguments are visible to every user of the machine.
-    command.env("PGDATABASE", url).args([
-        "--no-psqlrc",
-        "--quiet",
-        "--no-password",
-        "--command",
-        statement,
-    ]);
+    // The password goes through the environment: arguments are visible to every user of the machine.
+    let (url, password) = without_password(url);
+    if let Some(password) = password {
+        command.env("PGPASSWORD", password);
+    }
+    command.args(["--no-psqlrc", "--quiet", "--no-password"]);
+    command.args(["--dbname", &url, "--command", statement]);
     command
+}
+
+/// The URL without its password, and the password decoded.
+fn without_password(url: &str) -> (String, Option<String>) {
+    let split = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let authority = rest.split(['/', '?']).next()?;
+        let (user, _) = authority.rsplit_once('@')?;
+        let (name, password) = user.split_once(':')?;
+        let after = rest.strip_prefix(user)?;
+        Some((
+            format!("{scheme}://{name}{after}"),
+            percent_decoded(password),
+        ))
+    };
+    split().map_or_else(
+        || (url.to_owned(), None),
+        |(url, password)| (url, Some(password)),
+    )
+}
+
+/// `%40` becomes `@`, and so on; what is no such escape stays.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((plain, escape)) = rest.split_once('%') {
+        bytes.extend_from_slice(plain.as_bytes());
+        match escape
+            .get(..2)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+        {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = escape.get(2..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(b'%');
+                rest = escape;
+            }
+        }
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The URL with another database in its path.
@@ -170,5 +214,17 @@ mod tests {
         assert_eq!(address("amqp://u:p@127.0.0.1:7/%2f"), "127.0.0.1:7");
         assert_eq!(address("redis://127.0.0.1"), "127.0.0.1:9");
         assert_eq!(address("postgres://u:p%40@127.0.0.1?x=/"), "127.0.0.1:9");
+    }
+
+    #[test]
+    fn a_password_leaves_the_url_decoded() {
+        let split = |url| without_password(url);
+        let expected = ("postgres://u@h:1/d?x=y".to_owned(), Some("p@%/".to_owned()));
+        assert_eq!(split("postgres://u:p%40%%2f@h:1/d?x=y"), expected);
+        assert_eq!(
+            split("postgres://u@h/d"),
+            ("postgres://u@h/d".to_owned(), None)
+        );
+        assert_eq!(split("postgres://h"), ("postgres://h".to_owned(), None));
     }
 }
