@@ -1,6 +1,5 @@
 //! Message brokers behind the port [`delivery::Broker`](crate::delivery::Broker).
 //!
-//! - [`envelope`]: what a message means: messages to tasks, and tasks, results and dead letters to messages. Pure.
 //! - [`topology`]: which exchanges and queues there are, as data. Pure.
 //! - [`amqp`]: RabbitMQ, over AMQP 0-9-1.
 //! - [`memory`]: the embedded broker: in process and volatile.
@@ -10,6 +9,5 @@
 pub mod amqp;
 #[cfg(any(test, feature = "test-support"))]
 pub mod conformance;
-pub mod envelope;
 pub mod memory;
 pub mod topology;

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::http;
+use crate::telemetry::LogFormat;
 use crate::units::ByteSize;
 
 /// Name of the configuration file, looked for in the working folder where none is named.
@@ -65,15 +66,6 @@ pub struct Config {
     pub grace_period: Duration,
     /// The HTTP API's part.
     pub http: http::Config,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines: one JSON object a line.
-    Json,
 }
 
 /// Values given as flags, by the setting's name.

@@ -11,6 +11,7 @@
 //! - A consumer survives the loss of its connection by itself; receipts from before the loss are void and spending them
 //!   does nothing.
 
+pub mod envelope;
 mod message;
 mod receipt;
 

@@ -1,10 +1,7 @@
 //! Deployed agents on this host: checks uploads, keeps revisions, starts consumers, follows the rest of the fleet.
 
 mod check;
-mod folder;
 mod report;
-
-pub use folder::{FolderError, read_agent_folder, upload_from_folder};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::agent::{Loader, Revision, Runner};
 use crate::agents::{AgentInfo, Agents, DeployError, Deployed, Upload};
-use crate::capability::Database;
+use crate::capability::Capabilities;
 use crate::catalog::{Added, Catalog, CatalogError, NewRevision, StoredRevision};
 use crate::delivery::{Broker, BrokerError};
 use crate::dispatch::{AgentSlot, Dispatcher};
@@ -32,10 +29,8 @@ pub struct Deployer {
     pub catalog: Arc<dyn Catalog>,
     /// Where agents get their queues.
     pub broker: Arc<dyn Broker>,
-    /// Where agents get their schemas.
-    pub database: Arc<dyn Database>,
-    /// Checks that a required secret is set.
-    pub secrets: Arc<dyn crate::capability::SecretSource>,
+    /// What agents may use: their schemas are made here, their secrets looked for.
+    pub capabilities: Capabilities,
     /// What runs their tasks.
     pub dispatcher: Arc<Dispatcher>,
     /// Most instances alive at once on this host; no agent needs a larger prefetch.
@@ -102,7 +97,7 @@ impl Deployer {
 
     async fn load(&self, stored: StoredRevision) -> Result<(), DeployError> {
         let manifest = Arc::new(Manifest::parse(&stored.content.manifest)?);
-        let revision = self.checked(&stored.content, &manifest).await?.number(stored.revision);
+        let revision = self.checked(&stored.content, &manifest).await?.number(stored.revision, &self.capabilities);
         self.cut_over(revision).await.map_err(DeployError::Broker)
     }
 
@@ -193,7 +188,7 @@ impl Agents for Deployer {
         };
         if activate {
             self.catalog.activate(agent, revision).await?;
-            self.cut_over(checked.number(revision)).await.map_err(DeployError::Broker)?;
+            self.cut_over(checked.number(revision, &self.capabilities)).await.map_err(DeployError::Broker)?;
         }
         tracing::info!(%agent, revision, digest, active = activate, "deployed");
         Ok(Deployed { agent: agent.clone(), revision, digest, known, active: activate })

@@ -85,7 +85,7 @@ impl Dispatcher {
         let now_ms = unix_ms_now();
         let task = match envelope::parse(&active.agent, &delivery.message, now_ms) {
             Ok(task) => Arc::new(task),
-            Err(malformed) => return self.bury_malformed(delivery, &active.agent, &malformed).await,
+            Err(malformed) => return self.settle_malformed(delivery, &active.agent, malformed).await,
         };
         // Pinning to a revision that is not loaded here is decided with traffic splitting; the active one runs it.
         let attempt = Attempt { delivery, task, revision: active, started_at_ms: now_ms };

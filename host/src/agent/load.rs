@@ -7,10 +7,10 @@ use wasmtime::component::{Component, Linker};
 
 use super::engine::Engine;
 use super::state::InstanceState;
-use crate::capability::{self, SessionPlan};
+use crate::capability::{self, Capabilities, SessionPlan};
 use crate::manifest::{Manifest, Shape};
 use crate::task::AgentName;
-use crate::wit;
+use crate::wit::native::HostNativePre;
 
 /// Why a module cannot run here.
 #[derive(Debug, thiserror::Error)]
@@ -71,18 +71,24 @@ impl Revision {
 /// A compiled module that fits the host's world.
 #[derive(Clone)]
 pub struct Code {
-    pub(super) pre: wit::AgentPre<InstanceState>,
+    pub(super) pre: HostNativePre<InstanceState>,
 }
 
 impl Code {
     /// Makes a revision of it.
     #[must_use]
-    pub fn into_revision(self, number: u64, digest: String, manifest: Arc<Manifest>) -> Revision {
+    pub fn into_revision(
+        self,
+        number: u64,
+        digest: String,
+        manifest: Arc<Manifest>,
+        capabilities: &Capabilities,
+    ) -> Revision {
         Revision {
             agent: manifest.agent.name.clone(),
             number,
             digest,
-            plan: Arc::new(SessionPlan::new(&manifest, number)),
+            plan: capabilities.plan(&manifest.agent.name, number, Arc::clone(&manifest)),
             manifest,
             code: self,
             memory_bytes_seen: Arc::default(),
@@ -128,7 +134,7 @@ impl Loader {
             .linker
             .instantiate_pre(&component)
             .map_err(|error| LoadError::Imports(vec![format!("{error:#}")]))?;
-        let pre = wit::AgentPre::new(pre).map_err(|error| LoadError::Exports(format!("{error:#}")))?;
+        let pre = HostNativePre::new(pre).map_err(|error| LoadError::Exports(format!("{error:#}")))?;
         Ok(Code { pre })
     }
 }

@@ -14,10 +14,10 @@ use super::limits::{CpuMeter, MemoryMeter, Stopped};
 use super::load::{LoadError, Revision};
 use super::memory::MemoryLedger;
 use super::state::InstanceState;
-use crate::capability::{Capabilities, Session};
+use crate::capability::{Capabilities, CommitError, Session};
 use crate::task::{Completion, Limit, Outcome, Output, Task, UnixMs, Usage, unix_ms_now};
 use crate::units::format_duration;
-use crate::wit;
+use crate::wit::native::exports::agent::runtime::handler as wit;
 
 /// Settings of the runner.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ const TRAP_FRAMES_MAX: usize = 5;
 pub struct Runner {
     engine: Engine,
     ledger: MemoryLedger,
-    capabilities: Arc<Capabilities>,
+    capabilities: Capabilities,
     slots: Arc<Semaphore>,
     hostcall_bytes_max: usize,
     threads: tokio::runtime::Handle,
@@ -53,7 +53,7 @@ impl Runner {
         config: &RunnerConfig,
         engine: Engine,
         ledger: MemoryLedger,
-        capabilities: Arc<Capabilities>,
+        capabilities: Capabilities,
         threads: tokio::runtime::Handle,
     ) -> Self {
         Self {
@@ -229,7 +229,12 @@ async fn settle_effects(session: Session, outcome: Outcome, mut usage: Usage) ->
         Ok(()) => Completion { outcome, usage, follow_ups: finished.follow_ups },
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "a task's effects could not be committed");
-            let outcome = Outcome::HostError { message: error.to_string() };
+            let message = error.to_string();
+            let outcome = match error {
+                // The agent's own doing: it answered success over a failed statement, or against a deferred constraint.
+                CommitError::Aborted(_) | CommitError::Refused(_) => Outcome::Retry { message, after_ms: None },
+                CommitError::Unavailable(_) => Outcome::HostError { message },
+            };
             Completion { outcome, usage, follow_ups: Vec::new() }
         }
     }

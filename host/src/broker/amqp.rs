@@ -29,7 +29,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{envelope, topology};
+use crate::broker::topology;
+use crate::delivery::envelope;
 use crate::delivery::{
     Broker, BrokerError, Connectivity, Consumer, Message, PublishError, QueueDepth, Route,
 };

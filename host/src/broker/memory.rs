@@ -14,7 +14,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::envelope;
+use crate::delivery::envelope;
 use crate::delivery::{
     Broker, BrokerError, Connectivity, Consumer, Delivery, Message, PublishError, QueueDepth,
     Receipt, Route, Settle,

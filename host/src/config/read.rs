@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::sources::{Source, Value, Values};
-use super::{Backend, Config, ConfigErrors, LogFormat, MEMORY_BUDGET_MIN};
+use super::{Backend, Config, ConfigErrors, MEMORY_BUDGET_MIN};
+use crate::telemetry::LogFormat;
 use crate::http::{self, Auth, Token};
 use crate::units::{ByteSize, format_duration, parse_duration};
 

@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 use super::Deployer;
 use crate::agent::{Code, Revision};
 use crate::agents::{DeployError, Deployed};
+use crate::capability::Capabilities;
+use crate::capability::secrets::variable;
 use crate::catalog::NewRevision;
 use crate::manifest::Manifest;
 
@@ -20,8 +22,8 @@ pub(super) struct Checked {
 
 impl Checked {
     /// Gives it its number.
-    pub(super) fn number(self, revision: u64) -> Revision {
-        self.code.into_revision(revision, self.digest, self.manifest)
+    pub(super) fn number(self, revision: u64, capabilities: &Capabilities) -> Revision {
+        self.code.into_revision(revision, self.digest, self.manifest, capabilities)
     }
 }
 
@@ -56,17 +58,17 @@ impl Deployer {
     }
 
     pub(super) async fn checked(&self, content: &NewRevision, manifest: &Arc<Manifest>) -> Result<Checked, DeployError> {
-        self.check_grants(manifest)?;
+        self.check_grants(manifest).await?;
         let (loader, module, manifest) = (self.loader.clone(), content.module.clone(), Arc::clone(manifest));
         let compiling = Arc::clone(&manifest);
         let code = tokio::task::spawn_blocking(move || loader.compile(&module, &compiling))
             .await
             .map_err(|panicked| DeployError::Module(format!("the compiler failed: {panicked}")))?
             .map_err(|error| DeployError::Module(error.to_string()))?;
-        let trial = Arc::new(code.clone().into_revision(0, content.digest.clone(), Arc::clone(&manifest)));
+        let trial = Arc::new(code.clone().into_revision(0, content.digest.clone(), Arc::clone(&manifest), &self.capabilities));
         self.runner.try_start(&trial).await.map_err(|error| DeployError::Module(error.to_string()))?;
         if !manifest.grants.sql.is_empty() {
-            self.database
+            self.capabilities.backends().database
                 .provision(&content.agent, &manifest.grants.sql, &content.migrations)
                 .await
                 .map_err(|error| DeployError::Schema(error.to_string()))?;
@@ -76,16 +78,16 @@ impl Deployer {
     }
 
     /// What the manifest asks for and this host cannot give.
-    fn check_grants(&self, manifest: &Manifest) -> Result<(), DeployError> {
-        let mut problems = Vec::new();
-        for secret in &manifest.secrets.required {
-            if self.secrets.get(&manifest.agent.name, secret).is_none() {
-                problems.push(format!(
-                    "secret {secret:?} is not set: start the host with {} in its environment",
-                    crate::capability::secret_variable(&manifest.agent.name, secret)
-                ));
-            }
-        }
+    async fn check_grants(&self, manifest: &Manifest) -> Result<(), DeployError> {
+        let missing = self.capabilities.missing_secrets(manifest).await;
+        let missing = missing.map_err(|error| DeployError::Grant(error.to_string()))?;
+        let mut problems: Vec<String> = missing
+            .into_iter()
+            .map(|secret| {
+                let variable = variable(&manifest.agent.name, &secret);
+                format!("secret {secret:?} is not set: start the host with {variable} in its environment")
+            })
+            .collect();
         if !manifest.grants.allowed_outbound_hosts.is_empty() {
             problems.push("grants.allowed_outbound_hosts: this version gives agents no outbound HTTP".to_owned());
         }

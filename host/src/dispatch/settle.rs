@@ -4,10 +4,11 @@ use futures::future::try_join_all;
 
 use super::settlement::{Policy, Settlement, settlement};
 use super::{Attempt, Dispatcher};
+use crate::agent::Revision;
 use crate::delivery::envelope::{self, DeathNote, Malformed};
-use crate::delivery::{Delivery, Message, PublishError, Route};
+use crate::delivery::{Delivery, PublishError, Route};
 use crate::records::{RecordsError, Status, Update};
-use crate::task::{AgentName, Completion, FollowUp, Outcome, TaskId, unix_ms_now};
+use crate::task::{AgentName, Completion, FollowUp, Outcome, Task, unix_ms_now};
 
 /// Why a delivery could not be settled yet; it is handed back.
 #[derive(Debug, thiserror::Error)]
@@ -62,88 +63,93 @@ impl Dispatcher {
         };
         try_join_all(completion.follow_ups.iter().map(|follow_up| self.submit(follow_up))).await?;
         self.records.finished(attempt.update(status, Some(completion))).await?;
-        self.reply(attempt, &completion.outcome).await
+        self.reply(&attempt.task, &completion.outcome).await
     }
 
     async fn submit(&self, follow_up: &FollowUp) -> Result<(), PublishError> {
         let agent = follow_up.task.agent.clone();
-        let route = match follow_up.delay {
-            Some(delay) => Route::Delayed(agent, delay),
-            None => Route::Agent(agent),
-        };
+        let route =
+            if follow_up.delay.is_zero() { Route::Agent(agent) } else { Route::Delayed(agent, follow_up.delay) };
         self.broker.publish(route, envelope::submission(&follow_up.task)).await
     }
 
     async fn bury(&self, attempt: &Attempt, completion: &Completion) -> Result<(), SettleError> {
-        let failure = completion.outcome.failure().unwrap_or_default();
-        let note = DeathNote {
-            error_type: failure.kind,
-            error_message: failure.message,
-            failed_at_ms: unix_ms_now(),
-            attempts: attempt.task.attempt,
-            revision: Some(attempt.revision.number),
-            digest: Some(attempt.revision.digest.clone()),
-            host: self.host.clone(),
-        };
-        let letter = envelope::dead_letter(&attempt.delivery.message, &attempt.task.id, &note);
+        let note = self.death_note(&attempt.task, &completion.outcome, Some(&attempt.revision));
+        let letter = envelope::dead_letter(&attempt.delivery.message, &note);
         self.broker.publish(Route::DeadLetter(attempt.task.agent.clone()), letter).await?;
         self.records.finished(attempt.update(Status::Failed, Some(completion))).await?;
-        self.reply(attempt, &completion.outcome).await
+        self.reply(&attempt.task, &completion.outcome).await
     }
 
     /// Publishes the result where the sender asked for one. A reply queue that is gone is its reader's business.
-    async fn reply(&self, attempt: &Attempt, outcome: &Outcome) -> Result<(), SettleError> {
-        let Some((route, message)) = envelope::result(&attempt.task, outcome) else { return Ok(()) };
+    async fn reply(&self, task: &Task, outcome: &Outcome) -> Result<(), SettleError> {
+        let Some((route, message)) = envelope::result(task, outcome) else { return Ok(()) };
         match self.broker.publish(route, message).await {
             Err(PublishError::Unroutable { .. }) => {
-                self.metrics.result_unroutable(&attempt.task.agent);
+                self.metrics.result_unroutable(&task.agent);
                 Ok(())
             }
             published => Ok(published?),
         }
     }
 
-    /// Dead-letters a delivery that is no task.
-    pub(super) async fn bury_malformed(&self, delivery: Delivery, agent: &AgentName, malformed: &Malformed) {
-        tracing::warn!(%agent, error = malformed as &dyn std::error::Error, "a malformed delivery is dead-lettered");
-        let note = DeathNote {
-            error_type: "rejected".to_owned(),
-            error_message: malformed.to_string(),
-            failed_at_ms: unix_ms_now(),
-            attempts: 0,
-            revision: None,
-            digest: None,
-            host: self.host.clone(),
+    /// Dead-letters a delivery that is no task, and tells its sender where that asked for a result.
+    pub(super) async fn settle_malformed(&self, delivery: Delivery, agent: &AgentName, malformed: Malformed) {
+        let outcome = malformed.outcome();
+        let reason = malformed.reason.clone();
+        let task = Task {
+            id: malformed.task_id,
+            reply: malformed.reply,
+            ..Task::new(agent.clone(), delivery.message.body.clone())
         };
-        let id = id_of(&delivery.message);
-        let letter = envelope::dead_letter(&delivery.message, &id, &note);
-        if let Err(error) = self.broker.publish(Route::DeadLetter(agent.clone()), letter).await {
-            tracing::warn!(%agent, error = &error as &dyn std::error::Error, "handing a malformed delivery back");
-            return delivery.receipt.hand_back();
+        tracing::warn!(%agent, task_id = %task.id, reason, "a malformed message is dead-lettered");
+        match self.bury_malformed(&delivery, &task, &outcome).await {
+            Ok(()) => {
+                self.metrics.settled(agent, Settlement::DeadLetter.name(), "malformed");
+                delivery.receipt.acknowledge();
+            }
+            Err(error) => {
+                tracing::warn!(%agent, task_id = %task.id, error = &error as &dyn std::error::Error, "handing a message back");
+                delivery.receipt.hand_back();
+            }
         }
-        let failure = crate::task::Failure { kind: note.error_type, message: note.error_message };
+    }
+
+    async fn bury_malformed(&self, delivery: &Delivery, task: &Task, outcome: &Outcome) -> Result<(), SettleError> {
+        let failure = outcome.failure();
+        let note = self.death_note(task, outcome, None);
+        let letter = envelope::dead_letter(&delivery.message, &note);
+        self.broker.publish(Route::DeadLetter(task.agent.clone()), letter).await?;
         let update = Update {
-            id,
-            agent: agent.clone(),
+            id: task.id.clone(),
+            agent: task.agent.clone(),
             revision: None,
             status: Status::Failed,
-            attempt: 1,
+            attempt: task.attempt,
             output: None,
-            failure: Some(failure),
+            failure,
             usage: None,
             enqueued_at_ms: delivery.message.timestamp_ms.unwrap_or(note.failed_at_ms),
             started_at_ms: None,
             finished_at_ms: Some(note.failed_at_ms),
         };
-        self.records.note(update);
-        self.metrics.settled(agent, Settlement::DeadLetter.name(), "malformed");
-        delivery.receipt.acknowledge();
+        self.records.finished(update).await?;
+        self.reply(task, outcome).await
     }
-}
 
-/// The id that a malformed message names, or a new one where it names none that could be one.
-fn id_of(message: &Message) -> TaskId {
-    message.message_id.as_deref().and_then(|id| TaskId::parse(id).ok()).unwrap_or_else(TaskId::generate)
+    fn death_note(&self, task: &Task, outcome: &Outcome, revision: Option<&Revision>) -> DeathNote {
+        let failure = outcome.failure().unwrap_or_default();
+        DeathNote {
+            task_id: task.id.clone(),
+            error_type: failure.kind,
+            error_message: failure.message,
+            failed_at_ms: unix_ms_now(),
+            attempts: task.attempt,
+            revision: revision.map(|revision| revision.number),
+            digest: revision.map(|revision| revision.digest.clone()),
+            host: self.host.clone(),
+        }
+    }
 }
 
 /// Uniform in 0..1: the low bits of a UUIDv4 are as random as jitter needs.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, FieldArray, FieldTable, ShortString};
 
-use crate::broker::envelope::headers::NAME_BYTES_MAX;
+use crate::delivery::envelope::headers::NAME_BYTES_MAX;
 use crate::delivery::{HeaderValue, Message};
 
 /// Persistent.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::publisher::Publisher;
-use crate::broker::envelope;
+use crate::delivery::envelope;
 use crate::delivery::{Delivery, Message, PublishError, Route};
 use crate::task::{AgentName, unix_ms_now};
 

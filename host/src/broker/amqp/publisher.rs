@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::connectivity::Health;
 use super::link::{self, Link};
 use super::{AmqpConfig, convert, declare};
-use crate::broker::envelope::headers;
+use crate::delivery::envelope::headers;
 use crate::broker::topology::{self, Bucket};
 use crate::delivery::{
     BrokerError, Connectivity, Delivery, HeaderValue, Message, PublishError, Route,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use crate::broker::envelope::headers;
+use crate::delivery::envelope::headers;
 use crate::delivery::Message;
 use crate::task::AgentName;
 

@@ -9,7 +9,7 @@
 //! The alternatives cost more where it counts. Doubling buckets, with the rest of a delay made by sending the message
 //! round again, are fewer queues, but every delayed task then passes an agent's queue and a host several times, takes
 //! room in its prefetch, and stops whenever no host runs. One hop through the broker alone needs neither. Only delays of
-//! more than 30 days go round ([`headers::NOT_BEFORE`](crate::broker::envelope::headers::NOT_BEFORE)).
+//! more than 30 days go round ([`headers::NOT_BEFORE`](crate::delivery::envelope::headers::NOT_BEFORE)).
 
 use std::time::Duration;
 

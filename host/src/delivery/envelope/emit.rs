@@ -102,6 +102,10 @@ pub fn result(task: &Task, outcome: &Outcome) -> Option<(Route, Message)> {
     if let Outcome::Succeeded(Some(output)) = outcome {
         message.content_type.clone_from(&output.content_type);
         message.body = output.body.clone();
+        // `x-` is the host's own: an agent cannot forge an error or an attempt.
+        let own = output.headers.iter().filter(|(name, _)| !name.to_ascii_lowercase().starts_with("x-"));
+        message.headers.extend(own.map(|(name, value)| (printable(name), printable(value).into())));
+        headers::shrink_to_fit(&mut message.headers);
     }
     if let Some(failure) = outcome.failure() {
         message
