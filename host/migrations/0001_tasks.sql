@@ -4,7 +4,8 @@
 -- 3 succeeded, 4 failed, 5 cancelled.
 --
 -- Room is left in each page (fillfactor) because nearly every row is rewritten once, from queued to its end, within
--- milliseconds; and no indexed column ever changes, so that this rewrite touches no index (a heap-only update).
+-- milliseconds; and no indexed column ever changes, so that a rewrite which finds that room touches no index (a
+-- heap-only update).
 CREATE TABLE tasks (
     id                text COLLATE "C" PRIMARY KEY,
     agent             text        NOT NULL,
@@ -33,7 +34,7 @@ CREATE TABLE tasks (
     -- By the database's clock, for pruning: the hosts' and the senders' clocks may disagree.
     created_at        timestamptz NOT NULL DEFAULT now(),
     updated_at        timestamptz NOT NULL DEFAULT now()
-) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 
 -- Outputs are mostly small, or compressed already (images): trying to compress them costs more than it saves.
 ALTER TABLE tasks ALTER COLUMN output SET STORAGE EXTERNAL;

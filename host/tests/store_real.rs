@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::panic::AssertUnwindSafe;
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -271,7 +272,7 @@ async fn records_past_their_time_are_forgotten_and_no_others() {
         futures::future::try_join_all(ends).await.unwrap();
         writing.close().await;
         let mut connection = scratch.connect().await;
-        for (tasks, days) in [(&over[..], 2), (&[waiting.clone()], 30), (&[abandoned.clone()], 32)] {
+        for (tasks, days) in [(&over[..], 2), (from_ref(&waiting), 30), (from_ref(&abandoned), 32)] {
             let ids: Vec<_> = tasks.iter().map(|task| task.id.as_str().to_owned()).collect();
             sqlx::query(
                 "UPDATE agent_host.tasks SET created_at = created_at - make_interval(days => $2),

@@ -1,4 +1,5 @@
 //! What every catalog must do, as one suite over both.
+#![expect(clippy::expect_used, reason = "a test suite: breaking a rule is a panic")]
 
 use std::sync::Arc;
 
@@ -12,7 +13,6 @@ use crate::task::AgentName;
 ///
 /// # Panics
 /// Where a rule is broken.
-#[expect(clippy::expect_used, clippy::panic, reason = "a test suite: breaking a rule is a panic")]
 pub async fn exercise<C: Catalog>(make: impl AsyncFn() -> C) {
     numbers_from_one_and_knows_what_it_has(make().await).await;
     gives_back_what_was_added(make().await).await;
@@ -39,7 +39,6 @@ pub fn revision(agent: &AgentName, manifest: &str, module: impl Into<Bytes>) -> 
 
 /// An agent that no other case knows.
 #[must_use]
-#[expect(clippy::expect_used, reason = "a test suite: the name is valid by construction")]
 pub fn new_agent() -> AgentName {
     AgentName::parse(&format!("a{}", uuid::Uuid::now_v7().simple())).expect("a letter and 32 hex digits")
 }
@@ -104,7 +103,6 @@ async fn activates_one_revision_of_an_agent(catalog: impl Catalog) {
 ///
 /// # Panics
 /// Where a number is missing or given twice.
-#[expect(clippy::expect_used, reason = "a test suite: breaking a rule is a panic")]
 pub async fn numbers_without_gaps_under_concurrency<C: Catalog>(catalogs: &[Arc<C>]) {
     const REVISIONS: u64 = 20;
     let agent = new_agent();

@@ -1,5 +1,5 @@
 //! What all task records must do, as one suite over both.
-#![expect(clippy::expect_used, clippy::panic, reason = "a test suite: breaking a rule is a panic")]
+#![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test suite: breaking a rule is a panic")]
 
 use std::sync::Arc;
 use std::time::Duration;
