@@ -2,9 +2,11 @@
 //! start and stop.
 
 mod backends;
+mod dev;
 mod observe;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,44 +17,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::agent::{Engine, EngineConfig, Loader, MemoryLedger, Runner, RunnerConfig};
 use crate::agents::Agents;
-use crate::config::Config;
+use crate::cli::{Composition, StartError};
+use crate::config::{Backend, Config};
 use crate::delivery::{Broker, PublishError, Route, Submitter, envelope};
-use crate::deploy::{DeployedAgents, Deployer, read_agent_folder, upload_from_folder};
+use crate::deploy::{DeployedAgents, Deployer};
 use crate::dispatch::{DispatchMetrics, Dispatcher};
 use crate::http;
 use crate::lifecycle::StopSignals;
-use crate::records::TaskRecords;
+use crate::package::{self, Package};
 use crate::task::Task;
+use crate::telemetry;
 use backends::Backends;
-
-/// Why the host did not start, or did not stop cleanly.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// A service or an address that it needs is not to be had; exit status 69.
-    #[error("{what}")]
-    Unavailable {
-        /// What is missing and what to do.
-        what: String,
-        /// Why.
-        #[source]
-        source: Option<Box<dyn std::error::Error + Send + Sync>>,
-    },
-    /// A mistake in the host or something that this machine cannot give; exit status 70.
-    #[error("{what}")]
-    Internal {
-        /// What failed.
-        what: &'static str,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-impl AppError {
-    fn internal(what: &'static str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
-        move |source| Self::Internal { what, source }
-    }
-}
 
 /// What the process needs beside its guests: code, broker buffers, drivers, results in flight. Measured: 60 to 110 MB
 /// under load; the rest of the budget is the guests'.
@@ -63,6 +38,49 @@ const INSTANCES_MAX: u32 = 1_000;
 const MEMORY_BYTES_MAX: usize = 500 << 20;
 /// How often the catalog is looked at for what other hosts deployed: twice within the 5 s that the contract allows.
 const CATALOG_POLL: Duration = Duration::from_secs(2);
+
+/// What the command line starts.
+pub struct Root;
+
+#[async_trait::async_trait(?Send)]
+impl Composition for Root {
+    async fn serve(&self, config: Config) -> Result<(), StartError> {
+        let (app, signals) = started(config).await?;
+        app.run(signals).await;
+        Ok(())
+    }
+
+    async fn dev(&self, config: Config, dir: PathBuf) -> Result<(), StartError> {
+        // What `dev` deploys is what it watches.
+        let config = Config { agents_dir: None, ..config };
+        let (app, signals) = started(config).await?;
+        let watching = tokio::spawn(dev::watch(app.agents(), dir, app.address()));
+        app.run(signals).await;
+        watching.abort();
+        Ok(())
+    }
+}
+
+/// Starts a host and tells where it listens and what it stands on.
+async fn started(config: Config) -> Result<(App, StopSignals), StartError> {
+    telemetry::init_logs(config.log, Some(&config.log_filter)).map_err(|problem| StartError::Unavailable(vec![problem]))?;
+    let signals = StopSignals::listen().map_err(|error| internal("listening for signals", error))?;
+    let volatile = config.broker == Backend::Embedded;
+    let app = App::start(config).await?;
+    tracing::info!("listening on http://{}", app.address());
+    if volatile {
+        tracing::warn!("the embedded broker keeps tasks in memory: they end with this process; set AMQP_URL to keep them");
+    }
+    Ok((app, signals))
+}
+
+fn internal(what: &'static str, error: impl Into<anyhow::Error>) -> StartError {
+    StartError::Internal(error.into().context(what))
+}
+
+fn unavailable(error: &dyn std::error::Error) -> StartError {
+    StartError::Unavailable(vec![backends::chain(error)])
+}
 
 /// A running host.
 pub struct App {
@@ -81,23 +99,25 @@ impl App {
     /// Starts everything, in the order of dependence, and returns once tasks can be submitted and run.
     ///
     /// # Errors
-    /// [`AppError`], saying what is missing.
-    pub async fn start(config: Config) -> Result<Self, AppError> {
+    /// [`StartError`], saying what is missing.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
         // The address first: a busy port is the cheapest mistake to find.
         let listener = listen(config.listen).await?;
-        let address = listener.local_addr().map_err(|error| AppError::internal("reading the bound address")(error.into()))?;
+        let address = listener.local_addr().map_err(|error| internal("reading the bound address", error))?;
         let registry = Registry::new();
-        let backends = Backends::connect(&config).await?;
-        let guests = guest_threads(&config)?;
+        let deployed = Arc::new(DeployedAgents::default());
+        let backends = Backends::connect(&config, &deployed).await?;
+        let guests = guest_threads()?;
         let engine = engine()?;
         let ledger = MemoryLedger::new(config.memory_budget.0.saturating_sub(HOST_BYTES_RESERVED));
         let runner_config = RunnerConfig {
             instances_max: INSTANCES_MAX,
             hostcall_bytes_max: hostcall_bytes_max(&config),
         };
-        let capabilities = backends.capabilities();
-        let runner = Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities, guests.handle().clone());
-        let metrics = DispatchMetrics::new(&registry).map_err(|error| AppError::internal("registering metrics")(error.into()))?;
+        let capabilities = backends.capabilities.clone();
+        let runner =
+            Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities.clone(), guests.handle().clone());
+        let metrics = DispatchMetrics::new(&registry).map_err(|error| internal("registering metrics", error))?;
         let dispatcher = Arc::new(Dispatcher {
             host: host_name(address),
             runner: runner.clone(),
@@ -107,22 +127,21 @@ impl App {
             interrupt: CancellationToken::new(),
             under_way: TaskTracker::new(),
         });
-        let loader = Loader::new(&engine).map_err(|error| AppError::internal("linking the host's capabilities")(error.into()))?;
+        let loader = Loader::new(&engine).map_err(|error| internal("linking the host's capabilities", error))?;
         let deployer = Arc::new(Deployer {
             loader,
             runner,
             catalog: Arc::clone(&backends.catalog),
             broker: Arc::clone(&backends.broker),
-            database: Arc::clone(&backends.database),
-            secrets: Arc::clone(&backends.secrets),
+            capabilities,
             dispatcher: Arc::clone(&dispatcher),
             instances_max: INSTANCES_MAX,
-            deployed: DeployedAgents::default(),
+            deployed,
         });
         let draining = CancellationToken::new();
         let background = TaskTracker::new();
         let observer = observe::Observer::new(&registry, &config, ledger, Arc::clone(&deployer))
-            .map_err(|error| AppError::internal("registering metrics")(error.into()))?;
+            .map_err(|error| internal("registering metrics", error))?;
         background.spawn(observer.clone().watch_queues(draining.clone()));
         let ports = http::Ports {
             submit: Arc::new(BrokerSubmitter(Arc::clone(&backends.broker))),
@@ -133,7 +152,7 @@ impl App {
             draining: draining.clone(),
         };
         let http = serve_http(listener, http::router(config.http.clone(), ports), draining.clone());
-        let app = Self { address, backends, deployer, dispatcher, draining, background, http, guests, grace: config.grace };
+        let app = Self { address, backends, deployer, dispatcher, draining, background, http, guests, grace: config.grace_period };
         app.load_agents(&config).await?;
         Ok(app)
     }
@@ -151,14 +170,10 @@ impl App {
     }
 
     /// What was deployed before, then what lies in the agents folder.
-    async fn load_agents(&self, config: &Config) -> Result<(), AppError> {
-        self.deployer.follow_catalog().await.map_err(|error| AppError::Unavailable {
-            what: "the catalog of agents cannot be read".to_owned(),
-            source: Some(error.into()),
-        })?;
+    async fn load_agents(&self, config: &Config) -> Result<(), StartError> {
+        self.deployer.follow_catalog().await.map_err(|error| unavailable(&error))?;
         if let Some(folder) = &config.agents_dir {
-            let agents = read_agent_folder(folder)
-                .map_err(|error| AppError::Unavailable { what: error.to_string(), source: None })?;
+            let agents = package::find(folder).map_err(|error| unavailable(&error))?;
             for path in agents {
                 deploy_folder(self.deployer.as_ref(), &path).await;
             }
@@ -201,8 +216,10 @@ impl App {
 
 /// Deploys an agent's folder, or says why not and goes on.
 pub(crate) async fn deploy_folder(agents: &dyn Agents, path: &std::path::Path) -> bool {
-    let deployed = match upload_from_folder(path) {
-        Ok((agent, upload)) => agents.deploy(&agent, upload, true).await.map_err(anyhow::Error::from),
+    let deployed = match Package::read(path) {
+        Ok(Package { manifest, upload }) => {
+            agents.deploy(&manifest.agent.name, upload, true).await.map_err(anyhow::Error::from)
+        }
         Err(error) => Err(error.into()),
     };
     if let Err(error) = &deployed {
@@ -225,16 +242,16 @@ async fn follow_catalog(deployer: Arc<Deployer>, stop: CancellationToken) {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).await.map_err(|error| AppError::Unavailable {
-        what: format!("cannot listen on {address}: free the port, or set AGENT_HOST_LISTEN to another address"),
-        source: Some(error.into()),
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = "free the port, or set AGENT_HOST_LISTEN to another address";
+        StartError::Unavailable(vec![format!("cannot listen on {address}: {error}; {advice}")])
     })
 }
 
-fn engine() -> Result<Engine, AppError> {
+fn engine() -> Result<Engine, StartError> {
     Engine::new(&EngineConfig { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX })
-        .map_err(|error| AppError::internal("starting the WebAssembly engine")(error.into()))
+        .map_err(|error| internal("starting the WebAssembly engine", error))
 }
 
 /// The largest body or output, and room for headers and capability calls beside it.
@@ -244,13 +261,12 @@ fn hostcall_bytes_max(config: &Config) -> usize {
 }
 
 /// Guests run on threads of their own, as many as there are cores.
-fn guest_threads(config: &Config) -> Result<tokio::runtime::Runtime, AppError> {
+fn guest_threads() -> Result<tokio::runtime::Runtime, StartError> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.guest_threads)
         .thread_name("guest")
         .enable_all()
         .build()
-        .map_err(|error| AppError::internal("starting the guests' threads")(error.into()))
+        .map_err(|error| internal("starting the guests' threads", error))
 }
 
 fn serve_http(

@@ -36,7 +36,7 @@ pub struct Deployer {
     /// Most instances alive at once on this host; no agent needs a larger prefetch.
     pub instances_max: u32,
     /// The agents of this host.
-    pub deployed: DeployedAgents,
+    pub deployed: Arc<DeployedAgents>,
 }
 
 /// The agents of this host, by name.
@@ -47,6 +47,14 @@ pub struct DeployedAgents {
     deploying: Mutex<()>,
     consumers: TaskTracker,
     stopping: CancellationToken,
+}
+
+impl DeployedAgents {
+    /// Whether an agent of this name is deployed here.
+    #[must_use]
+    pub fn contains(&self, agent: &AgentName) -> bool {
+        self.agents.read().unwrap_or_else(PoisonError::into_inner).contains_key(agent)
+    }
 }
 
 struct DeployedAgent {
@@ -141,7 +149,7 @@ impl Deployer {
 #[async_trait::async_trait]
 impl Agents for Deployer {
     fn is_deployed(&self, agent: &AgentName) -> bool {
-        self.deployed.agents.read().unwrap_or_else(PoisonError::into_inner).contains_key(agent)
+        self.deployed.contains(agent)
     }
 
     fn all_consuming(&self) -> bool {

@@ -9,7 +9,7 @@ use super::limits::{CpuMeter, MemoryMeter};
 use crate::capability;
 
 /// The data of one instance's store.
-pub struct InstanceState {
+pub(super) struct InstanceState {
     pub(super) wasi: WasiCtx,
     pub(super) table: ResourceTable,
     pub(super) session: capability::Session,

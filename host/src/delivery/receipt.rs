@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What a broker does with a spent receipt. Both are requests, sent in batches: a broker that dies first delivers again.
-pub trait Settle: Send + 'static {
+pub trait Settle: Send + Sync + 'static {
     /// The message is done with.
     fn acknowledge(self: Box<Self>);
     /// The message goes back to its queue as if it had never been delivered.

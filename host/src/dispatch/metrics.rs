@@ -65,7 +65,7 @@ impl DispatchMetrics {
             )?,
             dead_letters: counter(opts!("agent_dead_letters", "Tasks that were dead-lettered."), &["agent"])?,
             results_unroutable: counter(
-                opts!("agent_results_unroutable", "Results whose reply queue was gone."),
+                opts!("agent_results_unroutable", "Results that their reply queue did not take."),
                 &["agent"],
             )?,
         })

@@ -81,11 +81,12 @@ impl Dispatcher {
         self.reply(&attempt.task, &completion.outcome).await
     }
 
-    /// Publishes the result where the sender asked for one. A reply queue that is gone is its reader's business.
+    /// Publishes the result where the sender asked for one. One that cannot be delivered, now or ever, is counted and
+    /// dropped: the record stands, and trying again would run the task again.
     async fn reply(&self, task: &Task, outcome: &Outcome) -> Result<(), SettleError> {
         let Some((route, message)) = envelope::result(task, outcome) else { return Ok(()) };
         match self.broker.publish(route, message).await {
-            Err(PublishError::Unroutable { .. }) => {
+            Err(PublishError::Unroutable { .. } | PublishError::Refused(_)) => {
                 self.metrics.result_unroutable(&task.agent);
                 Ok(())
             }

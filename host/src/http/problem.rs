@@ -182,6 +182,7 @@ impl From<PublishError> for Problem {
                 Kind::Unavailable,
                 format!("the broker has no queue for {route}; deploy the agent again to have its queues declared"),
             ),
+            PublishError::Refused(why) => Self::new(Kind::BadRequest, format!("the task cannot be sent: {why}")),
             PublishError::Unavailable(_) => Self::new(
                 Kind::Unavailable,
                 "the broker did not confirm the task, so it may or may not run. Send it again under an Idempotency-Key \

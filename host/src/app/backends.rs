@@ -1,0 +1,123 @@
+//! The outside things: for each, the real one or its embedded twin, as the configuration says.
+
+use std::sync::Arc;
+
+use crate::broker::amqp::{AmqpBroker, AmqpConfig};
+use crate::broker::memory as embedded_broker;
+use crate::capability::cache::{Cache, MemoryCache, RedisCache};
+use crate::capability::key_value::{KeyValue, MemoryKeyValue, RedisKeyValue};
+use crate::capability::redis::RedisConnections;
+use crate::capability::secrets::EnvironmentSecrets;
+use crate::capability::sql::Database;
+use crate::capability::{self, Capabilities};
+use crate::catalog::{Catalog, MemoryCatalog, PostgresCatalog};
+use crate::cli::StartError;
+use crate::config::{Backend, Config};
+use crate::delivery::Broker;
+use crate::deploy::DeployedAgents;
+use crate::records::{MemoryLimits, MemoryRecords, PostgresRecords, PostgresSettings, TaskRecords};
+use crate::store::HostDatabase;
+
+/// Everything outside of the process that the host talks to.
+pub(super) struct Backends {
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) records: Arc<dyn TaskRecords>,
+    pub(super) catalog: Arc<dyn Catalog>,
+    pub(super) capabilities: Capabilities,
+}
+
+impl Backends {
+    /// Connects to everything; all that is missing is reported at once.
+    pub(super) async fn connect(config: &Config, deployed: &Arc<DeployedAgents>) -> Result<Self, StartError> {
+        let (broker, state, cache, database) =
+            tokio::join!(broker(config), state(config), cache(config), database(config));
+        let mut problems = Vec::new();
+        let (broker, state) = (keep(broker, &mut problems), keep(state, &mut problems));
+        let (cache, database) = (keep(cache, &mut problems), keep(database, &mut problems));
+        let (Some(broker), Some((records, catalog)), Some((key_value, cache)), Some(database)) =
+            (broker, state, cache, database)
+        else {
+            return Err(StartError::Unavailable(problems));
+        };
+        let directory = Arc::clone(deployed);
+        let capabilities = Capabilities::new(capability::Backends {
+            database,
+            key_value,
+            cache,
+            secrets: Arc::new(EnvironmentSecrets::new(std::env::vars_os().filter_map(|(name, value)| {
+                Some((name.into_string().ok()?, value.into_string().ok()?))
+            }))),
+            directory: Arc::new(move |agent: &_| directory.contains(agent)),
+        });
+        Ok(Self { broker, records, catalog, capabilities })
+    }
+
+    /// Flushes and closes everything, what others still write to last.
+    pub(super) async fn close(self) {
+        self.broker.close().await;
+        self.records.close().await;
+        self.capabilities.backends().database.close().await;
+    }
+}
+
+fn keep<T>(result: Result<T, String>, problems: &mut Vec<String>) -> Option<T> {
+    result.map_err(|problem| problems.push(problem)).ok()
+}
+
+/// An error with its causes on one line, as errors of the start are printed.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+async fn broker(config: &Config) -> Result<Arc<dyn Broker>, String> {
+    match &config.broker {
+        Backend::Embedded => Ok(Arc::new(embedded_broker::MemoryBroker::new(embedded_broker::MemoryLimits::default()))),
+        Backend::Url(url) => {
+            let config = AmqpConfig { predeclared: config.predeclared, ..AmqpConfig::new(url.expose()) };
+            let broker = AmqpBroker::connect(config).await.map_err(|error| format!("AMQP_URL: {}", chain(&error)))?;
+            Ok(Arc::new(broker))
+        }
+    }
+}
+
+/// Records and catalog: in the database where there is a real one, otherwise in process. The embedded database is for
+/// agents alone, and starts only when one needs it.
+async fn state(config: &Config) -> Result<(Arc<dyn TaskRecords>, Arc<dyn Catalog>), String> {
+    match &config.database {
+        Backend::Embedded => {
+            let limits = MemoryLimits { retention: config.record_retention, ..MemoryLimits::default() };
+            Ok((Arc::new(MemoryRecords::new(limits)), Arc::new(MemoryCatalog::default())))
+        }
+        Backend::Url(url) => {
+            let failed = |error: &dyn std::error::Error| format!("DATABASE_URL: {}", chain(error));
+            let database = HostDatabase::open(url.expose()).await.map_err(|error| failed(&error))?;
+            let settings = PostgresSettings { retention: config.record_retention, ..PostgresSettings::default() };
+            let records = PostgresRecords::start(&database, settings).await.map_err(|error| failed(&error))?;
+            Ok((Arc::new(records), Arc::new(PostgresCatalog::new(&database))))
+        }
+    }
+}
+
+async fn cache(config: &Config) -> Result<(Arc<dyn KeyValue>, Arc<dyn Cache>), String> {
+    match &config.cache {
+        Backend::Embedded => Ok((Arc::new(MemoryKeyValue::new()), Arc::new(MemoryCache::new()))),
+        Backend::Url(url) => {
+            let connected = RedisConnections::connect(url.expose()).await;
+            let connections = connected.map_err(|error| format!("REDIS_URL: {}", chain(&error)))?;
+            Ok((Arc::new(RedisKeyValue::new(connections.clone())), Arc::new(RedisCache::new(connections))))
+        }
+    }
+}
+
+async fn database(_config: &Config) -> Result<Arc<dyn Database>, String> {
+    Ok(Arc::new(TmpNone))
+}
+struct TmpNone;
+#[async_trait::async_trait]
+impl Database for TmpNone {
+    async fn provision(&self, _: &crate::task::AgentName, _: &[crate::manifest::SqlGrant], _: &[crate::catalog::Migration]) -> Result<(), capability::sql::ProvisionError> { Ok(()) }
+    async fn open(&self, _: &crate::task::AgentName, _: crate::manifest::TransactionMode, _: std::time::Duration) -> Result<Box<dyn capability::sql::SqlConnection>, capability::sql::SqlError> { Err(capability::sql::SqlError::Denied("none".into())) }
+    fn connections(&self) -> capability::sql::ConnectionCounts { Default::default() }
+    async fn close(&self) {}
+}

@@ -1,0 +1,126 @@
+//! `agent-host dev`: builds, deploys and redeploys the agents of a folder as their files change.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use notify::{RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+use super::deploy_folder;
+use crate::agents::Agents;
+use crate::manifest::Manifest;
+use crate::package;
+
+/// How long files must have been quiet before a build: an editor saves in several steps.
+const QUIET: Duration = Duration::from_millis(150);
+
+/// An agent under development.
+struct Watched {
+    folder: PathBuf,
+    /// What it is built from, relative to its folder.
+    sources: GlobSet,
+}
+
+/// Watches until it is dropped.
+pub(super) async fn watch(agents: Arc<dyn Agents>, dir: PathBuf, address: SocketAddr) {
+    let dir = dir.canonicalize().unwrap_or(dir);
+    let folders = if dir.join(package::MANIFEST_NAME).is_file() { vec![dir.clone()] } else { listed(&dir) };
+    if folders.is_empty() {
+        tracing::error!("{}: expected an agent's folder, or one with agents in it (a folder with agent.toml)", dir.display());
+    }
+    let (sender, mut changes) = mpsc::unbounded_channel();
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if let Ok(event) = event
+            && !matches!(event.kind, notify::EventKind::Access(_))
+        {
+            // The receiver lives as long as the watcher.
+            let _ = sender.send(event.paths);
+        }
+    });
+    let watching = watcher.and_then(|mut watcher| watcher.watch(&dir, RecursiveMode::Recursive).map(|()| watcher));
+    if let Err(error) = &watching {
+        tracing::error!("{} cannot be watched: {error}; agents are deployed once", dir.display());
+    }
+    for folder in &folders {
+        refresh(agents.as_ref(), folder, address).await;
+    }
+    while let Some(mut paths) = changes.recv().await {
+        while let Ok(Some(more)) = tokio::time::timeout(QUIET, changes.recv()).await {
+            paths.extend(more);
+        }
+        for watched in folders.iter().map(|folder| Watched::new(folder)) {
+            if paths.iter().any(|path| watched.is_made_from(path)) {
+                refresh(agents.as_ref(), &watched.folder, address).await;
+            }
+        }
+    }
+}
+
+fn listed(dir: &Path) -> Vec<PathBuf> {
+    package::find(dir).unwrap_or_else(|error| {
+        tracing::error!("{error}");
+        Vec::new()
+    })
+}
+
+impl Watched {
+    fn new(folder: &Path) -> Self {
+        let mut sources = GlobSetBuilder::new();
+        let mut add = |pattern: &str| match Glob::new(pattern) {
+            Ok(glob) => {
+                sources.add(glob);
+            }
+            Err(error) => tracing::error!("{}: build.watch: {error}", folder.display()),
+        };
+        add(package::MANIFEST_NAME);
+        // Without a command the module is somebody else's to build: it is what changes.
+        match manifest(folder) {
+            Some(Manifest { build: Some(build), .. }) => build.watch.iter().for_each(|pattern| add(pattern)),
+            Some(manifest) => add(&manifest.agent.module),
+            None => {}
+        }
+        Self { folder: folder.to_owned(), sources: sources.build().unwrap_or_default() }
+    }
+
+    fn is_made_from(&self, path: &Path) -> bool {
+        path.strip_prefix(&self.folder).is_ok_and(|relative| self.sources.is_match(relative))
+    }
+}
+
+fn manifest(folder: &Path) -> Option<Manifest> {
+    // A manifest that does not parse is reported by the deploy.
+    std::fs::read_to_string(folder.join(package::MANIFEST_NAME)).ok().and_then(|text| Manifest::parse(&text).ok())
+}
+
+/// Builds and deploys an agent. Errors of the compiler and of the deploy are shown, and the running revision stays.
+async fn refresh(agents: &dyn Agents, folder: &Path, address: SocketAddr) {
+    let began = Instant::now();
+    let manifest = manifest(folder);
+    if let Some(build) = manifest.as_ref().and_then(|manifest| manifest.build.as_ref()) {
+        let built = tokio::process::Command::new("sh")
+            .args(["-c", &build.command])
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .status()
+            .await;
+        match built {
+            Ok(status) if status.success() => {}
+            Ok(status) => return tracing::error!("{}: {} ({status})", folder.display(), build.command),
+            Err(error) => return tracing::error!("{}: {}: {error}", folder.display(), build.command),
+        }
+    }
+    if deploy_folder(agents, folder).await
+        && let Some(manifest) = manifest
+    {
+        let name = &manifest.agent.name;
+        tracing::info!(
+            "{name} is up to date after {:.1} s; try: agent-host submit {name} --wait --url http://{address} BODY",
+            began.elapsed().as_secs_f64(),
+        );
+    }
+}
