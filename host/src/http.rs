@@ -118,7 +118,6 @@ struct ApiState {
 }
 
 /// The API as a service: `axum::serve` it.
-#[must_use]
 pub fn router(config: Config, ports: Ports) -> Router {
     let intake = Intake::new(&config);
     let state = Arc::new(ApiState { config, ports, intake, uploads: Semaphore::new(UPLOADS_MAX) });
