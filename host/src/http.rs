@@ -13,6 +13,7 @@
 mod agents;
 mod auth;
 mod batch;
+mod drain;
 mod extract;
 mod health;
 mod intake;
@@ -128,6 +129,7 @@ pub fn router(config: Config, ports: Ports) -> Router {
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(axum::Extension(openapi::Document(text)))
         .layer(middleware::map_response(harden))
+        .layer(middleware::from_fn(drain::refused_bodies))
         .with_state(state)
 }
 

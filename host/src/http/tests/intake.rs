@@ -1,5 +1,5 @@
 use super::*;
-use crate::http::Config;
+use crate::http::{Auth, Config, Token};
 use crate::units::ByteSize;
 
 /// Serves a router on a port of its own and returns its address.
@@ -30,6 +30,35 @@ async fn a_body_that_is_too_large_is_413_and_not_a_reset() {
     assert_eq!(chunked.headers()["content-type"], "application/problem+json");
     let largest = vec![b'x'; 8 << 20];
     assert_eq!(client.post(&url).body(largest).send().await.unwrap().status(), 202);
+}
+
+#[tokio::test]
+async fn whoever_is_refused_early_gets_the_answer_and_not_a_reset() {
+    let (doubles, _published) = Doubles::new();
+    let auth = Auth { admin: Some(Token::new("a")), ..Auth::default() };
+    let url = serve(doubles.router(Config { auth, ..Config::default() })).await;
+    let client = client();
+    let module = || reqwest::multipart::Part::bytes(vec![0; 20_000_000]);
+    for _ in 0..5 {
+        let form = reqwest::multipart::Form::new().part("module", module());
+        let answer = client.post(format!("{url}/v1/agents/echo/revisions")).multipart(form).send().await.unwrap();
+        assert_eq!(answer.status(), 401);
+        let answer = client.post(format!("{url}/v1/agents/nobody/tasks")).body(vec![0; 5_000_000]).send().await.unwrap();
+        assert_eq!(answer.status(), 404);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_refused_without_sending() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (doubles, _published) = Doubles::new();
+    let url = serve(doubles.router(Config::default())).await;
+    let mut stream = tokio::net::TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+    let head = "POST /v1/agents/echo/tasks HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 10000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 413");
 }
 
 #[tokio::test]
