@@ -6,7 +6,7 @@
 //! Promises that the handlers keep:
 //! - a `202` is sent only when the broker has confirmed the task *and* its record is durable, so that no `GET` after it
 //!   answers `404`;
-//! - every error is a problem document from [`problem`], those of axum's own extractors and of unknown routes included;
+//! - every error is a problem document (RFC 9457), those of axum's own extractors and of unknown routes included;
 //! - what is held in memory for requests is bounded by [`Config`], whatever clients send: beyond it they get `429`;
 //! - every route is in `/openapi.json`, because both come from the same registration.
 
