@@ -1,6 +1,6 @@
 //! The host's configuration: `agent-host.toml`, then the environment, then flags; the last one that says something counts.
 //!
-//! [`keys::KEYS`] names every setting once; the file, the environment, the flags, `config show` and
+//! [`KEYS`] names every setting once; the file, the environment, the flags, `config show` and
 //! `docs/configuration.md` all go by it. Reading reports everything that is wrong at once, and never a secret. Code that
 //! holds a [`Config`] need not check it again.
 

@@ -6,13 +6,14 @@
 //! Promises that the handlers keep:
 //! - a `202` is sent only when the broker has confirmed the task *and* its record is durable, so that no `GET` after it
 //!   answers `404`;
-//! - every error is a problem document from [`problem`], those of axum's own extractors and of unknown routes included;
+//! - every error is a problem document (RFC 9457), those of axum's own extractors and of unknown routes included;
 //! - what is held in memory for requests is bounded by [`Config`], whatever clients send: beyond it they get `429`;
 //! - every route is in `/openapi.json`, because both come from the same registration.
 
 mod agents;
 mod auth;
 mod batch;
+mod drain;
 mod extract;
 mod health;
 mod intake;
@@ -118,7 +119,6 @@ struct ApiState {
 }
 
 /// The API as a service: `axum::serve` it.
-#[must_use]
 pub fn router(config: Config, ports: Ports) -> Router {
     let intake = Intake::new(&config);
     let state = Arc::new(ApiState { config, ports, intake, uploads: Semaphore::new(UPLOADS_MAX) });
@@ -129,6 +129,7 @@ pub fn router(config: Config, ports: Ports) -> Router {
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(axum::Extension(openapi::Document(text)))
         .layer(middleware::map_response(harden))
+        .layer(middleware::from_fn(drain::refused_bodies))
         .with_state(state)
 }
 

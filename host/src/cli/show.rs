@@ -78,23 +78,34 @@ pub(super) fn print_document(document: &Value, console: &mut Console<'_>) -> Res
     Ok(console.text(&text)?)
 }
 
+/// What people look for first; the rest follows in the order of the alphabet.
+const FIRST: [&str; 6] = ["id", "name", "agent", "status", "revision", "attempt"];
+
 fn lines(document: &Value, depth: usize, text: &mut String) {
     let indent = "  ".repeat(depth);
-    let fields: Vec<(String, &Value)> = match document {
-        Value::Object(fields) => fields.iter().map(|(name, value)| (format!("{name}:"), value)).collect(),
-        Value::Array(items) => items.iter().map(|item| ("-".to_owned(), item)).collect(),
-        _ => return,
-    };
-    for (name, value) in fields {
-        match value {
-            Value::Null => {}
-            Value::Object(_) | Value::Array(_) => {
-                text.push_str(&format!("{indent}{name}\n"));
-                lines(value, depth + 1, text);
+    match document {
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().filter(|(_, value)| !value.is_null()).collect();
+            fields.sort_by_key(|(name, _)| FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()));
+            for (name, value) in fields {
+                if value.is_object() || value.is_array() {
+                    text.push_str(&format!("{indent}{name}:\n"));
+                    lines(value, depth + 1, text);
+                } else {
+                    text.push_str(&format!("{indent}{name}: {}\n", field(document, name)));
+                }
             }
-            Value::String(value) => text.push_str(&format!("{indent}{name} {value}\n")),
-            value => text.push_str(&format!("{indent}{name} {value}\n")),
         }
+        Value::Array(items) => {
+            for item in items {
+                let mut below = String::new();
+                lines(item, depth + 1, &mut below);
+                // The dash stands where the first line's last indentation was.
+                let first = below.trim_start();
+                text.push_str(&format!("{indent}- {first}"));
+            }
+        }
+        scalar => text.push_str(&format!("{indent}{}\n", scalar.as_str().map_or_else(|| scalar.to_string(), str::to_owned))),
     }
 }
 
@@ -113,4 +124,19 @@ pub(super) fn config(flags: &ConfigFlags, console: &mut Console<'_>) -> Result<(
         }
     }
     errors.map_or(Ok(()), |errors| Err(Failed::new(Exit::Usage, errors.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_printed_a_field_a_line() {
+        let document = serde_json::json!({
+            "z": [{"b": 1, "status": "on"}, 2], "id": "x", "none": null, "nested": {"text": "a b"}, "empty": [],
+        });
+        let mut text = String::new();
+        lines(&document, 0, &mut text);
+        assert_eq!(text, "id: x\nempty:\nnested:\n  text: a b\nz:\n  - status: on\n    b: 1\n  - 2\n");
+    }
 }

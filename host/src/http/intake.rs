@@ -4,9 +4,8 @@
 //! gets `429` at once: queueing inside the host would only hide the load from the client that makes it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream};
+use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
@@ -17,10 +16,6 @@ use super::problem::{Kind, Problem};
 
 /// Bytes are accounted in these, so that a budget of any size fits a semaphore's 32-bit permits.
 const UNIT_BYTES: u64 = 1 << 10;
-/// Of a body that is too large, this much is read and thrown away before the answer, and for no longer than this: a
-/// client that is still writing when the connection closes sees a reset instead of the `413`.
-const DISCARD_BYTES_MAX: u64 = 64 << 20;
-const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Room for submissions.
 pub(crate) struct Intake {
@@ -77,10 +72,6 @@ impl Reservation {
         let declared = content_length(headers);
         let mut chunks = body.into_data_stream();
         if declared.is_some_and(|bytes| bytes > bytes_max) {
-            // A client that asked first sends nothing when it is refused.
-            if !headers.contains_key(header::EXPECT) && declared.is_some_and(|bytes| bytes <= DISCARD_BYTES_MAX) {
-                discard(chunks).await;
-            }
             return Err(too_large());
         }
         let mut first = Bytes::new();
@@ -90,8 +81,6 @@ impl Reservation {
             let chunk = chunk.map_err(|error| Problem::bad_request(format!("the body could not be read: {error}")))?;
             bytes += chunk.len() as u64;
             if bytes > bytes_max {
-                drop((first, all));
-                discard(chunks).await;
                 return Err(too_large());
             }
             self.grow_to(bytes)?;
@@ -112,20 +101,6 @@ impl Reservation {
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-async fn discard(mut chunks: BodyDataStream) {
-    let read = async {
-        let mut bytes = 0u64;
-        while let Some(Ok(chunk)) = chunks.next().await {
-            bytes += chunk.len() as u64;
-            if bytes > DISCARD_BYTES_MAX {
-                break;
-            }
-        }
-    };
-    // Either way the answer is the same.
-    let _ = tokio::time::timeout(DISCARD_TIME_MAX, read).await;
 }
 
 #[cfg(test)]

@@ -13,8 +13,11 @@ use crate::units::{format_duration, parse_duration};
 
 /// Prefix of the request headers that become task headers.
 const TASK_HEADER_PREFIX: &str = "task-header-";
-/// Bytes of all task headers, names included: AMQP's header frame holds 128 KiB, and some of it is ours.
-const TASK_HEADERS_BYTES_MAX: usize = 64 << 10;
+/// Bytes of all task headers, names and AMQP's marks included: an AMQP header frame holds 128 KiB, and what hosts and dead
+/// letters add has to fit too.
+const TASK_HEADERS_BYTES_MAX: usize = 60 << 10;
+/// AMQP's marks around a header's name and text: two lengths and a type.
+const HEADER_OVERHEAD_BYTES: usize = 6;
 /// Longest name of a task header, and longest content type: AMQP's short strings end at 255 bytes.
 const SHORT_BYTES_MAX: usize = 255;
 /// Longest `Idempotency-Key`.
@@ -136,7 +139,7 @@ fn task_headers(headers: &HeaderMap) -> Result<Vec<(String, String)>, Problem> {
         let value = text(&format!("Task-Header-{name}"), value)?;
         found.entry(name).and_modify(|joined| *joined = format!("{joined}, {value}")).or_insert_with(|| value.to_owned());
     }
-    let bytes: usize = found.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let bytes: usize = found.iter().map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD_BYTES).sum();
     if bytes > TASK_HEADERS_BYTES_MAX || found.keys().any(|name| name.len() > SHORT_BYTES_MAX) {
         return Err(Problem::new(
             Kind::HeadersTooLarge,
@@ -146,11 +149,27 @@ fn task_headers(headers: &HeaderMap) -> Result<Vec<(String, String)>, Problem> {
     Ok(found.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
-/// Message headers that say something to hosts (contract, section 3). They have request headers or parameters of their
-/// own where a client may set them at all.
+/// Message headers that say something to hosts or to RabbitMQ (contract, section 3). They have request headers or
+/// parameters of their own where a client may set them at all.
 fn is_reserved(name: &str) -> bool {
-    const NAMES: [&str; 5] = ["traceparent", "x-attempt", "x-max-attempts", "x-deadline", "x-revision"];
-    NAMES.contains(&name) || name.starts_with("x-death") || name.starts_with("ce-") || name.starts_with("cloudevents")
+    const NAMES: [&str; 13] = [
+        "traceparent",
+        "x-attempt",
+        "x-attempts",
+        "x-max-attempts",
+        "x-deadline",
+        "x-revision",
+        "x-enqueued-at",
+        "x-not-before",
+        "x-failed-at",
+        "x-delivery-count",
+        "x-acquired-count",
+        "cc",
+        "bcc",
+    ];
+    const PREFIXES: [&str; 8] =
+        ["x-death", "x-first-death", "x-last-death", "x-error-", "x-agent-", "x-host", "ce-", "cloudevents"];
+    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// A W3C trace context of version 00; anything else is as good as none, says the standard.

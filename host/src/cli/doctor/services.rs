@@ -40,6 +40,18 @@ const CACHE: Service = Service {
     start: "docker compose up -d redis, or sudo apt-get install redis-server",
 };
 
+/// What a service said about itself, and what mends it where that is not all that a host needs.
+struct Greeting {
+    said: String,
+    mend: Option<&'static str>,
+}
+
+impl From<String> for Greeting {
+    fn from(said: String) -> Self {
+        Self { said, mend: None }
+    }
+}
+
 impl Service {
     fn problem(&self, found: String, mend: String) -> Finding {
         Finding::problem(self.check, Exit::Unavailable, found, mend)
@@ -61,17 +73,14 @@ impl Service {
     }
 
     /// What the service said about itself, or why it did not.
-    async fn greet(
-        &self,
-        url: &ServiceUrl,
-        greeting: impl Future<Output = Result<String, String>>,
-    ) -> Finding {
+    async fn greet(&self, url: &ServiceUrl, greeting: impl Future<Output = Result<Greeting, String>>) -> Finding {
         if let Err(finding) = self.reach(url).await {
             return finding;
         }
         let greeting = tokio::time::timeout(ANSWER_TIMEOUT, greeting).await;
         match greeting.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
-            Ok(said) => Finding::ok(self.check, format!("{url} {said}")),
+            Ok(Greeting { said, mend: None }) => Finding::ok(self.check, format!("{url} {said}")),
+            Ok(Greeting { said, mend: Some(mend) }) => Finding::warning(self.check, format!("{url} {said}"), mend),
             Err(why) => {
                 let mend = format!("correct the user, password, path or scheme in {}", self.variable);
                 self.problem(format!("{url}: something listens there, but {why}"), mend)
@@ -88,12 +97,12 @@ pub(super) async fn broker(backend: &Backend) -> Finding {
     }
 }
 
-async fn greet_broker(url: &ServiceUrl) -> Result<String, String> {
+async fn greet_broker(url: &ServiceUrl) -> Result<Greeting, String> {
     // An error means that one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let options = lapin::ConnectionProperties::default();
     let connection = lapin::Connection::connect(url.expose(), options).await.map_err(|error| error.to_string())?;
-    let opened = connection.create_channel().await.map(|_| "lets this host in".to_owned());
+    let opened = connection.create_channel().await.map(|_| "lets this host in".to_owned().into());
     // The answer is known; a goodbye that fails changes nothing.
     let _ = connection.close(200, "checked".into()).await;
     opened.map_err(|error| error.to_string())
@@ -107,7 +116,7 @@ pub(super) async fn cache(backend: &Backend) -> Finding {
     }
 }
 
-async fn greet_cache(url: &ServiceUrl) -> Result<String, String> {
+async fn greet_cache(url: &ServiceUrl) -> Result<Greeting, String> {
     let said = async {
         let client = redis::Client::open(url.expose())?;
         let mut connection = client.get_multiplexed_async_connection().await?;
@@ -115,27 +124,18 @@ async fn greet_cache(url: &ServiceUrl) -> Result<String, String> {
     };
     let info = said.await.map_err(|error: redis::RedisError| error.to_string())?;
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("of unknown version");
-    Ok(format!("is Redis {version}"))
+    Ok(format!("is Redis {version}").into())
 }
 
 /// The database.
 pub(super) async fn database(backend: &Backend, vars: &dyn Vars) -> Finding {
-    let url = match backend {
-        Backend::Embedded => return embedded_database(vars),
-        Backend::Url(url) => url,
-    };
-    let greeted = DATABASE.greet(url, greet_database(url)).await;
-    if greeted.found.ends_with(NO_ROLES) {
-        let mend = "ALTER ROLE … CREATEROLE: each agent that is granted sql gets a login role of its own";
-        return Finding::warning(DATABASE.check, greeted.found, mend);
+    match backend {
+        Backend::Embedded => embedded_database(vars),
+        Backend::Url(url) => DATABASE.greet(url, greet_database(url)).await,
     }
-    greeted
 }
 
-/// How a database is said to let this host in without letting it make roles.
-const NO_ROLES: &str = "whose role may not create roles";
-
-async fn greet_database(url: &ServiceUrl) -> Result<String, String> {
+async fn greet_database(url: &ServiceUrl) -> Result<Greeting, String> {
     let said = async {
         let mut connection = sqlx::PgConnection::connect(url.expose()).await?;
         let query = "SELECT current_setting('server_version'), rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user";
@@ -145,8 +145,13 @@ async fn greet_database(url: &ServiceUrl) -> Result<String, String> {
         Ok(answer)
     };
     let (version, may_create_roles) = said.await.map_err(|error: sqlx::Error| error.to_string())?;
-    let roles = if may_create_roles { String::new() } else { format!(", {NO_ROLES}") };
-    Ok(format!("is PostgreSQL {version}{roles}"))
+    if may_create_roles {
+        return Ok(format!("is PostgreSQL {version}").into());
+    }
+    Ok(Greeting {
+        said: format!("is PostgreSQL {version}, whose role may not create roles"),
+        mend: Some("ALTER ROLE … CREATEROLE: each agent that is granted sql gets a login role of its own"),
+    })
 }
 
 /// Where Debian keeps the servers' own programs, one folder a version.

@@ -8,8 +8,10 @@ use crate::task::AgentName;
 
 const REVISIONS: &str = "/v1/agents/echo/revisions";
 
-/// A multipart form of parts (name, file name, content).
-fn form(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
+/// A part of a form: name, file name, content.
+type Part<'a> = (&'a str, Option<&'a str>, &'a [u8]);
+
+fn form(parts: &[Part<'_>]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, file, content) in parts {
         let file = file.map(|file| format!("; filename=\"{file}\"")).unwrap_or_default();
@@ -22,10 +24,10 @@ fn form(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
 }
 
 const MULTIPART: [(&str, &str); 1] = [("content-type", "multipart/form-data; boundary=frontier")];
-const MODULE: (&str, Option<&str>, &[u8]) = ("module", Some("m.wasm"), b"\0asm");
-const MANIFEST: (&str, Option<&str>, &[u8]) = ("manifest", None, b"manifest_version = 1");
+const MODULE: Part<'static> = ("module", Some("m.wasm"), b"\0asm");
+const MANIFEST: Part<'static> = ("manifest", None, b"manifest_version = 1");
 
-async fn deploy(router: &Router, path: &str, parts: &[(&str, Option<&str>, &[u8])]) -> Answer {
+async fn deploy(router: &Router, path: &str, parts: &[Part<'_>]) -> Answer {
     post(router, path, &MULTIPART, form(parts)).await
 }
 
@@ -87,7 +89,7 @@ async fn the_same_revision_again_is_200() {
 async fn a_form_that_is_not_as_expected_is_400() {
     let (doubles, _published) = Doubles::new();
     let router = doubles.router(Config::default());
-    let cases: [(&[(&str, Option<&str>, &[u8])], &str); 7] = [
+    let cases: [(&[Part<'_>], &str); 7] = [
         (&[MODULE], "manifest"),
         (&[MANIFEST], "module"),
         (&[MODULE, MANIFEST, MODULE], "two parts"),

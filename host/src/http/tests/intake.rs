@@ -1,6 +1,7 @@
 use super::*;
-use crate::http::Config;
+use crate::http::{Auth, Config, Token};
 use crate::units::ByteSize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Serves a router on a port of its own and returns its address.
 async fn serve(router: Router) -> String {
@@ -30,6 +31,45 @@ async fn a_body_that_is_too_large_is_413_and_not_a_reset() {
     assert_eq!(chunked.headers()["content-type"], "application/problem+json");
     let largest = vec![b'x'; 8 << 20];
     assert_eq!(client.post(&url).body(largest).send().await.unwrap().status(), 202);
+}
+
+/// Sends a request as simple clients do, all of it before a look at the answer, and returns the answer's status line.
+async fn send_blindly(url: &str, path: &str, body_bytes: usize) -> std::io::Result<String> {
+    let mut stream = tokio::net::TcpStream::connect(url.trim_start_matches("http://")).await?;
+    let head = format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {body_bytes}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&vec![0; body_bytes]).await?;
+    let mut status = vec![0; 12];
+    stream.read_exact(&mut status).await?;
+    Ok(String::from_utf8_lossy(&status).into_owned())
+}
+
+#[tokio::test]
+async fn whoever_is_refused_early_gets_the_answer_and_not_a_reset() {
+    let (doubles, _published) = Doubles::new();
+    let auth = Auth { admin: Some(Token::new("a")), ..Auth::default() };
+    let url = serve(doubles.router(Config { auth, ..Config::default() })).await;
+    for (path, status) in [
+        ("/v1/agents/echo/revisions", "401"),
+        ("/v1/agents/nobody/tasks", "404"),
+        ("/v1/agents/echo/tasks", "413"),
+        ("/v2", "404"),
+    ] {
+        let answer = send_blindly(&url, path, 20_000_000).await;
+        assert_eq!(answer.unwrap_or_else(|error| format!("{path}: {error}")), format!("HTTP/1.1 {status}"));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_refused_without_sending() {
+    let (doubles, _published) = Doubles::new();
+    let url = serve(doubles.router(Config::default())).await;
+    let mut stream = tokio::net::TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+    let head = "POST /v1/agents/echo/tasks HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 10000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 413");
 }
 
 #[tokio::test]
