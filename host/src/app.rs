@@ -65,13 +65,10 @@ impl Composition for Root {
 async fn started(config: Config) -> Result<(App, StopSignals), StartError> {
     telemetry::init_logs(config.log, Some(&config.log_filter)).map_err(|problem| StartError::Unavailable(vec![problem]))?;
     let signals = StopSignals::listen().map_err(|error| internal("listening for signals", error))?;
-    let volatile = config.broker == Backend::Embedded;
-    let app = App::start(config).await?;
-    tracing::info!("listening on http://{}", app.address());
-    if volatile {
+    if config.broker == Backend::Embedded {
         tracing::warn!("the embedded broker keeps tasks in memory: they end with this process; set AMQP_URL to keep them");
     }
-    Ok((app, signals))
+    Ok((App::start(config).await?, signals))
 }
 
 fn internal(what: &'static str, error: impl Into<anyhow::Error>) -> StartError {
@@ -104,6 +101,7 @@ impl App {
         // The address first: a busy port is the cheapest mistake to find.
         let listener = listen(config.listen).await?;
         let address = listener.local_addr().map_err(|error| internal("reading the bound address", error))?;
+        tracing::info!("listening on http://{address}");
         let registry = Registry::new();
         let deployed = Arc::new(DeployedAgents::default());
         let backends = Backends::connect(&config, &deployed).await?;
@@ -178,6 +176,7 @@ impl App {
                 deploy_folder(self.deployer.as_ref(), &path).await;
             }
         }
+        self.deployer.start_is_over();
         self.background.spawn(follow_catalog(Arc::clone(&self.deployer), self.draining.clone()));
         Ok(())
     }

@@ -4,6 +4,7 @@ mod check;
 mod report;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::Mutex;
@@ -46,6 +47,8 @@ pub struct DeployedAgents {
     /// One deploy at a time: compiling takes all of a core, and two deploys of one agent must not cross.
     deploying: Mutex<()>,
     consumers: TaskTracker,
+    /// Whether what was deployed at the start has been loaded: before that no host is ready.
+    loaded: AtomicBool,
     stopping: CancellationToken,
 }
 
@@ -84,6 +87,11 @@ impl Deployer {
             }
         }
         Ok(())
+    }
+
+    /// Says that everything that was to be deployed at the start is.
+    pub fn start_is_over(&self) {
+        self.deployed.loaded.store(true, Ordering::Relaxed);
     }
 
     /// Cancels all consumers and waits until they have handed their deliveries over or back.
@@ -153,7 +161,8 @@ impl Agents for Deployer {
     }
 
     fn all_consuming(&self) -> bool {
-        !self.deployed.stopping.is_cancelled() && self.all().iter().all(|deployed| *deployed.live.borrow())
+        let started = self.deployed.loaded.load(Ordering::Relaxed);
+        started && !self.deployed.stopping.is_cancelled() && self.all().iter().all(|deployed| *deployed.live.borrow())
     }
 
     async fn list(&self) -> Result<Vec<AgentInfo>, CatalogError> {
