@@ -9,13 +9,13 @@
 //! started for the first agent that wants it; [`conformance`] holds both to the same rules.
 
 mod host;
-
-
+mod lazy;
+mod postgres;
 mod session;
 mod value;
 
-
-
+pub use lazy::LazyDatabase;
+pub use postgres::{Postgres, PostgresConfig};
 pub use value::{Column, Date, DateTime, Kind, Row, Time, Value};
 
 pub(super) use session::SqlSession;
@@ -212,6 +212,9 @@ pub trait SqlConnection: Send {
 
     /// Whether a query's rows have not all been read.
     fn is_streaming(&self) -> bool;
+
+    /// Whether the connection is gone, and a transaction with it.
+    fn is_lost(&self) -> bool;
 
     /// Makes sure that nothing is committed: for a result that is not to be read to its end.
     fn abandon(&mut self, reason: &str);

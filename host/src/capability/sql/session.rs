@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use super::{Column, Database, HANDLES_MAX, PARAMETERS_BYTES_MAX, RESULT_BYTES_MAX, Row, STATEMENT_BYTES_MAX};
 use super::{CommitError, SqlConnection, SqlError, Value};
 use crate::capability::SessionPlan;
-use crate::manifest::SqlGrant;
+use crate::manifest::{SqlGrant, TransactionMode};
 
 /// Most rows that one call gives the guest: with [`RESULT_BYTES_MAX`] it bounds what is lowered into it at once.
 const ROWS_PER_CALL_MAX: usize = 4096;
@@ -19,8 +19,6 @@ const ROWS_PER_CALL_MAX: usize = 4096;
 #[derive(Default)]
 pub(in crate::capability) struct SqlSession {
     connection: Option<Box<dyn SqlConnection>>,
-    /// The connection broke or was abandoned: whatever was done is lost, so nothing more may be done without it.
-    lost: Option<String>,
     results: Vec<Results>,
     results_made: u64,
     /// Bytes in all buffers.
@@ -134,30 +132,22 @@ impl SqlSession {
         if commit {
             self.settle_stream().await;
         }
-        match (self.lost, self.connection) {
-            (Some(reason), _) if commit => Err(CommitError::Aborted(reason)),
-            (None, Some(connection)) => {
-                let result = connection.finish(commit).await;
-                if commit { result } else { Ok(()) }
-            }
-            (Some(_), _) | (None, None) => Ok(()),
-        }
+        let Some(connection) = self.connection else { return Ok(()) };
+        let result = connection.finish(commit).await;
+        if commit { result } else { Ok(()) }
     }
 
     /// The connection, ready for a statement.
     async fn connection(&mut self, reach: &Reach<'_>) -> Result<&mut Box<dyn SqlConnection>, SqlError> {
         self.settle_stream().await;
-        if let Some(reason) = &self.lost {
-            return Err(SqlError::Unavailable {
-                what: "what the task did so far was rolled back; it can do no more",
-                source: reason.clone().into(),
-            });
-        }
+        let mode = reach.plan.manifest().effects.transaction;
+        // Under `statement` each statement commits by itself, so that losing the connection loses nothing else.
+        let replaceable = mode == TransactionMode::Statement;
         // Not `get_or_insert_with`: opening waits, and may fail.
         let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let mode = reach.plan.manifest().effects.transaction;
+            // A lost transaction stays lost: its later statements must not run outside of it.
+            Some(connection) if !(replaceable && connection.is_lost()) => connection,
+            Some(_) | None => {
                 reach.database.open(reach.plan.agent(), mode, reach.grant.statement_timeout).await?
             }
         };
@@ -202,8 +192,7 @@ impl SqlSession {
                 if let Some(text) = over {
                     connection.abandon(&text);
                     results.streaming = false;
-                    results.failure = Some(SqlError::LimitExceeded(text.clone()));
-                    self.lost = Some(text);
+                    results.failure = Some(SqlError::LimitExceeded(text));
                 } else {
                     results.streaming = connection.is_streaming();
                 }

@@ -1,0 +1,211 @@
+//! The database port over a PostgreSQL server, through sqlx.
+//!
+//! Each agent has its own login role, named after the installation and the agent (roles are cluster-wide), its own schema,
+//! and its own few connections, opened when they are needed and kept open. There is no statement on the hot path but the
+//! agent's own, `BEGIN` and `COMMIT`: no ping before or after, statements prepared once per connection, and the reset of
+//! the connection's state travels with the commit.
+
+mod codec;
+mod connection;
+mod pool;
+mod provision;
+mod statement;
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use self::connection::PostgresConnection;
+use self::pool::{AgentPool, Slots};
+use self::provision::Installation;
+use super::{ConnectionCounts, Database, DbError, ProvisionError, SqlConnection, SqlError};
+use crate::catalog::Migration;
+use crate::manifest::{SqlGrant, TransactionMode};
+use crate::task::AgentName;
+
+/// Connections of the host's own role: one to provision, one to stop statements whose task is gone.
+const ADMIN_CONNECTIONS_MAX: u32 = 2;
+/// How long a new connection may take to open.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a server is used.
+#[derive(Clone, Debug)]
+pub struct PostgresConfig {
+    /// Where it is, and the host's own role: one that may create roles and schemas.
+    pub options: PgConnectOptions,
+    /// Most connections in the names of agents, over all agents of this host. PostgreSQL allows 100 by default, for all
+    /// hosts of a fleet and everyone else.
+    pub connections_max: usize,
+    /// Most of those for one agent, so that one agent cannot hold off the others.
+    pub connections_per_agent_max: usize,
+    /// How long a task waits for a connection while all are in use.
+    pub acquire_timeout: Duration,
+}
+
+impl PostgresConfig {
+    /// A server by its URL (`postgres://user:password@host/database`), with the default limits.
+    ///
+    /// # Errors
+    /// The text is no PostgreSQL URL.
+    pub fn parse(url: &str) -> Result<Self, ProvisionError> {
+        let options: PgConnectOptions = url.parse().map_err(|error: sqlx::Error| ProvisionError::Unavailable {
+            what: "DATABASE_URL is not a PostgreSQL URL: expected postgres://user:password@host[:port]/database",
+            source: error.into(),
+        })?;
+        Ok(Self::new(options))
+    }
+
+    /// A server by its connect options, with the default limits.
+    #[must_use]
+    pub fn new(options: PgConnectOptions) -> Self {
+        Self {
+            options,
+            connections_max: 16,
+            connections_per_agent_max: 8,
+            acquire_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A PostgreSQL server with a schema and a login role for each agent.
+pub struct Postgres {
+    admin: PgPool,
+    config: PostgresConfig,
+    installation: Installation,
+    slots: Arc<Slots>,
+    pools: RwLock<HashMap<AgentName, Arc<AgentPool>>>,
+}
+
+impl Postgres {
+    /// Connects with the host's own role and makes sure that its schema `agent_host` has what this module keeps there.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or the role may not create the schema.
+    pub async fn connect(config: PostgresConfig) -> Result<Self, ProvisionError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(ADMIN_CONNECTIONS_MAX)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .test_before_acquire(true);
+        let admin = pool.connect_with(config.options.clone()).await.map_err(|error| ProvisionError::Unavailable {
+            what: "no connection to PostgreSQL could be made: check DATABASE_URL and that the server runs",
+            source: error.into(),
+        })?;
+        let installation = provision::install(&admin).await?;
+        let slots = Arc::new(Slots::new(config.connections_max));
+        Ok(Self { admin, config, installation, slots, pools: RwLock::default() })
+    }
+
+    fn pool(&self, agent: &AgentName) -> Option<Arc<AgentPool>> {
+        self.pools.read().unwrap_or_else(PoisonError::into_inner).get(agent).map(Arc::clone)
+    }
+
+    fn pool_or_new(&self, agent: &AgentName) -> Arc<AgentPool> {
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        let made = || {
+            let login = self.installation.login(agent);
+            AgentPool::new(&login, &self.config, self.admin.clone(), Arc::clone(&self.slots))
+        };
+        Arc::clone(pools.entry(agent.clone()).or_insert_with(made))
+    }
+}
+
+#[async_trait::async_trait]
+impl Database for Postgres {
+    async fn provision(
+        &self,
+        agent: &AgentName,
+        _grants: &[SqlGrant],
+        migrations: &[Migration],
+    ) -> Result<(), ProvisionError> {
+        let login = self.installation.login(agent);
+        let changed = provision::provision(&self.admin, &self.config.options, &login, migrations).await?;
+        let pool = self.pool_or_new(agent);
+        if changed {
+            // Statements prepared against the old tables would fail on the new ones.
+            pool.retire_idle();
+        }
+        Ok(())
+    }
+
+    async fn open(
+        &self,
+        agent: &AgentName,
+        mode: TransactionMode,
+        statement_timeout: Duration,
+    ) -> Result<Box<dyn SqlConnection>, SqlError> {
+        let pool = self.pool(agent).ok_or_else(|| SqlError::Unavailable {
+            what: "the agent's schema is not ready on this host",
+            source: format!("{agent} was not provisioned").into(),
+        })?;
+        Ok(Box::new(PostgresConnection::open(pool, mode, statement_timeout).await?))
+    }
+
+    fn connections(&self) -> ConnectionCounts {
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        let idle = pools.values().map(|pool| pool.idle()).sum();
+        let (open, max) = self.slots.open_and_max();
+        ConnectionCounts { used: open.saturating_sub(idle), idle, max }
+    }
+
+    async fn close(&self) {
+        self.slots.close();
+        let pools: Vec<_> = {
+            let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+            pools.drain().map(|(_, pool)| pool).collect()
+        };
+        for pool in pools {
+            pool.retire_idle();
+        }
+        self.admin.close().await;
+    }
+}
+
+impl std::fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the options: they hold the password.
+        f.debug_struct("Postgres").field("connections", &self.connections()).finish_non_exhaustive()
+    }
+}
+
+/// What a failure of the driver means to an agent.
+fn lowered(error: sqlx::Error) -> SqlError {
+    match error {
+        sqlx::Error::Database(database) if !ends_connection(&*database) => {
+            SqlError::Query(Box::new(db_error(database)))
+        }
+        other => SqlError::Unavailable { what: "the connection to the database broke", source: other.into() },
+    }
+}
+
+/// Whether the server closed the connection with this: an operator's order, a crash, or no slot (classes 57P, 53, 08).
+/// `57014`, a cancelled statement, does not.
+fn ends_connection(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("53300") || code.starts_with("08"))
+}
+
+fn db_error(error: Box<dyn sqlx::error::DatabaseError>) -> DbError {
+    match error.try_downcast::<sqlx::postgres::PgDatabaseError>() {
+        Ok(error) => DbError {
+            sqlstate: error.code().to_owned(),
+            severity: format!("{:?}", error.severity()).to_ascii_uppercase(),
+            message: error.message().to_owned(),
+            detail: error.detail().map(str::to_owned),
+            table: error.table().map(str::to_owned),
+            column: error.column().map(str::to_owned),
+            constraint: error.constraint().map(str::to_owned),
+        },
+        // The driver is PostgreSQL's, so this does not happen; `XX000` is its "internal error".
+        Err(other) => DbError {
+            sqlstate: "XX000".to_owned(),
+            severity: "ERROR".to_owned(),
+            message: other.message().to_owned(),
+            detail: None,
+            table: None,
+            column: None,
+            constraint: None,
+        },
+    }
+}

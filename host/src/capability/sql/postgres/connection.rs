@@ -1,0 +1,386 @@
+//! A connection in the hands of one task.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use sqlx::postgres::{PgArguments, PgStatement};
+use sqlx::{Arguments, Column as _, Either, Executor, Row as _, Statement, ValueRef};
+use tokio::sync::mpsc;
+
+use super::pool::{AgentPool, Checkout, Live};
+use super::{codec, lowered, statement};
+use crate::capability::sql::{Column, CommitError, Kind, RowBatch, SqlConnection, SqlError, Value};
+use crate::manifest::TransactionMode;
+
+/// Ends a transaction's session state in the same round trip as the transaction. Not `DISCARD ALL`: that drops the
+/// prepared statements, which the driver goes on using.
+const RESET: &str = "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; RESET ALL";
+/// What the host waits beyond `statement_timeout` for PostgreSQL to enforce it, before it does so itself: an agent can
+/// change the setting, not this.
+const STATEMENT_GRACE: Duration = Duration::from_secs(1);
+/// How long a commit may take.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A batch of rows is passed on when it has so many, or so many bytes: two batches are in memory at most.
+const BATCH_ROWS: usize = 256;
+const BATCH_BYTES: usize = 256 << 10;
+
+/// A connection in the hands of one task.
+pub(super) struct PostgresConnection {
+    pool: Arc<AgentPool>,
+    mode: TransactionMode,
+    state: State,
+    /// Why the transaction cannot be committed any more.
+    aborted: Option<String>,
+    _turn: tokio::sync::OwnedSemaphorePermit,
+}
+
+enum State {
+    Ready(Live),
+    Streaming(Stream),
+    /// The connection is gone, or in a state that nobody knows.
+    Lost,
+}
+
+/// A running query: it owns the connection until its last row has been read.
+struct Stream {
+    driver: Option<Pin<Box<dyn Future<Output = (Live, Result<(), SqlError>)> + Send>>>,
+    batches: mpsc::Receiver<RowBatch>,
+    /// How the query ended, kept until its rows have been given out.
+    ended: Option<(Live, Result<(), SqlError>)>,
+}
+
+impl PostgresConnection {
+    /// A connection of the agent, in a transaction where the mode says so.
+    pub(super) async fn open(
+        pool: Arc<AgentPool>,
+        mode: TransactionMode,
+        statement_timeout: Duration,
+    ) -> Result<Self, SqlError> {
+        let Checkout { mut live, reused, turn } = pool.checkout(statement_timeout).await?;
+        if let Err(error) = start(&mut live, mode, statement_timeout).await {
+            if !reused {
+                return Err(lowered(error));
+            }
+            // It died while it was idle, and most likely so did the others: the server was restarted.
+            pool.retire_idle();
+            live = pool.connect(statement_timeout).await?;
+            start(&mut live, mode, statement_timeout).await.map_err(lowered)?;
+        }
+        Ok(Self { pool, mode, state: State::Ready(live), aborted: None, _turn: turn })
+    }
+
+    /// The connection, which is put back after the statement.
+    fn take(&mut self) -> Result<Live, SqlError> {
+        match std::mem::replace(&mut self.state, State::Lost) {
+            State::Ready(live) => Ok(live),
+            other @ State::Streaming(_) => {
+                self.state = other;
+                let source = "another statement while the rows of a query are being read".into();
+                Err(SqlError::Unavailable { what: "the connection is busy", source })
+            }
+            State::Lost => Err(SqlError::Unavailable {
+                what: "the connection to the database broke earlier in this task",
+                source: self.aborted.clone().unwrap_or_default().into(),
+            }),
+        }
+    }
+
+    /// Remembers what makes a commit impossible.
+    fn note(&mut self, error: &SqlError) {
+        let spoils = match error {
+            SqlError::Query(_) => self.mode == TransactionMode::Task,
+            SqlError::Unavailable { .. } | SqlError::Conversion(_) | SqlError::LimitExceeded(_) => true,
+            SqlError::Denied(_) | SqlError::BadParameter(_) => false,
+        };
+        if spoils && self.aborted.is_none() {
+            self.aborted = Some(error.to_string());
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl SqlConnection for PostgresConnection {
+    async fn execute(&mut self, statement: &str, parameters: &[Value], timeout: Duration) -> Result<u64, SqlError> {
+        if let Some(text) = statement::refusal(statement) {
+            return Err(SqlError::Denied(text));
+        }
+        let mut live = self.take()?;
+        live.running.now = true;
+        let work = async {
+            let (statement, arguments) = prepare(&mut live, statement, parameters, timeout).await?;
+            let mut results = live.connection.fetch_many(statement.query_with(arguments));
+            let mut affected = 0u64;
+            while let Some(result) = results.try_next().await.map_err(lowered)? {
+                if let Either::Left(done) = result {
+                    affected = affected.saturating_add(done.rows_affected());
+                }
+            }
+            Ok(affected)
+        };
+        let result = within(timeout, work).await;
+        self.put_back(live, result)
+    }
+
+    async fn query(
+        &mut self,
+        statement: &str,
+        parameters: &[Value],
+        timeout: Duration,
+    ) -> Result<Vec<Column>, SqlError> {
+        if let Some(text) = statement::refusal(statement) {
+            return Err(SqlError::Denied(text));
+        }
+        let mut live = self.take()?;
+        live.running.now = true;
+        let work = async {
+            let (statement, arguments) = prepare(&mut live, statement, parameters, timeout).await?;
+            Ok((Statement::to_owned(&statement), arguments))
+        };
+        let (statement, arguments) = match within(timeout, work).await {
+            Ok(prepared) => prepared,
+            Err(error) => return self.put_back(live, Err(error)),
+        };
+        let columns: Vec<Column> = statement
+            .columns()
+            .iter()
+            .map(|column| Column { name: column.name().to_owned(), kind: codec::kind(column.type_info()) })
+            .collect();
+        let (sender, batches) = mpsc::channel(1);
+        let kinds: Vec<Kind> = columns.iter().map(|column| column.kind.clone()).collect();
+        let driver = Box::pin(async move {
+            let result = within(timeout, pump(&mut live, &statement, arguments, &kinds, &sender)).await;
+            (live, result)
+        });
+        self.state = State::Streaming(Stream { driver: Some(driver), batches, ended: None });
+        Ok(columns)
+    }
+
+    async fn next_rows(&mut self) -> Result<Option<RowBatch>, SqlError> {
+        let State::Streaming(stream) = &mut self.state else { return Ok(None) };
+        // Held in `self` while it waits, so that a call that is dropped loses nothing.
+        if let Some(driver) = &mut stream.driver {
+            tokio::select! {
+                biased;
+                ended = driver => {
+                    stream.driver = None;
+                    stream.ended = Some(ended);
+                }
+                batch = stream.batches.recv() => return Ok(batch),
+            }
+        }
+        let batch = stream.batches.try_recv().ok();
+        let failed = stream.ended.as_ref().is_some_and(|(_, result)| result.is_err());
+        if batch.is_some() && (failed || !stream.batches.is_empty()) {
+            return Ok(batch);
+        }
+        match stream.ended.take() {
+            Some((live, result)) => {
+                self.put_back(live, result)?;
+                Ok(batch)
+            }
+            None => Ok(batch),
+        }
+    }
+
+    fn is_streaming(&self) -> bool {
+        matches!(self.state, State::Streaming(_))
+    }
+
+    fn is_lost(&self) -> bool {
+        matches!(self.state, State::Lost)
+    }
+
+    fn abandon(&mut self, reason: &str) {
+        self.aborted.get_or_insert_with(|| reason.to_owned());
+        self.state = State::Lost;
+    }
+
+    async fn finish(mut self: Box<Self>, commit: bool) -> Result<(), CommitError> {
+        let State::Ready(mut live) = std::mem::replace(&mut self.state, State::Lost) else {
+            let reason = self.aborted.take().unwrap_or_else(|| "the connection to the database broke".to_owned());
+            let lost = commit && self.mode == TransactionMode::Task;
+            return if lost { Err(CommitError::Aborted(reason)) } else { Ok(()) };
+        };
+        let aborted = if commit { self.aborted.take() } else { None };
+        let end = match self.mode {
+            TransactionMode::Statement => "",
+            TransactionMode::Task if commit && aborted.is_none() => "COMMIT; ",
+            TransactionMode::Task => "ROLLBACK; ",
+        };
+        live.running.now = true;
+        let ended = tokio::time::timeout(COMMIT_TIMEOUT, end_transaction(&mut live, end)).await;
+        let ended = ended.unwrap_or_else(|elapsed| Err(CommitError::Unavailable(elapsed.into())));
+        match &ended {
+            Ok(true) => {
+                live.running.now = false;
+                live.timeout = live.timeout_default;
+                self.pool.give_back(live);
+            }
+            // What was committed stays committed; only the connection is not to be used again.
+            Ok(false) => live.running.now = false,
+            Err(_) => {}
+        }
+        match aborted {
+            Some(reason) if self.mode == TransactionMode::Task => Err(CommitError::Aborted(reason)),
+            Some(_) | None => ended.map(|_| ()),
+        }
+    }
+}
+
+impl PostgresConnection {
+    /// Puts the connection back after a statement, unless it is in a state that nobody knows.
+    fn put_back<T>(&mut self, mut live: Live, result: Result<T, SqlError>) -> Result<T, SqlError> {
+        match &result {
+            Ok(_) => {
+                live.running.now = false;
+                self.state = State::Ready(live);
+            }
+            Err(error) => {
+                self.note(error);
+                let clean = match error {
+                    SqlError::Query(_) | SqlError::BadParameter(_) | SqlError::Denied(_) => true,
+                    SqlError::Unavailable { .. } | SqlError::Conversion(_) | SqlError::LimitExceeded(_) => false,
+                };
+                if clean {
+                    live.running.now = false;
+                    self.state = State::Ready(live);
+                } else {
+                    // Dropped in the middle of something: the server is told to end it.
+                    self.state = State::Lost;
+                }
+            }
+        }
+        result
+    }
+}
+
+/// The first thing that a task does with a connection, in one round trip.
+async fn start(live: &mut Live, mode: TransactionMode, timeout: Duration) -> Result<(), sqlx::Error> {
+    let mut batch = String::new();
+    if live.timeout != timeout {
+        batch = format!("SET statement_timeout = {}; ", timeout.as_millis());
+    }
+    if mode == TransactionMode::Task {
+        batch.push_str("BEGIN");
+    }
+    if !batch.is_empty() {
+        live.connection.execute(batch.as_str()).await?;
+        live.timeout = timeout;
+    }
+    Ok(())
+}
+
+/// Prepares the statement, or finds it prepared, and encodes the parameters for it.
+async fn prepare<'q>(
+    live: &mut Live,
+    statement: &'q str,
+    parameters: &[Value],
+    timeout: Duration,
+) -> Result<(PgStatement<'q>, PgArguments), SqlError> {
+    if live.timeout != timeout {
+        // Another of the manifest's grants than the one before, with another timeout.
+        let set = format!("SET statement_timeout = {}", timeout.as_millis());
+        live.connection.execute(set.as_str()).await.map_err(lowered)?;
+        live.timeout = timeout;
+    }
+    if statement.contains('\0') {
+        return Err(SqlError::BadParameter("a statement cannot contain the character NUL".to_owned()));
+    }
+    let prepared = live.connection.prepare_with(statement, &[]).await.map_err(lowered)?;
+    let types = match prepared.parameters() {
+        Some(Either::Left(types)) => types,
+        Some(Either::Right(_)) | None => &[],
+    };
+    if types.len() != parameters.len() {
+        let text = format!("the statement has {} parameters, and {} were given", types.len(), parameters.len());
+        return Err(SqlError::BadParameter(text));
+    }
+    let mut arguments = PgArguments::default();
+    for (index, (value, of)) in parameters.iter().zip(types).enumerate() {
+        let bound = codec::encode(value, of, index.saturating_add(1)).map_err(SqlError::BadParameter)?;
+        arguments.add(bound).map_err(|error| SqlError::BadParameter(error.to_string()))?;
+    }
+    Ok((prepared, arguments))
+}
+
+/// Runs a query and passes its rows on, in batches, as fast as they are taken.
+async fn pump(
+    live: &mut Live,
+    statement: &PgStatement<'static>,
+    arguments: PgArguments,
+    kinds: &[Kind],
+    batches: &mpsc::Sender<RowBatch>,
+) -> Result<(), SqlError> {
+    let mut results = live.connection.fetch_many(statement.query_with(arguments));
+    let mut batch = RowBatch::default();
+    while let Some(result) = results.try_next().await.map_err(lowered)? {
+        let Either::Right(row) = result else { continue };
+        let mut values = Vec::with_capacity(kinds.len());
+        for (index, kind) in kinds.iter().enumerate() {
+            let raw = row.try_get_raw(index).map_err(lowered)?;
+            let value = if raw.is_null() {
+                Value::Null
+            } else {
+                let bytes = raw.as_bytes().map_err(|error| SqlError::Conversion(error.to_string()))?;
+                codec::decode(&raw.type_info(), kind, bytes).map_err(SqlError::Conversion)?
+            };
+            batch.bytes = batch.bytes.saturating_add(value.bytes());
+            values.push(value);
+        }
+        batch.rows.push(values);
+        if batch.rows.len() >= BATCH_ROWS || batch.bytes >= BATCH_BYTES {
+            // Nobody listens any more where the cursor is gone with its session; the rest is then of no use.
+            let _ = batches.send(std::mem::take(&mut batch)).await;
+        }
+    }
+    if !batch.rows.is_empty() {
+        let _ = batches.send(batch).await;
+    }
+    Ok(())
+}
+
+/// Ends the transaction and resets the session in one round trip. Answers whether the connection is as good as new.
+async fn end_transaction(live: &mut Live, end: &str) -> Result<bool, CommitError> {
+    let batch = [end, RESET].concat();
+    let mut results = live.connection.fetch_many(batch.as_str());
+    if !end.is_empty() {
+        // The first answer is that of COMMIT, whatever becomes of the rest.
+        loop {
+            match results.try_next().await {
+                Ok(Some(Either::Left(_))) => break,
+                Ok(Some(Either::Right(_))) => {}
+                Ok(None) => return Ok(false),
+                Err(error) => {
+                    return Err(match lowered(error) {
+                        SqlError::Query(error) => CommitError::Refused(error),
+                        other => CommitError::Unavailable(other.into()),
+                    });
+                }
+            }
+        }
+    }
+    loop {
+        match results.try_next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(true),
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be reset and is closed");
+                return Ok(false);
+            }
+        }
+    }
+}
+
+/// Runs a statement no longer than `timeout` and a little.
+async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, SqlError>>) -> Result<T, SqlError> {
+    match tokio::time::timeout(timeout.saturating_add(STATEMENT_GRACE), work).await {
+        Ok(result) => result,
+        Err(_) => {
+            let timeout = crate::units::format_duration(timeout);
+            Err(SqlError::LimitExceeded(format!("the statement ran past statement_timeout = {timeout}")))
+        }
+    }
+}

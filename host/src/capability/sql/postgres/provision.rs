@@ -1,0 +1,292 @@
+//! Roles, schemas and migrations.
+//!
+//! What the host keeps is in its own schema `agent_host`: who it is (`sql_installation`), and which migrations were
+//! applied (`sql_migrations`). A migration runs under the agent's own role, so it can do no more than the agent can, and
+//! is recorded in its own transaction by a function that writes for the calling role only.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection, Executor, PgPool, Row};
+
+use crate::capability::Cause;
+use crate::capability::sql::ProvisionError;
+use crate::catalog::Migration;
+use crate::task::AgentName;
+
+/// PostgreSQL cuts identifiers after so many bytes.
+const IDENTIFIER_BYTES_MAX: usize = 63;
+/// How long one migration may take: enough to build an index, short enough that a deploy answers.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a session may sit in a transaction without a statement. The host ends sessions with their task, after 20
+/// minutes at the latest; this is for hosts that hang.
+const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(21 * 60);
+/// The lock of `install`; those of agents are made from their names.
+const INSTALL_LOCK: i64 = 0x6167_656e_745f_686f;
+
+const TABLES: &str = "\
+CREATE SCHEMA IF NOT EXISTS agent_host;
+CREATE TABLE IF NOT EXISTS agent_host.sql_installation (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    id text NOT NULL,
+    password_key bytea NOT NULL
+);
+CREATE TABLE IF NOT EXISTS agent_host.sql_migrations (
+    role text NOT NULL,
+    name text NOT NULL,
+    digest text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (role, name)
+);
+CREATE OR REPLACE FUNCTION agent_host.record_migration(name text, digest text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS
+$$ INSERT INTO agent_host.sql_migrations (role, name, digest) VALUES (session_user, $1, $2) $$;
+REVOKE ALL ON FUNCTION agent_host.record_migration(text, text) FROM PUBLIC;
+";
+
+/// Who this installation is: what tells its roles from those of another in the same cluster.
+pub(super) struct Installation {
+    id: String,
+    password_key: Vec<u8>,
+}
+
+/// An agent's role and schema.
+pub(super) struct Login {
+    role: String,
+    schema: String,
+    password: String,
+}
+
+impl Installation {
+    pub(super) fn login(&self, agent: &AgentName) -> Login {
+        let role = identifier(&format!("ah_{}_", self.id), agent.as_str());
+        let schema = identifier("agent_", agent.as_str());
+        // Twice, as HMAC does: a hash of the key and the name alone could be continued by whoever knows one of them.
+        let inner = Sha256::new().chain_update(&self.password_key).chain_update(&role).finalize();
+        let outer = Sha256::new().chain_update(&self.password_key).chain_update(inner).finalize();
+        Login { role, schema, password: hex(&outer) }
+    }
+}
+
+impl Login {
+    /// Connect options of this role, at the same server.
+    pub(super) fn options(&self, server: &PgConnectOptions) -> PgConnectOptions {
+        server
+            .clone()
+            .username(&self.role)
+            .password(&self.password)
+            .application_name("agent-host")
+            // The driver would log the statements of agents, values of theirs included.
+            .disable_statement_logging()
+    }
+}
+
+/// Makes the host's own tables, under a lock that hosts which start together share.
+pub(super) async fn install(admin: &PgPool) -> Result<Installation, ProvisionError> {
+    let failed = |error: sqlx::Error| ProvisionError::Unavailable {
+        what: "the schema agent_host could not be made: the role of DATABASE_URL must be allowed to create schemas",
+        source: error.into(),
+    };
+    let mut transaction = admin.begin().await.map_err(failed)?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(INSTALL_LOCK)
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+    // Notices such as "already exists, skipping" are no news.
+    transaction.execute("SET LOCAL client_min_messages = warning").await.map_err(failed)?;
+    transaction.execute(TABLES).await.map_err(failed)?;
+    let random = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
+    let key: Vec<u8> = random.iter().flat_map(|part| *part.as_bytes()).collect();
+    let id: String = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect();
+    sqlx::query("INSERT INTO agent_host.sql_installation (id, password_key) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        .bind(id)
+        .bind(key)
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+    let row = sqlx::query("SELECT id, password_key FROM agent_host.sql_installation")
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(failed)?;
+    let installation = Installation {
+        id: row.try_get("id").map_err(failed)?,
+        password_key: row.try_get("password_key").map_err(failed)?,
+    };
+    transaction.commit().await.map_err(failed)?;
+    Ok(installation)
+}
+
+/// Brings an agent's role, schema and tables up to date. Answers whether a migration was applied.
+pub(super) async fn provision(
+    admin: &PgPool,
+    server: &PgConnectOptions,
+    login: &Login,
+    migrations: &[Migration],
+) -> Result<bool, ProvisionError> {
+    let unavailable = |source: sqlx::Error| ProvisionError::Unavailable {
+        what: "the agent's role and schema could not be made: the role of DATABASE_URL must be allowed to create roles and schemas",
+        source: source.into(),
+    };
+    // Out of the pool for good: on any failure it is closed, and the lock with it.
+    let mut connection = admin.acquire().await.map_err(unavailable)?.detach();
+    sqlx::query("SELECT pg_advisory_lock($1)")
+        .bind(lock_of(&login.role))
+        .execute(&mut connection)
+        .await
+        .map_err(unavailable)?;
+    make_role(&mut connection, login).await.map_err(unavailable)?;
+    let changed = apply(&mut connection, server, login, migrations).await?;
+    connection.close().await.map_err(unavailable)?;
+    Ok(changed)
+}
+
+async fn make_role(connection: &mut PgConnection, login: &Login) -> Result<(), sqlx::Error> {
+    let Login { role, schema, password } = login;
+    // Identifiers cannot be parameters; these hold only a-z, 0-9, '-' and '_'.
+    let known = sqlx::query("SELECT 1 FROM pg_roles WHERE rolname = $1").bind(role).fetch_optional(&mut *connection).await?;
+    let mut statements = String::from("SET client_min_messages = warning;\n");
+    if known.is_none() {
+        let _ = writeln!(
+            statements,
+            "CREATE ROLE \"{role}\" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOINHERIT PASSWORD '{password}';"
+        );
+    }
+    let superuser: bool = sqlx::query("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+        .fetch_one(&mut *connection)
+        .await?
+        .try_get(0)?;
+    if !superuser {
+        // Making a schema for a role, and ending its statements, takes membership in it.
+        let _ = writeln!(statements, "GRANT \"{role}\" TO CURRENT_USER;");
+    }
+    let _ = writeln!(statements, "CREATE SCHEMA IF NOT EXISTS \"{schema}\" AUTHORIZATION \"{role}\";");
+    let version: i32 =
+        sqlx::query("SELECT current_setting('server_version_num')::int").fetch_one(&mut *connection).await?.try_get(0)?;
+    let idle_ms = IDLE_IN_TRANSACTION_TIMEOUT.as_millis().to_string();
+    let mut settings =
+        vec![("search_path", schema.as_str()), ("idle_in_transaction_session_timeout", &idle_ms), ("client_min_messages", "error")];
+    if version >= 140_000 {
+        // A backend notices within this time that its host is gone.
+        settings.push(("client_connection_check_interval", "2s"));
+    }
+    let database: String = sqlx::query("SELECT current_database()::text").fetch_one(&mut *connection).await?.try_get(0)?;
+    let database = database.replace('"', "\"\"");
+    for (name, value) in settings {
+        let value = if name == "search_path" { format!("\"{value}\"") } else { format!("'{value}'") };
+        let _ = writeln!(statements, "ALTER ROLE \"{role}\" IN DATABASE \"{database}\" SET {name} = {value};");
+    }
+    connection.execute(statements.as_str()).await?;
+    Ok(())
+}
+
+async fn apply(
+    admin: &mut PgConnection,
+    server: &PgConnectOptions,
+    login: &Login,
+    migrations: &[Migration],
+) -> Result<bool, ProvisionError> {
+    let unavailable = |error: sqlx::Error| ProvisionError::Unavailable {
+        what: "the record of applied migrations could not be read",
+        source: error.into(),
+    };
+    let applied: Vec<(String, String)> = sqlx::query_as("SELECT name, digest FROM agent_host.sql_migrations WHERE role = $1")
+        .bind(&login.role)
+        .fetch_all(&mut *admin)
+        .await
+        .map_err(unavailable)?;
+    let mut new = Vec::new();
+    for migration in migrations {
+        let digest = hex(&Sha256::digest(&migration.sql));
+        match applied.iter().find(|(name, _)| *name == migration.name) {
+            None => new.push((migration, digest)),
+            Some((_, known)) if *known == digest => {}
+            Some(_) => return Err(ProvisionError::Changed { name: migration.name.clone() }),
+        }
+    }
+    if new.is_empty() {
+        return Ok(false);
+    }
+    let role = &login.role;
+    let may_record = |verb: &str, preposition: &str| {
+        format!(
+            "{verb} USAGE ON SCHEMA agent_host {preposition} \"{role}\"; \
+             {verb} EXECUTE ON FUNCTION agent_host.record_migration(text, text) {preposition} \"{role}\""
+        )
+    };
+    admin.execute(may_record("GRANT", "TO").as_str()).await.map_err(unavailable)?;
+    let result = async {
+        for (migration, digest) in new {
+            let failed = |source: Cause| ProvisionError::Migration { name: migration.name.clone(), source };
+            match tokio::time::timeout(MIGRATION_TIMEOUT, migrate(server, login, migration, &digest)).await {
+                Ok(result) => result.map_err(|error| failed(error.into()))?,
+                Err(elapsed) => return Err(failed(elapsed.into())),
+            }
+        }
+        Ok(true)
+    }
+    .await;
+    admin.execute(may_record("REVOKE", "FROM").as_str()).await.map_err(unavailable)?;
+    result
+}
+
+async fn migrate(
+    server: &PgConnectOptions,
+    login: &Login,
+    migration: &Migration,
+    digest: &str,
+) -> Result<(), sqlx::Error> {
+    let timeout = MIGRATION_TIMEOUT.as_millis().to_string();
+    let mut connection = login.options(server).options([("statement_timeout", timeout)]).connect().await?;
+    let mut transaction = connection.begin().await?;
+    transaction.execute(migration.sql.as_str()).await?;
+    sqlx::query("SELECT agent_host.record_migration($1, $2)")
+        .bind(&migration.name)
+        .bind(digest)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    connection.close().await
+}
+
+/// `prefix` and `name`, shortened with a hash where PostgreSQL would cut it.
+fn identifier(prefix: &str, name: &str) -> String {
+    const HASH_DIGITS: usize = 16;
+    let whole = [prefix, name].concat();
+    if whole.len() <= IDENTIFIER_BYTES_MAX {
+        return whole;
+    }
+    let hash: String = hex(&Sha256::digest(name)).chars().take(HASH_DIGITS).collect();
+    let kept: String = whole.chars().take(IDENTIFIER_BYTES_MAX - HASH_DIGITS - 1).collect();
+    format!("{kept}_{hash}")
+}
+
+fn lock_of(role: &str) -> i64 {
+    let digest = Sha256::digest(role);
+    digest.first_chunk::<8>().map_or(0, |bytes| i64::from_be_bytes(*bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len().saturating_mul(2)), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_stay_apart_and_fit() {
+        let installation = Installation { id: "0123abcd".to_owned(), password_key: vec![1; 48] };
+        let name = |last: &str| AgentName::parse(&["a".repeat(62).as_str(), last].concat()).unwrap();
+        let (one, other) = (installation.login(&name("x")), installation.login(&name("y")));
+        assert!(one.role.len() <= IDENTIFIER_BYTES_MAX && one.schema.len() <= IDENTIFIER_BYTES_MAX);
+        assert_ne!(one.role, other.role);
+        assert_ne!(one.schema, other.schema);
+        assert_ne!(one.password, other.password);
+    }
+}

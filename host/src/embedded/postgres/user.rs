@@ -1,0 +1,68 @@
+//! The user that the server runs as, where the host is root.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use super::{StartError, file};
+
+/// Users that a server may run as, best first.
+const NAMES: [&str; 2] = ["postgres", "nobody"];
+
+/// An unprivileged user.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ServerUser {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+impl ServerUser {
+    /// The user to run as; none where the host's own will do.
+    pub(super) fn needed() -> Result<Option<Self>, StartError> {
+        // SAFETY: it has no arguments, no effects and cannot fail.
+        if unsafe { libc::geteuid() } != 0 {
+            return Ok(None);
+        }
+        let path = Path::new("/etc/passwd");
+        let users = std::fs::read_to_string(path).map_err(file("reading", path))?;
+        let find = |name: &&str| users.lines().find_map(|line| Self::from_line(line, name));
+        NAMES.iter().find_map(find).map(Some).ok_or(StartError::NoUser)
+    }
+
+    /// name:password:uid:gid:…
+    fn from_line(line: &str, name: &str) -> Option<Self> {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then_some(())?;
+        let _password = fields.next()?;
+        Some(Self { uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? })
+    }
+
+    /// Gives the user a file or folder.
+    pub(super) fn own(&self, path: &Path) -> Result<(), StartError> {
+        std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid)).map_err(file("giving to the server's user", path))
+    }
+
+    /// Lets the user pass through the folder and the one that it is in, which are the host's own, and checks those above,
+    /// which are not.
+    pub(super) fn make_passable(&self, home: &Path) -> Result<(), StartError> {
+        const PASS: u32 = 0o011;
+        for own in [Some(home), home.parent()].into_iter().flatten() {
+            let mode = std::fs::metadata(own).map_err(file("looking at", own))?.permissions().mode();
+            if mode & PASS != PASS {
+                let wider = std::fs::Permissions::from_mode(mode | PASS);
+                std::fs::set_permissions(own, wider).map_err(file("making passable", own))?;
+            }
+        }
+        for above in home.ancestors().skip(2) {
+            let folder = std::fs::metadata(above).map_err(file("looking at", above))?;
+            let bit = match (folder.uid() == self.uid, folder.gid() == self.gid) {
+                (true, _) => 0o100,
+                (false, true) => 0o010,
+                (false, false) => 0o001,
+            };
+            if folder.permissions().mode() & bit == 0 {
+                return Err(StartError::NotPassable { path: above.to_owned() });
+            }
+        }
+        Ok(())
+    }
+}
