@@ -18,6 +18,8 @@ mod consumer;
 mod convert;
 mod declare;
 mod expired;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fixture;
 mod link;
 mod publisher;
 mod watermark;
@@ -179,7 +181,7 @@ impl AmqpBroker {
             prefetch: EXPIRED_PREFETCH,
             declarations: topology::shared(),
             accept: |delivery, routing_key: &str| Some((routing_key.to_owned(), delivery)),
-            deliveries: sender,
+            deliveries: Some(sender),
             live,
             stop: self.closing.child_token(),
         };
@@ -249,7 +251,7 @@ impl Broker for AmqpBroker {
                     _ => Some(delivery),
                 }
             },
-            deliveries: sender,
+            deliveries: Some(sender),
             live: live_sender,
             stop: stop.clone(),
         };

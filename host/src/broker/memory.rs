@@ -6,6 +6,8 @@
 //! Retries and dead letters are still taken then, because they end deliveries that already take room.
 
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -24,8 +24,8 @@ pub(super) struct Source<T, F: Fn(Delivery, &str) -> Option<T>> {
     pub(super) declarations: Vec<Declaration>,
     /// Makes what is handed over of a delivery and its routing key, or keeps the delivery to itself.
     pub(super) accept: F,
-    /// Takes them.
-    pub(super) deliveries: mpsc::Sender<T>,
+    /// Takes them, until the consumer is stopped.
+    pub(super) deliveries: Option<mpsc::Sender<T>>,
     /// Whether the broker has the consumer registered.
     pub(super) live: watch::Sender<bool>,
     /// Ends it.
@@ -34,7 +34,7 @@ pub(super) struct Source<T, F: Fn(Delivery, &str) -> Option<T>> {
 
 /// Keeps a consumer registered at the broker until it is stopped.
 pub(super) async fn supervise<T, F: Fn(Delivery, &str) -> Option<T>>(
-    source: Source<T, F>,
+    mut source: Source<T, F>,
     link: Arc<Link>,
     config: Arc<AmqpConfig>,
     closing: CancellationToken,
@@ -46,7 +46,7 @@ pub(super) async fn supervise<T, F: Fn(Delivery, &str) -> Option<T>>(
             connection = link.wait() => connection,
         };
         let began = Instant::now();
-        let end = session::run(&connection, &source, config.predeclared, &closing).await;
+        let end = session::run(&connection, &mut source, config.predeclared, &closing).await;
         source.live.send_replace(false);
         drop(connection);
         match end {

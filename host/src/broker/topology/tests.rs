@@ -42,7 +42,7 @@ fn the_plan_is_the_contracts() {
 #[test]
 fn the_ladder_is_as_described() {
     let all: Vec<Bucket> = Bucket::all().collect();
-    assert_eq!(all.len(), 159);
+    assert_eq!(all.len(), 161);
     assert_eq!(all.first().unwrap().delay_ms(), 250);
     assert_eq!(*all.last().unwrap(), Bucket::LONGEST);
 }

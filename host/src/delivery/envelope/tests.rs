@@ -1,1 +1,584 @@
+use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::delivery::{HeaderValue, Message, Route};
+use crate::task::{AgentName, Limit, Outcome, Output, ReplyTo, Task, TaskId};
+
+const NOW_MS: u64 = 1_800_000_000_123;
+
+fn agent() -> AgentName {
+    AgentName::parse("voter").unwrap()
+}
+
+fn headers<const N: usize>(entries: [(&str, HeaderValue); N]) -> BTreeMap<String, HeaderValue> {
+    entries
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+fn parsed(message: &Message) -> Task {
+    parse(&agent(), message, NOW_MS).unwrap()
+}
+
+fn refused(message: &Message) -> String {
+    let malformed = parse(&agent(), message, NOW_MS).unwrap_err();
+    assert!(matches!(malformed.outcome(), Outcome::Rejected { .. }));
+    malformed.to_string()
+}
+
+fn note() -> DeathNote {
+    DeathNote {
+        task_id: TaskId::parse("t").unwrap(),
+        error_type: "trapped".to_owned(),
+        error_message: "wasm `unreachable`\n\u{1b}[31mred\u{202e}".to_owned(),
+        failed_at_ms: NOW_MS,
+        attempts: 3,
+        revision: Some(7),
+        digest: Some("sha256:ab".to_owned()),
+        host: "h1".to_owned(),
+    }
+}
+
+#[test]
+fn a_bare_message_is_a_task_with_defaults() {
+    let task = parsed(&Message {
+        body: Bytes::from_static(b"x"),
+        ..Message::default()
+    });
+    assert_eq!(
+        (
+            task.attempt,
+            task.attempts_max,
+            task.deadline_ms,
+            task.revision
+        ),
+        (1, None, None, None)
+    );
+    assert_eq!(task.enqueued_at_ms, NOW_MS);
+    assert_eq!(task.content_type, "application/octet-stream");
+    assert_eq!(task.id.as_str().len(), 36);
+    assert!(task.reply.is_none() && task.headers.is_empty());
+}
+
+#[test]
+fn headers_reach_the_agent_in_lower_case_and_the_hosts_own_do_not() {
+    let task = parsed(&Message {
+        headers: headers([
+            ("X-Attempt", HeaderValue::Int(2)),
+            ("x-max-attempts", "4".into()),
+            ("x-revision", HeaderValue::Int(3)),
+            ("x-deadline", "2030-01-01T00:00:00+01:00".into()),
+            (
+                "traceparent",
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+            ),
+            ("x-death", HeaderValue::List(vec![])),
+            ("x-first-death-queue", "agent.voter".into()),
+            ("Priority", HeaderValue::Int(5)),
+            ("a", "1".into()),
+            ("A", "2".into()),
+            ("blob", HeaderValue::Bytes(Bytes::from_static(&[0xff]))),
+        ]),
+        ..Message::default()
+    });
+    assert_eq!(
+        (task.attempt, task.attempts_max, task.revision),
+        (2, Some(4), Some(3))
+    );
+    assert_eq!(task.deadline_ms, Some(1_893_452_400_000));
+    assert!(task.traceparent.is_some());
+    let expected =
+        [("a", "2, 1"), ("priority", "5")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(task.headers, expected);
+}
+
+#[test]
+fn wrong_headers_are_named_with_what_was_expected() {
+    for (name, value, expected) in [
+        ("x-attempt", HeaderValue::Int(0), "a whole number from 1"),
+        (
+            "x-attempt",
+            HeaderValue::Int(1 << 40),
+            "a whole number from 1",
+        ),
+        (
+            "x-max-attempts",
+            HeaderValue::Text("many".to_owned()),
+            "a whole number from 1",
+        ),
+        (
+            "x-revision",
+            HeaderValue::List(vec![]),
+            "a whole number from 1",
+        ),
+        (
+            "x-deadline",
+            HeaderValue::Text("tomorrow\u{1b}[2J".to_owned()),
+            "Unix milliseconds or RFC 3339",
+        ),
+        ("traceparent", HeaderValue::Void, "text"),
+    ] {
+        let text = refused(&Message {
+            headers: headers([(name, value)]),
+            ..Message::default()
+        });
+        assert!(
+            text.contains(name) && text.contains(expected) && !text.contains('\u{1b}'),
+            "{text}"
+        );
+    }
+    assert!(
+        refused(&Message {
+            message_id: Some("ä".to_owned()),
+            ..Message::default()
+        })
+        .contains("message-id")
+    );
+    assert!(
+        refused(&Message {
+            expiration: Some("soon".to_owned()),
+            ..Message::default()
+        })
+        .contains("expiration")
+    );
+    let many = headers([("large", "x".repeat(headers::HEADERS_BYTES_MAX).into())]);
+    assert!(
+        refused(&Message {
+            headers: many,
+            ..Message::default()
+        })
+        .contains("headers take")
+    );
+}
+
+#[test]
+fn a_malformed_message_keeps_its_id_and_its_senders_address() {
+    let message = Message {
+        message_id: Some("id".to_owned()),
+        reply_to: Some("replies".to_owned()),
+        headers: headers([("x-attempt", HeaderValue::Void)]),
+        ..Message::default()
+    };
+    let malformed = parse(&agent(), &message, NOW_MS).unwrap_err();
+    assert_eq!(malformed.task_id.as_str(), "id");
+    assert_eq!(malformed.reply.unwrap().routing_key, "replies");
+    for own in ["agent.voter", "agent.voter.dead", "agents.delay.250ms"] {
+        let message = Message {
+            reply_to: Some(own.to_owned()),
+            ..Message::default()
+        };
+        assert!(refused(&message).contains("reply-to"));
+        assert!(
+            parse(&agent(), &message, NOW_MS)
+                .unwrap_err()
+                .reply
+                .is_none()
+        );
+    }
+}
+
+#[test]
+fn expiration_counts_from_the_senders_timestamp_and_the_earlier_deadline_holds() {
+    let with = |timestamp_ms, deadline: Option<u64>| {
+        let headers = deadline
+            .map(|ms| ("x-deadline".to_owned(), ms.into()))
+            .into_iter()
+            .collect();
+        parsed(&Message {
+            expiration: Some("5000".to_owned()),
+            timestamp_ms,
+            headers,
+            ..Message::default()
+        })
+        .deadline_ms
+    };
+    assert_eq!(with(None, None), Some(NOW_MS + 5000));
+    // AMQP's timestamp may lie up to a second before the moment that it was taken at.
+    assert_eq!(
+        with(Some(NOW_MS - 60_123), None),
+        Some(NOW_MS - 60_123 + 999 + 5000)
+    );
+    assert_eq!(with(Some(NOW_MS + 60_000), None), Some(NOW_MS + 5000));
+    assert_eq!(with(None, Some(NOW_MS + 1)), Some(NOW_MS + 1));
+}
+
+#[test]
+fn cloud_events_come_in_headers_or_as_json() {
+    for prefix in ["ce-", "cloudEvents_", "cloudEvents:", "CloudEvents:"] {
+        let binary = Message {
+            content_type: Some("text/plain".to_owned()),
+            headers: [
+                ("id", "e1"),
+                ("type", "vote"),
+                ("source", "/s"),
+                ("specversion", "1.0"),
+            ]
+            .map(|(name, value)| (format!("{prefix}{name}"), value.into()))
+            .into(),
+            body: Bytes::from_static(b"data"),
+            ..Message::default()
+        };
+        let task = parsed(&binary);
+        assert_eq!(
+            (task.id.as_str(), task.content_type.as_str()),
+            ("e1", "text/plain")
+        );
+        assert!(
+            task.headers
+                .contains(&("ce-type".to_owned(), "vote".to_owned())),
+            "{task:?}"
+        );
+        assert_eq!(
+            parsed(&Message {
+                message_id: Some("m1".to_owned()),
+                ..binary
+            })
+            .id
+            .as_str(),
+            "m1"
+        );
+    }
+    let structured = |json: &str| Message {
+        content_type: Some("application/cloudevents+json; charset=utf-8".to_owned()),
+        body: Bytes::copy_from_slice(json.as_bytes()),
+        ..Message::default()
+    };
+    let envelope = r#""specversion":"1.0","id":"e2","source":"/s","type":"vote""#;
+    for (data, content_type, body) in [
+        (
+            r#""data":{"a": 1.10}"#,
+            "application/json",
+            &br#"{"a": 1.10}"#[..],
+        ),
+        (
+            r#""data":"hi","datacontenttype":"text/plain""#,
+            "text/plain",
+            b"hi",
+        ),
+        (
+            r#""data":"hi","datacontenttype":"application/json""#,
+            "application/json",
+            b"\"hi\"",
+        ),
+        (
+            r#""data_base64":"/wA=","datacontenttype":"image/png""#,
+            "image/png",
+            &[0xff, 0],
+        ),
+        (r#""n":5"#, "application/json", b""),
+    ] {
+        let task = parsed(&structured(&format!("{{{envelope},{data}}}")));
+        assert_eq!(
+            (task.id.as_str(), task.content_type.as_str(), &task.body[..]),
+            ("e2", content_type, body)
+        );
+        assert!(
+            task.headers
+                .contains(&("ce-source".to_owned(), "/s".to_owned()))
+        );
+    }
+    for wrong in [
+        "",
+        "[]",
+        r#"{"id":"e"}"#,
+        &format!("{{{envelope},\"data\":1,\"data_base64\":\"\"}}"),
+        &"[".repeat(100_000),
+    ] {
+        assert!(
+            refused(&structured(wrong)).contains("CloudEvent"),
+            "{wrong:.80}"
+        );
+    }
+    assert!(
+        refused(&structured(&format!(
+            "{{{envelope},\"data_base64\":\"%\"}}"
+        )))
+        .contains("base64")
+    );
+}
+
+#[test]
+fn a_retry_is_the_original_with_the_attempt_raised() {
+    let original = Message {
+        message_id: None,
+        content_type: Some("application/cloudevents+json".to_owned()),
+        expiration: Some("1000".to_owned()),
+        headers: headers([
+            ("X-Attempt", HeaderValue::Int(1)),
+            ("keep", HeaderValue::Table(BTreeMap::new())),
+            ("x-death", HeaderValue::List(vec![])),
+            ("x-last-death-reason", "expired".into()),
+            ("CC", HeaderValue::List(vec!["other".into()])),
+            ("x-not-before", HeaderValue::Int(5)),
+        ]),
+        body: Bytes::from_static(br#"{"specversion":"1.0","id":"e","source":"s","type":"t"}"#),
+        ..Message::default()
+    };
+    let task = parsed(&original);
+    let again = retry(&original, &task, 2);
+    let left: Vec<&str> = again.headers.keys().map(String::as_str).collect();
+    assert_eq!(left, ["keep", "x-attempt", "x-deadline", "x-enqueued-at"]);
+    assert_eq!(
+        (again.expiration.as_deref(), &again.body),
+        (None, &original.body)
+    );
+    let next = parse(&agent(), &again, NOW_MS + 500).unwrap();
+    assert_eq!(next, Task { attempt: 2, ..task });
+}
+
+#[test]
+fn results_go_to_those_who_asked() {
+    let mut task = Task::new(agent(), "");
+    assert!(result(&task, &Outcome::Succeeded(None)).is_none());
+    task.reply = Some(ReplyTo {
+        routing_key: "r".to_owned(),
+        correlation_id: None,
+    });
+    let output = Output {
+        content_type: Some("text/plain".to_owned()),
+        body: "hi".into(),
+    };
+    let (route, message) = result(&task, &Outcome::Succeeded(Some(output))).unwrap();
+    assert_eq!(route, Route::Reply("r".to_owned()));
+    assert_eq!(message.correlation_id.as_deref(), Some(task.id.as_str()));
+    assert_eq!(
+        (message.kind.as_deref(), message.content_type.as_deref()),
+        (Some("succeeded"), Some("text/plain"))
+    );
+    assert_eq!(
+        (&message.body[..], message.headers.is_empty()),
+        (&b"hi"[..], true)
+    );
+    let limit = Limit {
+        name: "limits.timeout",
+        allowed: "30s".to_owned(),
+    };
+    let (_, message) = result(&task, &Outcome::TimedOut(limit)).unwrap();
+    assert_eq!(message.headers["x-error-type"], "timed-out".into());
+    assert!(
+        message.headers["x-error-message"]
+            .as_text()
+            .unwrap()
+            .contains("limits.timeout = 30s")
+    );
+}
+
+#[test]
+fn a_dead_letter_is_the_original_and_the_reason() {
+    let original = Message {
+        expiration: Some("5".to_owned()),
+        headers: headers([
+            ("keep", "1".into()),
+            ("x-death", HeaderValue::List(vec![])),
+            ("x-error-type", "old".into()),
+        ]),
+        body: "b".into(),
+        ..Message::default()
+    };
+    let letter = dead_letter(&original, &note());
+    assert_eq!(
+        (
+            letter.expiration.as_deref(),
+            letter.message_id.as_deref(),
+            &letter.body[..]
+        ),
+        (None, Some("t"), &b"b"[..])
+    );
+    let expected = headers([
+        ("keep", "1".into()),
+        ("x-agent-digest", "sha256:ab".into()),
+        ("x-agent-revision", HeaderValue::Int(7)),
+        ("x-attempts", HeaderValue::Int(3)),
+        ("x-deadline", (NOW_MS + 5).into()),
+        ("x-error-message", "wasm `unreachable`  [31mred ".into()),
+        ("x-error-type", "trapped".into()),
+        ("x-failed-at", NOW_MS.into()),
+        ("x-host", "h1".into()),
+    ]);
+    assert_eq!(letter.headers, expected);
+}
+
+#[test]
+fn a_message_with_too_many_headers_can_still_be_buried() {
+    let huge = headers([("huge", "x".repeat(100_000).into()), ("small", "y".into())]);
+    let letter = dead_letter(
+        &Message {
+            headers: huge,
+            ..Message::default()
+        },
+        &note(),
+    );
+    assert!(!letter.headers.contains_key("huge") && letter.headers.contains_key("small"));
+    assert!(headers::size(&letter.headers) <= headers::HEADERS_BYTES_MAX + 8 * 1024);
+}
+
+fn any_value() -> impl Strategy<Value = HeaderValue> {
+    let leaf = prop_oneof![
+        any::<bool>().prop_map(HeaderValue::Bool),
+        any::<i64>().prop_map(HeaderValue::Int),
+        any::<f64>().prop_map(HeaderValue::Float),
+        ".*".prop_map(HeaderValue::Text),
+        "[0-9]{1,30}".prop_map(HeaderValue::Text),
+        proptest::collection::vec(any::<u8>(), 0..32)
+            .prop_map(|bytes| HeaderValue::Bytes(bytes.into())),
+        any::<u64>().prop_map(HeaderValue::Timestamp),
+        Just(HeaderValue::Void),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(HeaderValue::List),
+            proptest::collection::btree_map(".{0,8}", inner, 0..4).prop_map(HeaderValue::Table),
+        ]
+    })
+}
+
+fn any_name() -> impl Strategy<Value = String> {
+    const KNOWN: [&str; 8] = [
+        "x-attempt",
+        "x-max-attempts",
+        "x-deadline",
+        "x-revision",
+        "x-enqueued-at",
+        "traceparent",
+        "ce-id",
+        "cloudEvents:id",
+    ];
+    prop_oneof![
+        ".{0,20}",
+        proptest::sample::select(&KNOWN[..]).prop_map(str::to_owned)
+    ]
+}
+
+fn any_message() -> impl Strategy<Value = Message> {
+    let text = || {
+        proptest::option::of(prop_oneof![
+            ".{0,140}",
+            Just("application/cloudevents+json".to_owned())
+        ])
+    };
+    let body = prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..64),
+        r#"\{"specversion":"1.0","id":"[a-z]{0,3}","source":"","type":"","data":[0-9"\[{]{0,4}\}"#
+            .prop_map(String::into_bytes),
+    ];
+    let texts = (
+        text(),
+        text(),
+        text(),
+        text(),
+        text(),
+        proptest::option::of("[0-9 a]{0,25}"),
+    );
+    (
+        texts,
+        proptest::option::of(any::<u64>()),
+        proptest::collection::btree_map(any_name(), any_value(), 0..8),
+        body,
+    )
+        .prop_map(
+            |(
+                (message_id, correlation_id, reply_to, content_type, kind, expiration),
+                timestamp_ms,
+                headers,
+                body,
+            )| Message {
+                message_id,
+                correlation_id,
+                reply_to,
+                content_type,
+                kind,
+                timestamp_ms,
+                expiration,
+                headers,
+                body: body.into(),
+            },
+        )
+}
+
+fn any_task() -> impl Strategy<Value = Task> {
+    let reply =
+        proptest::option::of(("[b-z.]{1,20}", proptest::option::of(".{0,20}"))).prop_map(|reply| {
+            reply.map(|(routing_key, correlation_id)| ReplyTo {
+                routing_key,
+                correlation_id,
+            })
+        });
+    let numbers = (
+        1..=u32::MAX,
+        proptest::option::of(1..=u32::MAX),
+        proptest::option::of(1..i64::MAX as u64),
+    );
+    let times = (0..i64::MAX as u64, proptest::option::of(0..i64::MAX as u64));
+    let trace = proptest::option::of("00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]");
+    let texts = (
+        "[ -~]{1,128}",
+        "[a-z/;= ]{0,40}",
+        trace,
+        proptest::collection::btree_map("y[a-z0-9_.-]{0,20}", ".*", 0..5),
+    );
+    (
+        texts,
+        numbers,
+        times,
+        reply,
+        proptest::collection::vec(any::<u8>(), 0..64),
+    )
+        .prop_map(
+            |(
+                (id, content_type, traceparent, headers),
+                (attempt, attempts_max, revision),
+                (enqueued_at_ms, deadline_ms),
+                reply,
+                body,
+            )| Task {
+                id: TaskId::parse(&id).unwrap(),
+                agent: agent(),
+                attempt,
+                attempts_max,
+                enqueued_at_ms,
+                deadline_ms,
+                revision,
+                headers: headers.into_iter().collect(),
+                content_type,
+                body: body.into(),
+                traceparent,
+                reply,
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn submitting_and_parsing_is_the_identity(task in any_task()) {
+        prop_assert_eq!(parse(&task.agent, &submission(&task), NOW_MS).unwrap(), task);
+    }
+
+    #[test]
+    fn nothing_panics_and_nothing_unprintable_comes_out(message in any_message(), now_ms in any::<u64>()) {
+        let printable = |text: &str| text.chars().all(|character| !character.is_control()) && text.len() <= 5000;
+        match parse(&agent(), &message, now_ms) {
+            Ok(task) => {
+                let again = retry(&message, &task, task.attempt.saturating_add(1));
+                let next = parse(&agent(), &again, now_ms).unwrap();
+                prop_assert_eq!(&next.id, &task.id);
+                prop_assert_eq!(next.deadline_ms, task.deadline_ms);
+                prop_assert_eq!(next.headers, task.headers);
+            }
+            Err(malformed) => prop_assert!(printable(&malformed.to_string()), "{}", malformed),
+        }
+        let letter = dead_letter(&message, &note());
+        prop_assert!(printable(&letter.headers["x-error-message"].as_text().unwrap()));
+    }
+
+    #[test]
+    fn an_expired_message_is_expired_when_it_comes_again(mut message in any_message(), now_ms in 1..u64::MAX / 2) {
+        message.expiration = Some("1".to_owned());
+        if let Ok(task) = parse(&agent(), &expired_again(&message, now_ms), now_ms) {
+            prop_assert!(task.is_expired(now_ms));
+        }
+    }
+}

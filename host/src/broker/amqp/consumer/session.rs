@@ -82,7 +82,7 @@ struct Session {
 /// Consumes until the end of the channel or of the consumer.
 pub(super) async fn run<T, F: Fn(Delivery, &str) -> Option<T>>(
     connection: &Connection,
-    source: &Source<T, F>,
+    source: &mut Source<T, F>,
     predeclared: bool,
     closing: &CancellationToken,
 ) -> Result<End, BrokerError> {
@@ -130,7 +130,7 @@ impl Session {
     /// Moves deliveries out and settlements in. An error is the channel's end.
     async fn pump<T, F: Fn(Delivery, &str) -> Option<T>>(
         &mut self,
-        source: &Source<T, F>,
+        source: &mut Source<T, F>,
         closing: &CancellationToken,
     ) -> lapin::Result<End> {
         let mut flush = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
@@ -142,11 +142,7 @@ impl Session {
                 () = closing.cancelled() => {
                     return self.close(&mut batch, stopping).await;
                 }
-                () = source.stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    source.live.send_replace(false);
-                    self.cancel().await?;
-                }
+                () = source.stop.cancelled(), if !stopping => stopping = true,
                 _ = self.settled.recv_many(&mut batch, BATCH) => {
                     self.take_settled(&mut batch).await?;
                     self.flush_if_many(&mut flush_set).await?;
@@ -157,7 +153,7 @@ impl Session {
                     self.flush(false).await?;
                     arm(self.marks.untold() > 0, &mut flush_set, flush.as_mut());
                 }
-                next = next(&mut self.consumer, &source.deliveries), if !stopping => match next {
+                next = next(&mut self.consumer, source.deliveries.as_ref()), if !stopping => match next {
                     Next::Delivery(delivery, permit) => {
                         let tag = delivery.delivery_tag;
                         self.outstanding += 1;
@@ -174,6 +170,10 @@ impl Session {
                         return Ok(End::Lost("the broker cancelled it: its queue was deleted or has moved".to_owned()));
                     }
                 },
+            }
+            if stopping && source.deliveries.take().is_some() {
+                source.live.send_replace(false);
+                self.cancel().await?;
             }
             if stopping && self.outstanding == 0 {
                 self.flush(true).await?;
@@ -305,8 +305,11 @@ enum Next<'a, T> {
 /// The next delivery, once there is room for it: until then it stays with the driver, and so with the prefetch.
 async fn next<'a, T>(
     consumer: &mut lapin::Consumer,
-    deliveries: &'a mpsc::Sender<T>,
+    deliveries: Option<&'a mpsc::Sender<T>>,
 ) -> Next<'a, T> {
+    let Some(deliveries) = deliveries else {
+        return Next::NobodyTakesThem;
+    };
     let Ok(permit) = deliveries.reserve().await else {
         return Next::NobodyTakesThem;
     };
