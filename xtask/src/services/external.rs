@@ -16,14 +16,14 @@ const PSQL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Checks that a server of the right kind answers at `url`.
 pub(super) fn probe(name: &str, variable: &str, url: &str) -> Result<()> {
-    let (probe, port): (Option<&Probe>, u16) = match url.split_once("://").map(|(scheme, _)| scheme)
-    {
-        Some("amqp") => (Some(&rabbitmq::PROBE), 5672),
-        Some("postgres" | "postgresql") => (Some(&postgres::PROBE_ANY), 5432),
-        Some("redis") => (Some(&redis::PROBE), 6379),
+    let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+    let (probe, port): (Option<&Probe>, u16) = match (variable, scheme) {
+        ("AMQP_URL", "amqp") => (Some(&rabbitmq::PROBE), 5672),
+        ("DATABASE_URL", "postgres" | "postgresql") => (Some(&postgres::PROBE_ANY), 5432),
+        ("REDIS_URL", "redis") => (Some(&redis::PROBE), 6379),
         // Behind TLS the first bytes are not the protocol's; that something listens must do.
-        Some("amqps") => (None, 5671),
-        Some("rediss") => (None, 6379),
+        ("AMQP_URL", "amqps") => (None, 5671),
+        ("REDIS_URL", "rediss") => (None, 6379),
         _ => bail!(
             "{variable} must be the URL of a real {name} server (tests do not run against the embedded one)"
         ),
