@@ -8,7 +8,7 @@ use crate::capability::cache::{Cache, MemoryCache, RedisCache};
 use crate::capability::key_value::{KeyValue, MemoryKeyValue, RedisKeyValue};
 use crate::capability::redis::RedisConnections;
 use crate::capability::secrets::EnvironmentSecrets;
-use crate::capability::sql::Database;
+use crate::capability::sql::{Database, LazyDatabase, Postgres, PostgresConfig};
 use crate::capability::{self, Capabilities};
 use crate::catalog::{Catalog, MemoryCatalog, PostgresCatalog};
 use crate::cli::StartError;
@@ -110,14 +110,15 @@ async fn cache(config: &Config) -> Result<(Arc<dyn KeyValue>, Arc<dyn Cache>), S
     }
 }
 
-async fn database(_config: &Config) -> Result<Arc<dyn Database>, String> {
-    Ok(Arc::new(TmpNone))
-}
-struct TmpNone;
-#[async_trait::async_trait]
-impl Database for TmpNone {
-    async fn provision(&self, _: &crate::task::AgentName, _: &[crate::manifest::SqlGrant], _: &[crate::catalog::Migration]) -> Result<(), capability::sql::ProvisionError> { Ok(()) }
-    async fn open(&self, _: &crate::task::AgentName, _: crate::manifest::TransactionMode, _: std::time::Duration) -> Result<Box<dyn capability::sql::SqlConnection>, capability::sql::SqlError> { Err(capability::sql::SqlError::Denied("none".into())) }
-    fn connections(&self) -> capability::sql::ConnectionCounts { Default::default() }
-    async fn close(&self) {}
+/// The agents' database. Each agent gets a role and a schema of its own in it.
+async fn database(config: &Config) -> Result<Arc<dyn Database>, String> {
+    match &config.database {
+        Backend::Embedded => Ok(Arc::new(LazyDatabase::new(config.data_dir.clone()))),
+        Backend::Url(url) => {
+            let failed = |error: &dyn std::error::Error| format!("DATABASE_URL: {}", chain(error));
+            let settings = PostgresConfig::parse(url.expose()).map_err(|error| failed(&error))?;
+            let database = Postgres::connect(settings).await.map_err(|error| failed(&error))?;
+            Ok(Arc::new(database))
+        }
+    }
 }
