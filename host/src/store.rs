@@ -14,8 +14,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a starting host waits for others that are migrating, and then for its own migrations.
 const MIGRATE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Key of the advisory lock that migrations run under. Any fixed number will do; this one spells "agenthst".
-const MIGRATE_LOCK: i64 = 0x6167_656e_7468_7374;
+/// Key of the advisory lock under which anything in the schema `agent_host` is made, here and for agents. Any fixed number will do; this one spells "agenthst".
+pub(crate) const SCHEMA_LOCK: i64 = 0x6167_656e_7468_7374;
 
 /// Why the host's own database cannot be used. Holds no credentials.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +111,7 @@ async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 
 async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::migrate::MigrateError> {
     // Our own lock instead of the migrator's: it also covers creating the schema, which is no atomic "if not exists".
-    sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATE_LOCK).execute(&mut *connection).await?;
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(SCHEMA_LOCK).execute(&mut *connection).await?;
     let schema: Option<String> =
         sqlx::query_scalar("SELECT to_regnamespace('agent_host')::text").fetch_one(&mut *connection).await?;
     // Asked first, because "if not exists" needs the right to create schemas even where this one is there.

@@ -22,7 +22,7 @@ const RULE: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("wit", &["capability"]),
     ("embedded", &[]),
-    ("capability", &["wit", "embedded"]),
+    ("capability", &["wit", "embedded", "store"]),
     ("agent", &["wit", "capability"]),
     ("dispatch", &["agent"]),
     ("broker", &[]),
@@ -31,12 +31,13 @@ const RULE: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("lifecycle", &[]),
     ("config", &["http", "telemetry", "broker"]),
-    ("cli", &["config", "deploy", "http", "telemetry", "embedded"]),
+    ("package", &[]),
+    ("cli", &["config", "embedded", "package"]),
     (
         "app",
         &[
             "agent", "broker", "capability", "config", "deploy", "dispatch", "embedded", "http", "lifecycle", "store",
-            "telemetry", "cli",
+            "telemetry", "cli", "package",
         ],
     ),
 ];

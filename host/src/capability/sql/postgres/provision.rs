@@ -14,6 +14,7 @@ use sqlx::{ConnectOptions, Connection, Executor, PgPool, Row};
 use crate::capability::Cause;
 use crate::capability::sql::ProvisionError;
 use crate::catalog::Migration;
+use crate::store::SCHEMA_LOCK;
 use crate::task::AgentName;
 
 /// PostgreSQL cuts identifiers after so many bytes.
@@ -23,8 +24,6 @@ const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a session may sit in a transaction without a statement. The host ends sessions with their task, after 20
 /// minutes at the latest; this is for hosts that hang.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(21 * 60);
-/// The lock of `install`; those of agents are made from their names.
-const INSTALL_LOCK: i64 = 0x6167_656e_745f_686f;
 
 const TABLES: &str = "\
 CREATE SCHEMA IF NOT EXISTS agent_host;
@@ -91,7 +90,7 @@ pub(super) async fn install(admin: &PgPool) -> Result<Installation, ProvisionErr
     };
     let mut transaction = admin.begin().await.map_err(failed)?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)")
-        .bind(INSTALL_LOCK)
+        .bind(SCHEMA_LOCK)
         .execute(&mut *transaction)
         .await
         .map_err(failed)?;
