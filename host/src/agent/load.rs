@@ -123,13 +123,12 @@ impl Loader {
         if wasmtime::Engine::detect_precompiled(module).is_some() {
             return Err(LoadError::Precompiled);
         }
-        check_shape(module, manifest)?;
+        // What can be refused without compiling is: imports first, since they say most about what the module wants.
+        let surface = Surface::read(module)?;
+        surface.check_imports()?;
+        surface.check_shape(manifest)?;
         let component = Component::new(self.engine.inner(), module)
             .map_err(|error| LoadError::NotWasm(format!("{error:#}")))?;
-        let unknown = unknown_imports(&component, self.engine.inner());
-        if !unknown.is_empty() {
-            return Err(LoadError::Imports(unknown));
-        }
         let pre = self
             .linker
             .instantiate_pre(&component)
@@ -147,72 +146,94 @@ const SHAPE_EXPORTS: [(&str, Shape); 4] = [
     ("wasi:messaging/incoming-handler@0.2", Shape::Messaging),
 ];
 
-/// Finds out how the module takes tasks.
-fn check_shape(module: &[u8], manifest: &Manifest) -> Result<(), LoadError> {
-    let exports = top_level_exports(module)?;
-    let found: Vec<Shape> = SHAPE_EXPORTS
-        .iter()
-        .filter(|(prefix, _)| exports.iter().any(|export| export.starts_with(prefix)))
-        .map(|(_, shape)| *shape)
-        .collect();
-    let shape = match (manifest.agent.shape, found.as_slice()) {
-        (Some(wanted), found) if found.contains(&wanted) => wanted,
-        (Some(wanted), _) => {
-            return Err(LoadError::Exports(format!(
-                "agent.shape is {wanted:?}, but the module has no export of that shape; it exports {}",
-                listed(&exports)
-            )));
+/// A component's own imports and exports, read without compiling anything.
+#[derive(Default)]
+struct Surface {
+    imports: Vec<String>,
+    exports: Vec<String>,
+}
+
+impl Surface {
+    fn read(module: &[u8]) -> Result<Self, LoadError> {
+        use wasmparser::{Encoding, Parser, Payload};
+        let not_wasm = |error: &dyn std::fmt::Display| LoadError::NotWasm(error.to_string());
+        let mut surface = Self::default();
+        let mut depth = 0_u32;
+        for payload in Parser::new(0).parse_all(module) {
+            match payload.map_err(|error| not_wasm(&error))? {
+                Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
+                    return Err(LoadError::NotWasm(
+                        "it is a core module; make a component of it, for example with the target wasm32-wasip2"
+                            .to_owned(),
+                    ));
+                }
+                Payload::Version { .. } => depth += 1,
+                Payload::End(_) => depth = depth.saturating_sub(1),
+                Payload::ComponentImportSection(section) if depth == 1 => {
+                    for import in section {
+                        surface.imports.push(import.map_err(|error| not_wasm(&error))?.name.name.to_owned());
+                    }
+                }
+                Payload::ComponentExportSection(section) if depth == 1 => {
+                    for export in section {
+                        surface.exports.push(export.map_err(|error| not_wasm(&error))?.name.name.to_owned());
+                    }
+                }
+                _ => {}
+            }
         }
-        (None, [only]) => *only,
-        (None, []) => {
-            return Err(LoadError::Exports(format!(
-                "the module exports no handler: expected agent:runtime/handler@0.1.0; it exports {}",
-                listed(&exports)
-            )));
+        Ok(surface)
+    }
+
+    fn check_imports(&self) -> Result<(), LoadError> {
+        let offered = |name: &str| {
+            OFFERED_PACKAGES.iter().any(|(package, version)| name.starts_with(package) && name.contains(version))
+        };
+        let unknown: Vec<String> = self.imports.iter().filter(|name| !offered(name)).cloned().collect();
+        if unknown.is_empty() { Ok(()) } else { Err(LoadError::Imports(unknown)) }
+    }
+
+    /// Finds out how the module takes tasks.
+    fn check_shape(&self, manifest: &Manifest) -> Result<(), LoadError> {
+        let exports = &self.exports;
+        let found: Vec<Shape> = SHAPE_EXPORTS
+            .iter()
+            .filter(|(prefix, _)| exports.iter().any(|export| export.starts_with(prefix)))
+            .map(|(_, shape)| *shape)
+            .collect();
+        let shape = match (manifest.agent.shape, found.as_slice()) {
+            (Some(wanted), found) if found.contains(&wanted) => wanted,
+            (Some(wanted), _) => {
+                return Err(LoadError::Exports(format!(
+                    "agent.shape is {wanted:?}, but the module has no export of that shape; it exports {}",
+                    listed(exports)
+                )));
+            }
+            (None, [only]) => *only,
+            (None, []) => {
+                return Err(LoadError::Exports(format!(
+                    "the module exports no handler: expected agent:runtime/handler@0.1.0; it exports {}",
+                    listed(exports)
+                )));
+            }
+            (None, several) => {
+                return Err(LoadError::Exports(format!(
+                    "the module could be run as {several:?}: set agent.shape in the manifest"
+                )));
+            }
+        };
+        if shape == Shape::Native {
+            Ok(())
+        } else {
+            Err(LoadError::Exports(format!(
+                "the module is of the {shape:?} shape; this version runs the native shape (agent:runtime/handler@0.1.0)"
+            )))
         }
-        (None, several) => {
-            return Err(LoadError::Exports(format!(
-                "the module could be run as {several:?}: set agent.shape in the manifest"
-            )));
-        }
-    };
-    if shape == Shape::Native {
-        Ok(())
-    } else {
-        Err(LoadError::Exports(format!(
-            "the module is of the {shape:?} shape; this version runs the native shape (agent:runtime/handler@0.1.0)"
-        )))
     }
 }
 
 fn listed(names: &[String]) -> String {
     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
-}
-
-/// Names of a component's own exports, read without compiling anything.
-fn top_level_exports(module: &[u8]) -> Result<Vec<String>, LoadError> {
-    use wasmparser::{Encoding, Parser, Payload};
-    let not_wasm = |error: &dyn std::fmt::Display| LoadError::NotWasm(error.to_string());
-    let mut exports = Vec::new();
-    let mut depth = 0_u32;
-    for payload in Parser::new(0).parse_all(module) {
-        match payload.map_err(|error| not_wasm(&error))? {
-            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
-                return Err(LoadError::NotWasm(
-                    "it is a core module; make a component of it, for example with the target wasm32-wasip2".to_owned(),
-                ));
-            }
-            Payload::Version { .. } => depth += 1,
-            Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::ComponentExportSection(section) if depth == 1 => {
-                for export in section {
-                    exports.push(export.map_err(|error| not_wasm(&error))?.name.name.to_owned());
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(exports)
 }
 
 /// What the host offers, by package and version. The linker itself accepts any compatible patch version.
@@ -230,14 +251,3 @@ const OFFERED_PACKAGES: [(&str, &str); 12] = [
     ("wasi:messaging/types", "@0.2.0-draft"),
     ("agent:runtime/", "@0.1."),
 ];
-
-fn unknown_imports(component: &Component, engine: &wasmtime::Engine) -> Vec<String> {
-    component
-        .component_type()
-        .imports(engine)
-        .map(|(name, _)| name.to_owned())
-        .filter(|name| {
-            !OFFERED_PACKAGES.iter().any(|(package, version)| name.starts_with(package) && name.contains(version))
-        })
-        .collect()
-}

@@ -75,6 +75,8 @@ impl HostBuilder {
 
     /// A host with everything embedded, without agents.
     pub(crate) fn bare() -> Self {
+        // The client is built without a default; a second test of the process finds it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let data = TempDir::new().unwrap();
         let mut command = agent_host();
         command.arg("serve").env("AGENT_HOST_LISTEN", "127.0.0.1:0").env("AGENT_HOST_DATA_DIR", data.path());

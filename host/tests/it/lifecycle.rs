@@ -40,7 +40,7 @@ async fn an_agent_is_deployed_to_a_running_host_and_is_there_after_a_restart() {
     assert_eq!(again.status(), 200, "the same again changes nothing");
     assert_eq!(again.json::<Value>().await.unwrap()["revision"], 1);
 
-    let changed = manifest.replace("[agent]", "[limits]\ntimeout = \"9s\"\n[agent]");
+    let changed = manifest.replace("description = \"", "description = \"Second. ");
     let second = host.deploy(&name, &changed, module).await;
     assert_eq!(second.status(), 201);
     assert_eq!(second.json::<Value>().await.unwrap()["revision"], 2);

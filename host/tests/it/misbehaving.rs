@@ -24,7 +24,7 @@ async fn each_ends_in_its_own_outcome() {
         ("spin", "timed-out", "limits."),
         ("sleep", "timed-out", "limits.timeout"),
         ("hog", "out-of-memory", "limits.memory"),
-        ("overflow", "trapped", "stack"),
+        ("overflow", "trapped", "out of bounds"),
         ("panic", "trapped", "unreachable"),
         ("big-output", "limit-exceeded", "limits.output"),
         ("reject", "rejected", ""),

@@ -38,7 +38,8 @@ async fn thumbnail_shrinks_an_image() {
 async fn counter_counts() {
     let host = HostBuilder::real().with_samples().start().await;
     let key = uuid::Uuid::new_v4().to_string();
-    let mut seen = futures::future::join_all((0..20).map(|_| host.run_json("counter", &json!({ "key": key })))).await;
+    let body = json!({ "key": key });
+    let mut seen = futures::future::join_all((0..20).map(|_| host.run_json("counter", &body))).await;
     seen.sort_by_key(|answer| answer["value"].as_i64());
     let values: Vec<i64> = seen.iter().map(|answer| answer["value"].as_i64().unwrap()).collect();
     assert_eq!(values, (1..=20).collect::<Vec<_>>());
@@ -64,7 +65,8 @@ async fn crud_inserts_selects_updates_and_deletes() {
     assert_eq!(run(json!({ "op": "select", "id": id })).await["item"]["value"], 4);
     assert_eq!(run(json!({ "op": "delete", "id": id })).await["rows"], 1);
     assert_eq!(run(json!({ "op": "select", "id": id })).await["rows"], 0);
-    let mixed = futures::future::join_all((0..40).map(|_| host.run_json("crud", &json!({ "op": "mix" })))).await;
+    let body = json!({ "op": "mix" });
+    let mixed = futures::future::join_all((0..40).map(|_| host.run_json("crud", &body))).await;
     let drawn = |op: &str| mixed.iter().filter(|answer| answer["op"] == op).count();
     assert_eq!(drawn("insert") + drawn("select") + drawn("update") + drawn("delete"), 40);
 }

@@ -8,7 +8,7 @@ use super::{
     Fixture, as_sent, consume, declared, full_message, id, message, next, publish, until_depth,
     within,
 };
-use crate::broker::envelope;
+use crate::delivery::envelope;
 use crate::delivery::{Message, PublishError, QueueDepth, Route};
 use crate::task::unix_ms_now;
 
