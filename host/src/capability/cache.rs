@@ -3,6 +3,8 @@
 //! Keys are confined to `ah:{agent}:cache:`. [`Cache`] has two implementations side by side, Redis and in process;
 //! [`conformance`] holds both to the same rules.
 
+#[cfg(any(test, feature = "test-support"))]
+pub mod conformance;
 mod host;
 mod memory;
 mod redis;

@@ -6,6 +6,8 @@
 //!
 //! [`KeyValue`] has two implementations side by side, Redis and in process; [`conformance`] holds both to the same rules.
 
+#[cfg(any(test, feature = "test-support"))]
+pub mod conformance;
 mod host;
 mod memory;
 mod redis;

@@ -8,6 +8,8 @@
 //! [`Database`] is the port. [`Postgres`] is a server that is there already, [`LazyDatabase`] a private one that is
 //! started for the first agent that wants it; [`conformance`] holds both to the same rules.
 
+#[cfg(any(test, feature = "test-support"))]
+pub mod conformance;
 mod host;
 mod lazy;
 mod postgres;

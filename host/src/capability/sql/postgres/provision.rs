@@ -24,6 +24,8 @@ const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a session may sit in a transaction without a statement. The host ends sessions with their task, after 20
 /// minutes at the latest; this is for hosts that hang.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(21 * 60);
+/// Most that one statement of an agent may spill to the server's disk, where the host's role may say so.
+const TEMP_FILES_MAX: &str = "256MB";
 
 const TABLES: &str = "\
 CREATE SCHEMA IF NOT EXISTS agent_host;
@@ -170,6 +172,10 @@ async fn make_role(connection: &mut PgConnection, login: &Login) -> Result<(), s
     if version >= 140_000 {
         // A backend notices within this time that its host is gone.
         settings.push(("client_connection_check_interval", "2s"));
+    }
+    if superuser {
+        // Only a superuser may set it; and so the agent cannot lift it.
+        settings.push(("temp_file_limit", TEMP_FILES_MAX));
     }
     let database: String = sqlx::query("SELECT current_database()::text").fetch_one(&mut *connection).await?.try_get(0)?;
     let database = database.replace('"', "\"\"");
