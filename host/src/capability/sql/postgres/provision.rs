@@ -18,13 +18,13 @@ use crate::task::AgentName;
 
 /// PostgreSQL cuts identifiers after so many bytes.
 const IDENTIFIER_BYTES_MAX: usize = 63;
-/// Most that one statement of an agent may spill to the server's disk, where the host's role may say so.
-const TEMP_FILES_MAX: &str = "256MB";
 /// How long one migration may take: enough to build an index, short enough that a deploy answers.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a session may sit in a transaction without a statement. The host ends sessions with their task, after 20
 /// minutes at the latest; this is for hosts that hang.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(21 * 60);
+/// Most that one statement of an agent may spill to the server's disk, where the host's role may say so.
+const TEMP_FILES_MAX: &str = "256MB";
 /// The lock of `install`; those of agents are made from their names.
 const INSTALL_LOCK: i64 = 0x6167_656e_745f_686f;
 
