@@ -22,6 +22,8 @@ pub mod secrets;
 mod session;
 pub mod sql;
 pub mod tasks;
+#[cfg(test)]
+mod tests;
 
 pub use session::{Finished, Session, SessionPlan};
 

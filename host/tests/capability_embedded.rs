@@ -43,3 +43,39 @@ async fn a_killed_server_is_started_again_with_its_data() {
     server.stop().await;
     assert!(!data.path().join("postgres/data/postmaster.pid").exists(), "a clean stop leaves no lock");
 }
+
+/// Set in the process that plays the host that is killed: the folder of its server's data.
+const PLAY_HOST: &str = "CAPABILITY_TEST_DATA_DIR";
+
+#[tokio::test]
+async fn a_killed_host_leaves_no_server_behind() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    if let Ok(data) = std::env::var(PLAY_HOST) {
+        let server = embedded::Postgres::start(data.as_ref()).await.unwrap();
+        println!("server {}", server.pid());
+        std::future::pending::<()>().await;
+    }
+
+    let data = tempfile::tempdir().unwrap();
+    let mut host = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_killed_host_leaves_no_server_behind", "--nocapture"])
+        .env(PLAY_HOST, data.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(host.stdout.take().unwrap()).lines();
+    // The test harness may have begun the line.
+    let pid = lines.map_while(Result::ok).find_map(|line| line.split_once("server ").map(|(_, pid)| pid.to_owned()));
+    let process = std::path::PathBuf::from(format!("/proc/{}", pid.unwrap()));
+    assert!(process.exists());
+
+    host.kill().unwrap();
+    host.wait().unwrap();
+    let began = std::time::Instant::now();
+    while process.exists() {
+        assert!(began.elapsed() < std::time::Duration::from_secs(20), "the server outlives its host");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}

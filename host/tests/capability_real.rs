@@ -1,5 +1,7 @@
 //! The capabilities against real servers, at `DATABASE_URL` and `REDIS_URL`.
 
+#![expect(clippy::unwrap_used, reason = "a test helper, outside of what clippy takes for a test")]
+
 use agent_host::capability::cache::{self, RedisCache};
 use agent_host::capability::key_value::{self, RedisKeyValue};
 use agent_host::capability::redis::RedisConnections;
@@ -7,8 +9,8 @@ use agent_host::capability::sql::{self, Database, Postgres, PostgresConfig};
 
 /// The value of a variable. A test that cannot run says what is missing; it is not skipped.
 fn url(variable: &str) -> String {
-    std::env::var(variable)
-        .unwrap_or_else(|_| panic!("{variable} is not set: run `cargo xtask test`, or set {variable} to a server's URL"))
+    let missing = format!("{variable} is not set: run `cargo xtask test`, or set it to a server's URL");
+    std::env::var(variable).ok().ok_or(missing).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

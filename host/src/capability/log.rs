@@ -147,7 +147,11 @@ mod tests {
     fn a_long_line_is_cut_and_says_so() {
         let shown = escaped(&"x".repeat(10 << 20), LINE_BYTES_MAX);
         assert!(shown.len() < LINE_BYTES_MAX + 40, "{}", shown.len());
-        assert!(shown.ends_with(&format!("… ({} bytes more)", (10 << 20) - LINE_BYTES_MAX)), "{}", &shown[LINE_BYTES_MAX..]);
+        assert!(
+            shown.ends_with(&format!("… ({} bytes more)", (10 << 20) - LINE_BYTES_MAX)),
+            "{}",
+            &shown[LINE_BYTES_MAX..]
+        );
     }
 
     proptest! {

@@ -58,7 +58,9 @@ pub enum StartError {
         looked_in: String,
     },
     /// The data is of another version than any binaries found.
-    #[error("the data in {data} is of PostgreSQL {version}, which is not installed: install it, or move the folder away")]
+    #[error(
+        "the data in {data} is of PostgreSQL {version}, which is not installed: install it, or move the folder away"
+    )]
     OtherVersion {
         /// The data folder.
         data: PathBuf,
@@ -256,15 +258,8 @@ fn initialise(
         user.own(&password_file)?;
     }
     let pwfile = format!("--pwfile={}", password_file.display());
-    let arguments = [
-        "--username",
-        ROLE,
-        pwfile.as_str(),
-        "--auth=scram-sha-256",
-        "--encoding=UTF8",
-        "--locale=C",
-        "--pgdata",
-    ];
+    let arguments =
+        ["--username", ROLE, pwfile.as_str(), "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--pgdata"];
     let result = run("initdb", &binaries.initdb, &arguments, &fresh, user);
     // Whatever happened: the password must not lie about in the server user's name.
     let removed = std::fs::remove_file(&password_file).map_err(file("removing", &password_file));
@@ -287,10 +282,7 @@ async fn wait_for_predecessor(data: &Path) -> Result<(), StartError> {
 }
 
 /// Where the socket goes: beside the data, or, where that path is too long for a socket, in a folder for temporary files.
-fn socket_dir(
-    home: &Path,
-    user: Option<&ServerUser>,
-) -> Result<(PathBuf, Option<tempfile::TempDir>), StartError> {
+fn socket_dir(home: &Path, user: Option<&ServerUser>) -> Result<(PathBuf, Option<tempfile::TempDir>), StartError> {
     let beside = home.join("run");
     let name_bytes = ".s.PGSQL.".len() + PORT.to_string().len() + ".lock".len() + 1;
     let (path, temporary) = if beside.as_os_str().len() + name_bytes <= SOCKET_PATH_BYTES_MAX {

@@ -249,9 +249,8 @@ impl draft::batch::Host for View<'_> {
         keys: Vec<String>,
     ) -> wasmtime::Result<Result<Vec<Option<(String, Vec<u8>)>>, draft::store::Error>> {
         let values = self.kv_get_many(bucket, &keys).await?;
-        let paired = values.map(|values| {
-            keys.into_iter().zip(values).map(|(key, value)| value.map(|value| (key, value))).collect()
-        });
+        let paired = values
+            .map(|values| keys.into_iter().zip(values).map(|(key, value)| value.map(|value| (key, value))).collect());
         Ok(paired.map_err(Into::into))
     }
 

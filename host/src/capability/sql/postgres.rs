@@ -61,12 +61,7 @@ impl PostgresConfig {
     /// A server by its connect options, with the default limits.
     #[must_use]
     pub fn new(options: PgConnectOptions) -> Self {
-        Self {
-            options,
-            connections_max: 16,
-            connections_per_agent_max: 8,
-            acquire_timeout: Duration::from_secs(5),
-        }
+        Self { options, connections_max: 16, connections_per_agent_max: 8, acquire_timeout: Duration::from_secs(5) }
     }
 }
 

@@ -147,9 +147,7 @@ impl SqlSession {
         let connection = match self.connection.take() {
             // A lost transaction stays lost: its later statements must not run outside of it.
             Some(connection) if !(replaceable && connection.is_lost()) => connection,
-            Some(_) | None => {
-                reach.database.open(reach.plan.agent(), mode, reach.grant.statement_timeout).await?
-            }
+            Some(_) | None => reach.database.open(reach.plan.agent(), mode, reach.grant.statement_timeout).await?,
         };
         Ok(self.connection.insert(connection))
     }
@@ -164,7 +162,9 @@ impl SqlSession {
 
     /// Reads one batch of a streaming result into its buffer, or ends the stream.
     async fn read_batch(&mut self, id: u64) {
-        let Some(results) = self.results.iter_mut().find(|results| results.id == id && results.streaming) else { return };
+        let Some(results) = self.results.iter_mut().find(|results| results.id == id && results.streaming) else {
+            return;
+        };
         let Some(connection) = &mut self.connection else {
             results.streaming = false;
             return;
@@ -180,7 +180,9 @@ impl SqlSession {
                         break;
                     }
                     let bytes = row_bytes(&row);
-                    if results.bytes_read > RESULT_BYTES_MAX || self.buffered_bytes.saturating_add(bytes) > RESULT_BYTES_MAX {
+                    if results.bytes_read > RESULT_BYTES_MAX
+                        || self.buffered_bytes.saturating_add(bytes) > RESULT_BYTES_MAX
+                    {
                         over = Some(format!("the rows read and not yet taken are more than {RESULT_BYTES_MAX} bytes"));
                         break;
                     }

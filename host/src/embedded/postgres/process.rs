@@ -50,8 +50,8 @@ impl Process {
         let (started_sender, started) = std::sync::mpsc::channel();
         // The kernel sends the parent-death signal when the *thread* that started the process ends, so that thread is kept
         // until the process is gone.
-        let watch = std::thread::Builder::new().name("embedded-postgres".to_owned()).spawn(move || {
-            match command.spawn() {
+        let watch =
+            std::thread::Builder::new().name("embedded-postgres".to_owned()).spawn(move || match command.spawn() {
                 Ok(mut child) => {
                     let _ = started_sender.send(Ok(child.id()));
                     let status = child.wait();
@@ -61,8 +61,7 @@ impl Process {
                 Err(error) => {
                     let _ = started_sender.send(Err(error));
                 }
-            }
-        });
+            });
         watch.map_err(file("starting a thread for", postgres))?;
         let started = started.recv().unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into()));
         Ok(Self { pid: started.map_err(file("starting", postgres))?, ended })

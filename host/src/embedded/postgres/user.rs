@@ -38,7 +38,8 @@ impl ServerUser {
 
     /// Gives the user a file or folder.
     pub(super) fn own(&self, path: &Path) -> Result<(), StartError> {
-        std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid)).map_err(file("giving to the server's user", path))
+        std::os::unix::fs::chown(path, Some(self.uid), Some(self.gid))
+            .map_err(file("giving to the server's user", path))
     }
 
     /// Lets the user pass through the folder and the one that it is in, which are the host's own, and checks those above,

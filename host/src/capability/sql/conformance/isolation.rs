@@ -157,10 +157,10 @@ async fn dead_connections_are_replaced(database: &dyn Database, agent: &AgentNam
     assert_eq!(own, victim);
     other.finish(true).await.unwrap();
     // An operator ends the idle one.
-    rows(&mut connection, "SELECT pg_terminate_backend($1)", &[others.clone()]).await.unwrap();
+    rows(&mut connection, "SELECT pg_terminate_backend($1)", std::slice::from_ref(&others)).await.unwrap();
     let gone = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1";
     let began = Instant::now();
-    while one(&mut connection, gone, &[others.clone()]).await != Value::Int64(0) {
+    while one(&mut connection, gone, std::slice::from_ref(&others)).await != Value::Int64(0) {
         assert!(began.elapsed() < PATIENCE);
     }
     // Nobody notices.

@@ -12,7 +12,8 @@ use crate::task::AgentName;
 const ROWS_MAX: u32 = 20_000;
 
 pub(super) async fn exercise(database: &dyn Database) {
-    let agent = agent(database, "results", "CREATE TABLE t (n int); INSERT INTO t SELECT generate_series(1, 5000)").await;
+    let agent =
+        agent(database, "results", "CREATE TABLE t (n int); INSERT INTO t SELECT generate_series(1, 5000)").await;
     let task = plan(&agent, "task");
     streaming(database, &task).await;
     interleaving(database, &task).await;

@@ -84,7 +84,8 @@ async fn failures(database: &dyn Database, agent: &AgentName) {
     assert_eq!(sqlstate(&rows(&mut connection, statement, &[]).await.unwrap_err()), "22012");
     connection.finish(false).await.unwrap();
 
-    for (statement, state) in [("SELEC 1", "42601"), ("SELECT * FROM absent", "42P01"), ("SELECT 1; SELECT 2", "42601")] {
+    for (statement, state) in [("SELEC 1", "42601"), ("SELECT * FROM absent", "42P01"), ("SELECT 1; SELECT 2", "42601")]
+    {
         let mut connection = open(database, agent).await;
         assert_eq!(sqlstate(&execute(&mut connection, statement).await.unwrap_err()), state, "{statement}");
         connection.finish(false).await.unwrap();

@@ -8,7 +8,7 @@ pub(super) async fn exercise(database: &dyn Database) {
     let mut connection = open(database, &agent).await;
 
     for (of, value, text) in cases() {
-        let back = one(&mut connection, &format!("SELECT $1::{of}"), &[value.clone()]).await;
+        let back = one(&mut connection, &format!("SELECT $1::{of}"), std::slice::from_ref(&value)).await;
         assert_eq!(back, value, "{of}");
         let shown = one(&mut connection, &format!("SELECT $1::{of}::text"), &[value]).await;
         assert_eq!(shown, Value::Text(text.to_owned()), "{of}");
@@ -23,7 +23,7 @@ pub(super) async fn exercise(database: &dyn Database) {
 
     for (of, given) in refusals() {
         let mut connection = open(database, &agent).await;
-        let error = rows(&mut connection, &format!("SELECT $1::{of}"), &[given.clone()]).await.unwrap_err();
+        let error = rows(&mut connection, &format!("SELECT $1::{of}"), std::slice::from_ref(&given)).await.unwrap_err();
         assert!(matches!(error, SqlError::BadParameter(_)), "{of} {given:?}: {error:?}");
         // Nothing was sent, so the transaction goes on.
         assert_eq!(one(&mut connection, "SELECT 1", &[]).await, Value::Int32(1));
@@ -82,11 +82,19 @@ fn cases() -> Vec<(&'static str, Value, &'static str)> {
         ("time", Value::Time(time), "23:59:58.123456"),
         ("timestamp", Value::DateTime(DateTime { date, time }), "2024-02-29 23:59:58.123456"),
         ("timestamptz", Value::DateTime(DateTime { date, time }), "2024-02-29 23:59:58.123456+00"),
-        ("uuid", Value::Uuid("6f1c0d3a-0c3b-4f8e-9d6a-000000000001".to_owned()), "6f1c0d3a-0c3b-4f8e-9d6a-000000000001"),
+        (
+            "uuid",
+            Value::Uuid("6f1c0d3a-0c3b-4f8e-9d6a-000000000001".to_owned()),
+            "6f1c0d3a-0c3b-4f8e-9d6a-000000000001",
+        ),
         ("json", Value::Json(b"{\"a\" : 1}".to_vec()), "{\"a\" : 1}"),
         ("jsonb", Value::Json(b"{\"a\": [1, null]}".to_vec()), "{\"a\": [1, null]}"),
         ("numeric", decimal("0"), "0"),
-        ("numeric", decimal("-12345678901234567890123456789012345678.000100"), "-12345678901234567890123456789012345678.000100"),
+        (
+            "numeric",
+            decimal("-12345678901234567890123456789012345678.000100"),
+            "-12345678901234567890123456789012345678.000100",
+        ),
         ("numeric", decimal("0.00001"), "0.00001"),
         ("numeric", decimal("100000000"), "100000000"),
         ("numeric", decimal("NaN"), "NaN"),
@@ -94,7 +102,11 @@ fn cases() -> Vec<(&'static str, Value, &'static str)> {
         ("int4[]", Value::ArrayInt32(Vec::new()), "{}"),
         ("int8[]", Value::ArrayInt64(vec![Some(i64::MAX)]), "{9223372036854775807}"),
         ("numeric[]", Value::ArrayDecimal(vec![Some("1.50".to_owned()), None]), "{1.50,NULL}"),
-        ("text[]", Value::ArrayText(vec![Some("a,\"b".to_owned()), None, Some(String::new())]), "{\"a,\\\"b\",NULL,\"\"}"),
+        (
+            "text[]",
+            Value::ArrayText(vec![Some("a,\"b".to_owned()), None, Some(String::new())]),
+            "{\"a,\\\"b\",NULL,\"\"}",
+        ),
         ("varchar[]", Value::ArrayText(vec![Some("x".to_owned())]), "{x}"),
     ]
 }

@@ -17,7 +17,8 @@ use crate::manifest::TransactionMode;
 
 /// Ends a transaction's session state in the same round trip as the transaction. Not `DISCARD ALL`: that drops the
 /// prepared statements, which the driver goes on using.
-const RESET: &str = "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; RESET ALL";
+const RESET: &str =
+    "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; RESET ALL";
 /// What the host waits beyond `statement_timeout` for PostgreSQL to enforce it, before it does so itself: an agent can
 /// change the setting, not this.
 const STATEMENT_GRACE: Duration = Duration::from_secs(1);
@@ -46,11 +47,14 @@ enum State {
 
 /// A running query: it owns the connection until its last row has been read.
 struct Stream {
-    driver: Option<Pin<Box<dyn Future<Output = (Live, Result<(), SqlError>)> + Send>>>,
+    driver: Option<Pin<Box<dyn Future<Output = Ended> + Send>>>,
     batches: mpsc::Receiver<RowBatch>,
     /// How the query ended, kept until its rows have been given out.
-    ended: Option<(Live, Result<(), SqlError>)>,
+    ended: Option<Ended>,
 }
+
+/// The connection after a query, and how the query ended.
+type Ended = (Live, Result<(), SqlError>);
 
 impl PostgresConnection {
     /// A connection of the agent, in a transaction where the mode says so.

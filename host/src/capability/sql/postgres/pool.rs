@@ -158,7 +158,8 @@ impl AgentPool {
             Ok(Err(error)) => return Err(unavailable("no connection to the database could be made", error.into())),
             Err(elapsed) => return Err(unavailable("no connection to the database could be made", elapsed.into())),
         };
-        let running = Running { pid, role: self.options.get_username().to_owned(), admin: self.admin.clone(), now: false };
+        let running =
+            Running { pid, role: self.options.get_username().to_owned(), admin: self.admin.clone(), now: false };
         Ok(Live {
             connection,
             running,

@@ -147,7 +147,8 @@ pub(super) async fn provision(
 async fn make_role(connection: &mut PgConnection, login: &Login) -> Result<(), sqlx::Error> {
     let Login { role, schema, password } = login;
     // Identifiers cannot be parameters; these hold only a-z, 0-9, '-' and '_'.
-    let known = sqlx::query("SELECT 1 FROM pg_roles WHERE rolname = $1").bind(role).fetch_optional(&mut *connection).await?;
+    let known =
+        sqlx::query("SELECT 1 FROM pg_roles WHERE rolname = $1").bind(role).fetch_optional(&mut *connection).await?;
     let mut statements = String::from("SET client_min_messages = warning;\n");
     if known.is_none() {
         let _ = writeln!(
@@ -164,11 +165,16 @@ async fn make_role(connection: &mut PgConnection, login: &Login) -> Result<(), s
         let _ = writeln!(statements, "GRANT \"{role}\" TO CURRENT_USER;");
     }
     let _ = writeln!(statements, "CREATE SCHEMA IF NOT EXISTS \"{schema}\" AUTHORIZATION \"{role}\";");
-    let version: i32 =
-        sqlx::query("SELECT current_setting('server_version_num')::int").fetch_one(&mut *connection).await?.try_get(0)?;
+    let version: i32 = sqlx::query("SELECT current_setting('server_version_num')::int")
+        .fetch_one(&mut *connection)
+        .await?
+        .try_get(0)?;
     let idle_ms = IDLE_IN_TRANSACTION_TIMEOUT.as_millis().to_string();
-    let mut settings =
-        vec![("search_path", schema.as_str()), ("idle_in_transaction_session_timeout", &idle_ms), ("client_min_messages", "error")];
+    let mut settings = vec![
+        ("search_path", schema.as_str()),
+        ("idle_in_transaction_session_timeout", &idle_ms),
+        ("client_min_messages", "error"),
+    ];
     if version >= 140_000 {
         // A backend notices within this time that its host is gone.
         settings.push(("client_connection_check_interval", "2s"));
@@ -177,7 +183,8 @@ async fn make_role(connection: &mut PgConnection, login: &Login) -> Result<(), s
         // Only a superuser may set it; and so the agent cannot lift it.
         settings.push(("temp_file_limit", TEMP_FILES_MAX));
     }
-    let database: String = sqlx::query("SELECT current_database()::text").fetch_one(&mut *connection).await?.try_get(0)?;
+    let database: String =
+        sqlx::query("SELECT current_database()::text").fetch_one(&mut *connection).await?.try_get(0)?;
     let database = database.replace('"', "\"\"");
     for (name, value) in settings {
         let value = if name == "search_path" { format!("\"{value}\"") } else { format!("'{value}'") };
@@ -197,11 +204,12 @@ async fn apply(
         what: "the record of applied migrations could not be read",
         source: error.into(),
     };
-    let applied: Vec<(String, String)> = sqlx::query_as("SELECT name, digest FROM agent_host.sql_migrations WHERE role = $1")
-        .bind(&login.role)
-        .fetch_all(&mut *admin)
-        .await
-        .map_err(unavailable)?;
+    let applied: Vec<(String, String)> =
+        sqlx::query_as("SELECT name, digest FROM agent_host.sql_migrations WHERE role = $1")
+            .bind(&login.role)
+            .fetch_all(&mut *admin)
+            .await
+            .map_err(unavailable)?;
     let mut new = Vec::new();
     for migration in migrations {
         let digest = hex(&Sha256::digest(&migration.sql));

@@ -4,8 +4,7 @@
 //! what confines an agent, which is its login role.
 
 /// Statements that end or split the transaction that the host holds.
-const TRANSACTION_CONTROL: [&str; 8] =
-    ["BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"];
+const TRANSACTION_CONTROL: [&str; 8] = ["BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"];
 /// Statements that change what the connection holds for the host: its prepared statements, its protocol.
 const CONNECTION_CONTROL: [&str; 7] = ["COPY", "PREPARE", "EXECUTE", "DEALLOCATE", "DISCARD", "LISTEN", "LOAD"];
 
@@ -19,7 +18,9 @@ pub(super) fn refusal(statement: &str) -> Option<String> {
         ));
     }
     if CONNECTION_CONTROL.contains(&word.as_str()) {
-        return Some(format!("{word} is not offered: every statement is prepared by the host, and its rows are streamed"));
+        return Some(format!(
+            "{word} is not offered: every statement is prepared by the host, and its rows are streamed"
+        ));
     }
     None
 }
@@ -84,7 +85,9 @@ mod tests {
         ] {
             assert!(refusal(statement).is_some(), "{statement}");
         }
-        for statement in ["select 1", "(select 1)", "with x as (select 1) select * from x", "", "-- begin", "/* commit", "beginning"] {
+        for statement in
+            ["select 1", "(select 1)", "with x as (select 1) select * from x", "", "-- begin", "/* commit", "beginning"]
+        {
             assert_eq!(refusal(statement), None, "{statement}");
         }
     }

@@ -108,8 +108,7 @@ fn date_time(microseconds: i64) -> Result<DateTime, String> {
 fn time(microseconds: i64) -> Result<Time, String> {
     let second = u32::try_from(microseconds.div_euclid(1_000_000)).ok();
     let nanosecond = u32::try_from(microseconds.rem_euclid(1_000_000)).unwrap_or(0).saturating_mul(1_000);
-    let time =
-        second.and_then(|second| chrono::NaiveTime::from_num_seconds_from_midnight_opt(second, nanosecond));
+    let time = second.and_then(|second| chrono::NaiveTime::from_num_seconds_from_midnight_opt(second, nanosecond));
     // PostgreSQL alone has 24:00.
     Ok(time_of(time.ok_or_else(|| "the time 24:00 has no counterpart: cast it with ::text".to_owned())?))
 }
@@ -143,7 +142,11 @@ fn array<T>(bytes: &[u8], item: &dyn Fn(&[u8]) -> Option<T>) -> Result<Vec<Optio
     match dimensions {
         0 => return Ok(Vec::new()),
         1 => {}
-        _ => return Err("an array of several dimensions has no counterpart: unnest it, or cast it with ::text".to_owned()),
+        _ => {
+            return Err(
+                "an array of several dimensions has no counterpart: unnest it, or cast it with ::text".to_owned()
+            );
+        }
     }
     let (count, _lower_bound) = (word(&mut rest)?, word(&mut rest)?);
     let mut items = Vec::new();

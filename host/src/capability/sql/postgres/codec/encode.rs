@@ -55,7 +55,9 @@ pub(in super::super) fn encode(value: &Value, of: &PgTypeInfo, number: usize) ->
     };
     let wrong = || {
         let (name, given) = (of.name(), name(value));
-        format!("parameter ${number} is of type {name} and cannot be given as {given} without loss; `${number}::text::{name}` takes text")
+        format!(
+            "parameter ${number} is of type {name} and cannot be given as {given} without loss; `${number}::text::{name}` takes text"
+        )
     };
     bytes.map(|bytes| Bound(Some(bytes))).ok_or_else(wrong)
 }
@@ -172,9 +174,7 @@ fn as_timestamp(value: &Value) -> Option<i64> {
             let days = i64::from(days(*date)?);
             days.checked_mul(24 * 3600)?.checked_mul(MICROSECONDS_PER_SECOND)?.checked_add(microseconds(*time)?)
         }
-        Value::Timestamp(seconds) => {
-            seconds.checked_sub(EPOCH_UNIX_SECONDS)?.checked_mul(MICROSECONDS_PER_SECOND)
-        }
+        Value::Timestamp(seconds) => seconds.checked_sub(EPOCH_UNIX_SECONDS)?.checked_mul(MICROSECONDS_PER_SECOND),
         _ => None,
     }
 }
@@ -185,8 +185,7 @@ fn days(date: Date) -> Option<i32> {
 }
 
 fn microseconds(time: Time) -> Option<i64> {
-    let time =
-        NaiveTime::from_hms_nano_opt(time.hour.into(), time.minute.into(), time.second.into(), time.nanosecond)?;
+    let time = NaiveTime::from_hms_nano_opt(time.hour.into(), time.minute.into(), time.second.into(), time.nanosecond)?;
     time.signed_duration_since(NaiveTime::MIN).num_microseconds()
 }
 
@@ -221,10 +220,7 @@ fn text_array(value: &Value, of: u32) -> Option<Vec<u8>> {
 }
 
 /// A one-dimensional array; nothing where an item does not convert.
-fn array(
-    item_type: u32,
-    items: impl ExactSizeIterator<Item = Result<Option<Vec<u8>>, ()>>,
-) -> Option<Vec<u8>> {
+fn array(item_type: u32, items: impl ExactSizeIterator<Item = Result<Option<Vec<u8>>, ()>>) -> Option<Vec<u8>> {
     let count = i32::try_from(items.len()).ok()?;
     let mut out = Vec::with_capacity(items.len().saturating_mul(12).saturating_add(20));
     // Dimensions, whether there may be NULLs, the items' type, their number, the first index.

@@ -133,10 +133,13 @@ mod tests {
     #[test]
     fn numbers_read_back_as_they_were_written() {
         let long = format!("-{}.{}", "9".repeat(5_000), "1".repeat(3_000));
-        for text in ["0", "1", "-1", "10000", "9999", "12345678.9", "0.0001", "0.00001", "100.00", "0.50", "NaN", &long] {
+        for text in ["0", "1", "-1", "10000", "9999", "12345678.9", "0.0001", "0.00001", "100.00", "0.50", "NaN", &long]
+        {
             assert_eq!(decode(&encode(text).unwrap()).unwrap(), text, "{text}");
         }
-        for (text, plain) in [("1e3", "1000"), ("1.5e-3", "0.0015"), ("+7", "7"), (".5", "0.5"), ("-0", "0"), ("007", "7")] {
+        for (text, plain) in
+            [("1e3", "1000"), ("1.5e-3", "0.0015"), ("+7", "7"), (".5", "0.5"), ("-0", "0"), ("007", "7")]
+        {
             assert_eq!(decode(&encode(text).unwrap()).unwrap(), plain, "{text}");
         }
         for bad in ["", "-", ".", "1.2.3", "1,5", "0x10", "1e", "1e999999", " 1", "nan", "١"] {
