@@ -8,8 +8,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent_host::agent::{Engine, EngineConfig, Loader, MemoryLedger, Revision, Runner, RunnerConfig};
+use agent_host::capability::cache::MemoryCache;
+use agent_host::capability::files::Folders;
+use agent_host::capability::key_value::MemoryKeyValue;
+use agent_host::capability::secrets::EnvironmentSecrets;
+use agent_host::capability::sql::LazyDatabase;
+use agent_host::capability::{Backends, Capabilities};
 use agent_host::manifest::Manifest;
-use agent_host::task::{Outcome, Task};
+use agent_host::task::{AgentName, Outcome, Task};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
@@ -67,6 +73,17 @@ async fn hosted(runner: Runner, revision: Arc<Revision>) {
     assert!(matches!(completion.outcome, Outcome::Succeeded(Some(output)) if output.body == BODY));
 }
 
+/// Nothing real behind the capabilities: echo uses none.
+fn embedded_capabilities() -> Capabilities {
+    Capabilities::new(Backends {
+        database: Arc::new(LazyDatabase::new(std::env::temp_dir())),
+        key_value: Arc::new(MemoryKeyValue::new()),
+        cache: Arc::new(MemoryCache::new()),
+        secrets: Arc::new(EnvironmentSecrets::default()),
+        directory: Arc::new(|_: &AgentName| false),
+    })
+}
+
 fn instance(criterion: &mut Criterion) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agents/echo");
     let module = std::fs::read(folder.join("echo.wasm")).expect("the echo agent is built: cargo xtask agents");
@@ -81,13 +98,15 @@ fn instance(criterion: &mut Criterion) {
     let pre = HostNativePre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
 
     let code = Loader::new(&engine).unwrap().compile(&module, &manifest).unwrap();
-    let revision = Arc::new(code.into_revision(1, String::new(), manifest));
+    let capabilities = embedded_capabilities();
+    let revision = code.into_revision(1, String::new(), manifest, &capabilities, Folders::default());
+    let revision = Arc::new(revision);
     let config = RunnerConfig { instances_max: INSTANCES_MAX, hostcall_bytes_max: 16 << 20 };
     let runner = Runner::new(
         &config,
         engine.clone(),
         MemoryLedger::new(300 << 20),
-        agent_host::capability::Capabilities::embedded(),
+        capabilities,
         threads.handle().clone(),
     );
 

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::agent::{Engine, EngineConfig, Loader, MemoryLedger, Runner, RunnerConfig};
 use crate::agents::Agents;
+use crate::capability::files::FilesRoot;
 use crate::cli::{Composition, StartError};
 use crate::config::{Backend, Config};
 use crate::delivery::{Broker, PublishError, Route, Submitter, envelope};
@@ -132,6 +133,8 @@ impl App {
             catalog: Arc::clone(&backends.catalog),
             broker: Arc::clone(&backends.broker),
             capabilities,
+            files: FilesRoot::open(config.files_root.as_deref())
+                .map_err(|error| StartError::Unavailable(vec![format!("AGENT_HOST_FILES_ROOT: {error}")]))?,
             dispatcher: Arc::clone(&dispatcher),
             instances_max: INSTANCES_MAX,
             deployed,

@@ -13,6 +13,7 @@
 
 pub mod cache;
 pub mod config;
+pub mod files;
 pub mod key_value;
 pub mod log;
 mod memory;

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::agent::{Loader, Revision, Runner};
 use crate::agents::{AgentInfo, Agents, DeployError, Deployed, Upload};
 use crate::capability::Capabilities;
+use crate::capability::files::FilesRoot;
 use crate::catalog::{Added, Catalog, CatalogError, NewRevision, StoredRevision};
 use crate::delivery::{Broker, BrokerError};
 use crate::dispatch::{AgentSlot, Dispatcher};
@@ -32,6 +33,8 @@ pub struct Deployer {
     pub broker: Arc<dyn Broker>,
     /// What agents may use: their schemas are made here, their secrets looked for.
     pub capabilities: Capabilities,
+    /// Where folders are granted.
+    pub files: FilesRoot,
     /// What runs their tasks.
     pub dispatcher: Arc<Dispatcher>,
     /// Most instances alive at once on this host; no agent needs a larger prefetch.

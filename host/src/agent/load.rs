@@ -7,6 +7,7 @@ use wasmtime::component::{Component, Linker};
 
 use super::engine::Engine;
 use super::state::InstanceState;
+use crate::capability::files::Folders;
 use crate::capability::{self, Capabilities, SessionPlan};
 use crate::manifest::{Manifest, Shape};
 use crate::task::AgentName;
@@ -44,6 +45,7 @@ pub struct Revision {
     pub manifest: Arc<Manifest>,
     pub(super) code: Code,
     pub(super) plan: Arc<SessionPlan>,
+    pub(super) folders: Folders,
     /// Largest memory seen in use, which is what the next task reserves.
     memory_bytes_seen: Arc<AtomicU64>,
 }
@@ -83,6 +85,7 @@ impl Code {
         digest: String,
         manifest: Arc<Manifest>,
         capabilities: &Capabilities,
+        folders: Folders,
     ) -> Revision {
         Revision {
             agent: manifest.agent.name.clone(),
@@ -90,6 +93,7 @@ impl Code {
             digest,
             plan: capabilities.plan(&manifest.agent.name, number, Arc::clone(&manifest)),
             manifest,
+            folders,
             code: self,
             memory_bytes_seen: Arc::default(),
         }

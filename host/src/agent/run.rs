@@ -148,6 +148,10 @@ impl Runner {
         let limits = &revision.manifest.limits;
         let mut wasi = WasiCtxBuilder::new();
         wasi.max_random_size(RANDOM_BYTES_MAX);
+        if let Err(error) = revision.folders.preopen(&mut wasi) {
+            // The agent finds its folder missing, and its answer says so.
+            tracing::error!(agent = %revision.agent, %error, "a granted folder cannot be opened");
+        }
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
         let state = InstanceState {

@@ -9,6 +9,7 @@ use super::Deployer;
 use crate::agent::{Code, Revision};
 use crate::agents::{DeployError, Deployed};
 use crate::capability::Capabilities;
+use crate::capability::files::Folders;
 use crate::capability::secrets::variable;
 use crate::catalog::NewRevision;
 use crate::manifest::Manifest;
@@ -18,12 +19,13 @@ pub(super) struct Checked {
     code: Code,
     digest: String,
     manifest: Arc<Manifest>,
+    folders: Folders,
 }
 
 impl Checked {
     /// Gives it its number.
     pub(super) fn number(self, revision: u64, capabilities: &Capabilities) -> Revision {
-        self.code.into_revision(revision, self.digest, self.manifest, capabilities)
+        self.code.into_revision(revision, self.digest, self.manifest, capabilities, self.folders)
     }
 }
 
@@ -65,7 +67,12 @@ impl Deployer {
             .await
             .map_err(|panicked| DeployError::Module(format!("the compiler failed: {panicked}")))?
             .map_err(|error| DeployError::Module(error.to_string()))?;
-        let trial = Arc::new(code.clone().into_revision(0, content.digest.clone(), Arc::clone(&manifest), &self.capabilities));
+        let folders = || {
+            self.files.grant(&manifest.grants.files).map_err(|error| DeployError::Grant(error.to_string()))
+        };
+        let digest = content.digest.clone();
+        let trial = code.clone().into_revision(0, digest, Arc::clone(&manifest), &self.capabilities, folders()?);
+        let trial = Arc::new(trial);
         self.runner.try_start(&trial).await.map_err(|error| DeployError::Module(error.to_string()))?;
         if !manifest.grants.sql.is_empty() {
             self.capabilities.backends().database
@@ -74,7 +81,7 @@ impl Deployer {
                 .map_err(|error| DeployError::Schema(error.to_string()))?;
         }
         self.broker.declare(&content.agent).await.map_err(DeployError::Broker)?;
-        Ok(Checked { code, digest: content.digest.clone(), manifest })
+        Ok(Checked { code, digest: content.digest.clone(), folders: folders()?, manifest })
     }
 
     /// What the manifest asks for and this host cannot give.
@@ -90,9 +97,6 @@ impl Deployer {
             .collect();
         if !manifest.grants.allowed_outbound_hosts.is_empty() {
             problems.push("grants.allowed_outbound_hosts: this version gives agents no outbound HTTP".to_owned());
-        }
-        if !manifest.grants.files.is_empty() {
-            problems.push("grants.files: this version gives agents no folders".to_owned());
         }
         if manifest.pool.max_invocations > 1 {
             problems.push("pool.max_invocations: this version runs every task in a fresh instance; set it to 1".to_owned());

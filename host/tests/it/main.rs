@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod common;
+mod files;
 mod foreign_client;
 mod http_api;
 mod lifecycle;
