@@ -416,6 +416,11 @@ async fn connections_are_remade() {
 mod relay {
     //! A TCP relay in front of the broker that cuts and refuses connections on request.
 
+    #![allow(
+        clippy::unwrap_used,
+        reason = "test code: a broken expectation ends the test"
+    )]
+
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::watch;
 

@@ -108,7 +108,7 @@ pub async fn every_message_gets_its_own_verdict(fixture: &dyn Fixture) {
         match verdict {
             Ok(()) => assert!(n % 2 == 0, "message {n} went nowhere and was called safe"),
             Err(PublishError::Unroutable { .. }) => {
-                assert!(n % 2 == 1, "message {n} is safe and was called lost")
+                assert!(n % 2 == 1, "message {n} is safe and was called lost");
             }
             Err(error) => panic!("message {n}: {error:?}"),
         }
