@@ -167,16 +167,21 @@ impl MemoryBroker {
 
     fn reply(&self, routing_key: String, message: Message) -> Result<(), PublishError> {
         let mut state = self.shared.state();
-        let sent = state
-            .replies
-            .get(&routing_key)
-            .map(|queue| queue.try_send(message));
+        let queue = state.replies.get(&routing_key);
+        // Of the error only its kind matters: it carries the whole message.
+        let sent = queue.map(|queue| match queue.try_reserve() {
+            Ok(place) => {
+                place.send(message);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        });
         match sent {
             Some(Ok(())) => Ok(()),
-            Some(Err(mpsc::error::TrySendError::Full(_))) => Err(unavailable(
+            Some(Err(mpsc::error::TrySendError::Full(()))) => Err(unavailable(
                 "the reply queue is full: its owner does not read it",
             )),
-            Some(Err(mpsc::error::TrySendError::Closed(_))) | None => {
+            Some(Err(mpsc::error::TrySendError::Closed(()))) | None => {
                 state.replies.remove(&routing_key);
                 Err(PublishError::Unroutable { route: routing_key })
             }

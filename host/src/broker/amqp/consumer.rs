@@ -52,10 +52,10 @@ pub(super) async fn supervise<T, F: Fn(Delivery, &str) -> Option<T>>(
         match end {
             Ok(End::Stopped) => return,
             Ok(End::Lost(reason)) => {
-                tracing::warn!(queue = source.queue, reason, "lost a consumer; remaking it")
+                tracing::warn!(queue = source.queue, reason, "lost a consumer; remaking it");
             }
             Err(error) => {
-                tracing::warn!(queue = source.queue, %error, "a queue could not be consumed; trying again")
+                tracing::warn!(queue = source.queue, %error, "a queue could not be consumed; trying again");
             }
         }
         if began.elapsed() > config.reconnect_max {

@@ -83,14 +83,18 @@ pub async fn what_no_queue_takes_is_unroutable(fixture: &dyn Fixture) {
 
 /// With many in flight, the ones that no queue takes are told apart from the others, each of them.
 pub async fn every_message_gets_its_own_verdict(fixture: &dyn Fixture) {
-    const PAIRS: u64 = 1500;
+    // So many, and one unroutable among ten, because confirms and returns overtake each other only now and then: under
+    // a driver's own pairing a handful of these get the wrong verdict.
+    const MESSAGES: u64 = 20_000;
+    const ONE_IN: u64 = 10;
     let (agent, nobody) = (declared(fixture).await, fixture.agent());
-    let attempts = (0..PAIRS * 2).map(|n| {
+    let is_lost = |n: u64| n.is_multiple_of(ONE_IN);
+    let attempts = (0..MESSAGES).map(|n| {
         let (agent, id) = (
-            if n % 2 == 0 {
-                agent.clone()
-            } else {
+            if is_lost(n) {
                 nobody.clone()
+            } else {
+                agent.clone()
             },
             format!("m{n}"),
         );
@@ -106,22 +110,15 @@ pub async fn every_message_gets_its_own_verdict(fixture: &dyn Fixture) {
     });
     for (n, verdict) in within("the verdicts", join_all(attempts)).await {
         match verdict {
-            Ok(()) => assert!(n % 2 == 0, "message {n} went nowhere and was called safe"),
+            Ok(()) => assert!(!is_lost(n), "message {n} went nowhere and was called safe"),
             Err(PublishError::Unroutable { .. }) => {
-                assert!(n % 2 == 1, "message {n} is safe and was called lost")
+                assert!(is_lost(n), "message {n} is safe and was called lost");
             }
             Err(error) => panic!("message {n}: {error:?}"),
         }
     }
-    until_depth(
-        fixture,
-        &agent,
-        QueueDepth {
-            ready: PAIRS,
-            dead: 0,
-        },
-    )
-    .await;
+    let ready = MESSAGES - MESSAGES / ONE_IN;
+    until_depth(fixture, &agent, QueueDepth { ready, dead: 0 }).await;
 }
 
 /// The default exchange with the sender's routing key.

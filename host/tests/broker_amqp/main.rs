@@ -2,6 +2,9 @@
 //!
 //! Needs `AMQP_URL`; `cargo xtask test` starts a broker and sets it.
 
+mod raw;
+mod relay;
+
 use std::time::Duration;
 
 use agent_host::broker::amqp::fixture::AmqpFixture;
@@ -240,6 +243,43 @@ async fn foreign_messages_arrive() {
     fixture.clean_up().await;
 }
 
+/// Header tables that no decent client sends: each arrives as a message, and the connection stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_header_tables_arrive() {
+    let fixture = AmqpFixture::connect().await;
+    let agent = fixture.agent();
+    let mut consumer = fixture.broker().consume(&agent, 5).await.unwrap();
+    within("live", consumer.live.wait_for(|live| *live))
+        .await
+        .unwrap();
+    let mut client = raw::Client::connect(&AmqpFixture::url()).await;
+    for depth in [10, 1_000, 26_000] {
+        client
+            .publish(
+                agent.as_str(),
+                &raw::entry(b"deep", &raw::nested_arrays(depth)),
+                b"",
+            )
+            .await;
+    }
+    client
+        .publish(
+            agent.as_str(),
+            &raw::entry(b"\xff\xfe", b"I\0\0\0\x07"),
+            b"",
+        )
+        .await;
+    client.publish(agent.as_str(), b"", b"\xff\xff").await;
+    for _ in 0..5 {
+        let delivery = within("a delivery", consumer.deliveries.recv())
+            .await
+            .unwrap();
+        assert!(!delivery.redelivered);
+        delivery.receipt.acknowledge();
+    }
+    fixture.clean_up().await;
+}
+
 #[tokio::test]
 async fn a_connect_that_fails_says_what_to_check() {
     let url = AmqpFixture::url();
@@ -410,64 +450,5 @@ async fn connections_are_remade() {
             .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
             .await
             .unwrap();
-    }
-}
-
-mod relay {
-    //! A TCP relay in front of the broker that cuts and refuses connections on request.
-
-    use tokio::net::{TcpListener, TcpStream};
-    use tokio::sync::watch;
-
-    pub(crate) struct Relay {
-        url: String,
-        allowed: watch::Sender<bool>,
-    }
-
-    impl Relay {
-        pub(crate) async fn start(broker: &str) -> Self {
-            let mut uri: lapin::uri::AMQPUri = broker.parse().unwrap();
-            let target = (uri.authority.host.clone(), uri.authority.port);
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            uri.authority.host = "127.0.0.1".to_owned();
-            uri.authority.port = listener.local_addr().unwrap().port();
-            let (allowed, watched) = watch::channel(true);
-            tokio::spawn(async move {
-                while let Ok((client, _)) = listener.accept().await {
-                    if *watched.borrow() {
-                        tokio::spawn(pass(client, target.clone(), watched.clone()));
-                    }
-                }
-            });
-            Self {
-                url: uri.to_string(),
-                allowed,
-            }
-        }
-
-        pub(crate) fn url(&self) -> String {
-            self.url.clone()
-        }
-
-        /// Cuts every connection and takes no more.
-        pub(crate) fn refuse(&self) {
-            self.allowed.send_replace(false);
-        }
-
-        pub(crate) fn allow(&self) {
-            self.allowed.send_replace(true);
-        }
-    }
-
-    async fn pass(
-        mut client: TcpStream,
-        target: (String, u16),
-        mut allowed: watch::Receiver<bool>,
-    ) {
-        let mut broker = TcpStream::connect(target).await.unwrap();
-        tokio::select! {
-            _ = tokio::io::copy_bidirectional(&mut client, &mut broker) => {}
-            _ = allowed.wait_for(|allowed| !allowed) => {}
-        }
     }
 }
