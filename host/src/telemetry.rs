@@ -20,8 +20,9 @@ pub enum LogFormat {
 /// What is logged where `RUST_LOG` says nothing: our own progress, and only the warnings of libraries.
 const FILTER_DEFAULT: &str = "warn,agent_host=info,agent=info";
 
-/// An agent can have PostgreSQL send notices whose text the driver would log as it is: forged log lines.
-const GUEST_NOTICES_OFF: &str = "sqlx::postgres::notice=off";
+/// What drivers would log of other people's text, as it is: PostgreSQL's notices, which an agent can have sent, and whole
+/// messages that the broker returns. Both could forge log lines.
+const FOREIGN_TEXT_OFF: [&str; 2] = ["sqlx::postgres::notice=off", "lapin::returned_messages=off"];
 
 /// Starts logging to standard error; standard output belongs to commands' results.
 ///
@@ -29,8 +30,11 @@ const GUEST_NOTICES_OFF: &str = "sqlx::postgres::notice=off";
 /// A `RUST_LOG` that is no filter.
 pub fn init_logs(format: LogFormat, filter: Option<&str>) -> Result<(), String> {
     let filter = filter.filter(|filter| !filter.trim().is_empty()).unwrap_or(FILTER_DEFAULT);
+    let without_foreign_text = |filter: EnvFilter| {
+        FOREIGN_TEXT_OFF.iter().try_fold(filter, |filter, off| Ok(filter.add_directive(off.parse()?)))
+    };
     let filter = EnvFilter::try_new(filter)
-        .and_then(|filter| Ok(filter.add_directive(GUEST_NOTICES_OFF.parse()?)))
+        .and_then(without_foreign_text)
         .map_err(|error| format!("RUST_LOG={filter:?} is no filter ({error}); expected for example \"info\""))?;
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);

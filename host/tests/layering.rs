@@ -99,14 +99,17 @@ fn imports(prefix: &str) -> Vec<(String, String, usize, String)> {
         for (number, line) in text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
             for (position, _) in code.match_indices(prefix) {
-                let before = code.get(..position).unwrap_or_default().chars().next_back();
-                if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+                let before = code.get(..position).unwrap_or_default();
+                let in_a_string = before.matches('"').count() % 2 == 1;
+                let before = before.chars().next_back();
+                if in_a_string || before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
                     continue;
                 }
                 let rest = code.get(position + prefix.len()..).unwrap_or_default();
                 let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                // A path by module, not a re-exported item or a macro of the crate root.
-                if name.chars().next().is_some_and(char::is_lowercase) || prefix != "crate::" {
+                // A path by module, not a macro of the crate root.
+                let is_macro = rest.get(name.len()..).is_some_and(|rest| rest.starts_with('!'));
+                if !is_macro {
                     found.push((module.clone(), path.display().to_string(), number + 1, name));
                 }
             }
@@ -115,7 +118,7 @@ fn imports(prefix: &str) -> Vec<(String, String, usize, String)> {
     found
 }
 
-/// (top-level module, file) of every source file but `main.rs` and `lib.rs`.
+/// (top-level module, file) of every source file but `main.rs`, `lib.rs` and tests.
 fn files() -> Vec<(String, PathBuf)> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -128,9 +131,11 @@ fn files() -> Vec<(String, PathBuf)> {
                 continue;
             }
             let relative = path.strip_prefix(&source).unwrap();
+            // Tests may put any two things together.
+            let is_test = path.file_stem().is_some_and(|stem| stem == "tests") || relative.iter().any(|part| part == "tests");
             let first = relative.iter().next().unwrap().to_string_lossy();
             let module = first.trim_end_matches(".rs").to_owned();
-            if path.extension().is_some_and(|extension| extension == "rs") && module != "main" && module != "lib" {
+            if path.extension().is_some_and(|extension| extension == "rs") && module != "main" && module != "lib" && !is_test {
                 files.push((module, path));
             }
         }
