@@ -64,7 +64,7 @@ impl Composition for Root {
 
 /// Starts a host and tells where it listens and what it stands on.
 async fn started(config: Config) -> Result<(App, StopSignals), StartError> {
-    telemetry::init_logs(config.log, Some(&config.log_filter)).map_err(|problem| StartError::Unavailable(vec![problem]))?;
+    telemetry::init_logs(config.log, &config.log_filter).map_err(|problem| StartError::Unavailable(vec![problem]))?;
     let signals = StopSignals::listen().map_err(|error| internal("listening for signals", error))?;
     if config.broker == Backend::Embedded {
         tracing::warn!("the embedded broker keeps tasks in memory: they end with this process; set AMQP_URL to keep them");

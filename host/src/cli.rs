@@ -155,8 +155,10 @@ async fn execute(cli: &Cli, composition: &dyn Composition, console: &mut Console
         Command::Doctor { flags } => doctor::run(flags, console).await,
         Command::Config(ConfigCommand::Show { flags }) => show::config(flags, console),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "agent-host", &mut console.out);
-            Ok(())
+            // By way of a buffer: the generator panics where the reader of a pipe goes early.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "agent-host", &mut script);
+            Ok(console.out.write_all(&script)?)
         }
     }
 }

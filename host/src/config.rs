@@ -60,8 +60,6 @@ pub struct Config {
     pub predeclared: bool,
     /// How long a task's record is kept after its end.
     pub record_retention: Duration,
-    /// How long a finished task's id is remembered, so that it is not run again.
-    pub inbox_retention: Duration,
     /// How long running tasks may finish at shutdown.
     pub grace_period: Duration,
     /// The HTTP API's part.

@@ -17,9 +17,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is logged where `RUST_LOG` says nothing: our own progress, and only the warnings of libraries.
-const FILTER_DEFAULT: &str = "warn,agent_host=info,agent=info";
-
 /// What drivers would log of other people's text, as it is: PostgreSQL's notices, which an agent can have sent, and whole
 /// messages that the broker returns. Both could forge log lines.
 const FOREIGN_TEXT_OFF: [&str; 2] = ["sqlx::postgres::notice=off", "lapin::returned_messages=off"];
@@ -28,8 +25,7 @@ const FOREIGN_TEXT_OFF: [&str; 2] = ["sqlx::postgres::notice=off", "lapin::retur
 ///
 /// # Errors
 /// A `RUST_LOG` that is no filter.
-pub fn init_logs(format: LogFormat, filter: Option<&str>) -> Result<(), String> {
-    let filter = filter.filter(|filter| !filter.trim().is_empty()).unwrap_or(FILTER_DEFAULT);
+pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), String> {
     let without_foreign_text = |filter: EnvFilter| {
         FOREIGN_TEXT_OFF.iter().try_fold(filter, |filter, off| Ok(filter.add_directive(off.parse()?)))
     };

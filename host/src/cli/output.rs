@@ -1,6 +1,6 @@
 //! Where commands print.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
@@ -24,6 +24,15 @@ impl Console<'_> {
     pub(crate) fn complain(&mut self, message: &str) {
         // A closed standard error leaves nobody to tell.
         let _ = writeln!(self.err, "agent-host: {message}");
+    }
+
+    /// Prints a task's output as it is. On a terminal the prompt gets a line of its own.
+    pub(crate) fn raw(&mut self, output: &[u8]) -> std::io::Result<()> {
+        self.out.write_all(output)?;
+        if std::io::stdout().is_terminal() && !output.ends_with(b"\n") {
+            writeln!(self.out)?;
+        }
+        self.out.flush()
     }
 
     /// Prints one JSON document.

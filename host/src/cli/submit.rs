@@ -104,7 +104,7 @@ impl Submit {
                 let id = response.headers().get("task-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
                 match (console.format, id) {
                     (Format::Json, Some(id)) => print_document(&client.task(&id).await?, console),
-                    _ => Ok(console.out.write_all(&client.bytes(response).await?)?),
+                    _ => Ok(console.raw(&client.bytes(response).await?)?),
                 }
             }
             Ok(response) => {

@@ -39,7 +39,7 @@ const fn secret(name: &'static str, variable: &'static str, meaning: &'static st
 }
 
 /// Every setting, in the order of the documentation.
-pub const KEYS: [Key; 20] = [
+pub const KEYS: [Key; 19] = [
     key("listen", "AGENT_HOST_LISTEN", "127.0.0.1:8080", "IP address and port of the HTTP API"),
     service("amqp_url", "AMQP_URL", "RabbitMQ: `amqp://` or `amqps://`, or `embedded`: in process and volatile"),
     service(
@@ -94,12 +94,6 @@ pub const KEYS: [Key; 20] = [
         "`true` where the broker's queues are declared by somebody else: the host then declares nothing",
     ),
     key("record_retention", "AGENT_HOST_RECORD_RETENTION", "24h", "how long a task's record is kept after its end, a duration"),
-    key(
-        "inbox_retention",
-        "AGENT_HOST_INBOX_RETENTION",
-        "7d",
-        "how long a finished task's id is remembered and not run again, a duration; idempotency keys hold as long",
-    ),
     key(
         "grace_period",
         "AGENT_HOST_GRACE_PERIOD",

@@ -122,7 +122,6 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
     });
     let predeclared = reader.read("predeclared", one_of(&[("true", true), ("false", false)]));
     let record_retention = reader.duration("record_retention", RETENTION_MIN);
-    let inbox_retention = reader.duration("inbox_retention", RETENTION_MIN);
     let grace_period = reader.duration("grace_period", Duration::ZERO);
     let http = http_config(&mut reader);
     contradictions(&mut reader, listen, http.as_ref());
@@ -142,7 +141,6 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
             log_filter: log_filter?,
             predeclared: predeclared?,
             record_retention: record_retention?,
-            inbox_retention: inbox_retention?,
             grace_period: grace_period?,
             http: http?,
         })

@@ -234,7 +234,7 @@ async fn foreign_messages_arrive() {
     let delivery = within("the delivery", consumer.deliveries.recv())
         .await
         .unwrap();
-    let task = agent_host::broker::envelope::parse(&agent, &delivery.message, 5).unwrap();
+    let task = agent_host::delivery::envelope::parse(&agent, &delivery.message, 5).unwrap();
     let expected = [("content-encoding", "gzip"), ("n", "7")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(task.headers, expected);
