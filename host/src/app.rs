@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -80,6 +81,9 @@ fn unavailable(error: &dyn std::error::Error) -> StartError {
     StartError::Unavailable(vec![backends::chain(error)])
 }
 
+/// How long HTTP clients and services may take to let go at the end.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
 /// A running host.
 pub struct App {
     address: SocketAddr,
@@ -89,7 +93,7 @@ pub struct App {
     draining: CancellationToken,
     background: TaskTracker,
     http: tokio::task::JoinHandle<std::io::Result<()>>,
-    guests: tokio::runtime::Runtime,
+    _guests: GuestThreads,
     grace: Duration,
 }
 
@@ -106,7 +110,7 @@ impl App {
         let registry = Registry::new();
         let deployed = Arc::new(DeployedAgents::default());
         let backends = Backends::connect(&config, &deployed).await?;
-        let guests = guest_threads()?;
+        let guests = GuestThreads::start().map_err(|error| internal("starting the guests' threads", error))?;
         let engine = engine()?;
         let ledger = MemoryLedger::new(config.memory_budget.0.saturating_sub(HOST_BYTES_RESERVED));
         let runner_config = RunnerConfig {
@@ -115,7 +119,7 @@ impl App {
         };
         let capabilities = backends.capabilities.clone();
         let runner =
-            Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities.clone(), guests.handle().clone());
+            Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities.clone(), guests.handle.clone());
         let metrics = DispatchMetrics::new(&registry).map_err(|error| internal("registering metrics", error))?;
         let dispatcher = Arc::new(Dispatcher {
             host: host_name(address),
@@ -153,7 +157,7 @@ impl App {
             draining: draining.clone(),
         };
         let http = serve_http(listener, http::router(config.http.clone(), ports), draining.clone());
-        let app = Self { address, backends, deployer, dispatcher, draining, background, http, guests, grace: config.grace_period };
+        let app = Self { address, backends, deployer, dispatcher, draining, background, http, _guests: guests, grace: config.grace_period };
         app.load_agents(&config).await?;
         Ok(app)
     }
@@ -198,21 +202,50 @@ impl App {
     /// Stops in stages; see [`crate::lifecycle`].
     pub async fn drain(self) {
         self.draining.cancel();
-        self.deployer.stop_intake().await;
-        self.dispatcher.under_way.close();
-        if tokio::time::timeout(self.grace, self.dispatcher.under_way.wait()).await.is_err() {
+        let finished = async {
+            self.deployer.stop_intake().await;
+            self.dispatcher.under_way.close();
+            self.dispatcher.under_way.wait().await;
+        };
+        tokio::pin!(finished);
+        if tokio::time::timeout(self.grace, &mut finished).await.is_err() {
             tracing::warn!(tasks = self.dispatcher.under_way.len(), "the grace period is over; handing tasks back");
             self.dispatcher.interrupt.cancel();
-            self.dispatcher.under_way.wait().await;
+            finished.await;
         }
-        if let Err(error) = self.http.await {
-            tracing::error!(%error, "the HTTP server failed");
+        match tokio::time::timeout(CLOSE_MAX, self.http).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(failed) => tracing::error!(?failed, "the HTTP server failed"),
+            Err(_elapsed) => tracing::warn!("HTTP clients that do not finish are cut off"),
         }
         self.background.close();
         self.background.wait().await;
-        self.backends.close().await;
-        // Guests are gone; what is left on their threads is nothing that anybody waits for.
-        self.guests.shutdown_background();
+        if tokio::time::timeout(CLOSE_MAX, self.backends.close()).await.is_err() {
+            tracing::warn!("a service did not answer the goodbye; what it has not acknowledged is delivered again");
+        }
+    }
+}
+
+/// The guests' threads. Dropping them does not wait: a guest may be in a bulk operation that nothing interrupts, and
+/// nobody is left who wants its answer.
+struct GuestThreads {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl GuestThreads {
+    /// As many as there are cores.
+    fn start() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("guest").enable_all().build()?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+}
+
+impl Drop for GuestThreads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -260,15 +293,6 @@ fn engine() -> Result<Engine, StartError> {
 fn hostcall_bytes_max(config: &Config) -> usize {
     const MARGIN_BYTES: usize = 1 << 20;
     config.http.payload_bytes_max.max(crate::manifest::OUTPUT_BYTES_MAX).as_usize() + MARGIN_BYTES
-}
-
-/// Guests run on threads of their own, as many as there are cores.
-fn guest_threads() -> Result<tokio::runtime::Runtime, StartError> {
-    tokio::runtime::Builder::new_multi_thread()
-        .thread_name("guest")
-        .enable_all()
-        .build()
-        .map_err(|error| internal("starting the guests' threads", error))
 }
 
 fn serve_http(

@@ -136,7 +136,7 @@ async fn follow(client: &Client, id: &str, console: &mut Console<'_>) -> Result<
         print_document(&task, console)?;
     } else if succeeded {
         let output = client.send(client.request(Method::GET, &["v1", "tasks", id, "output"])).await?;
-        console.out.write_all(&client.bytes(output).await?)?;
+        console.raw(&client.bytes(output).await?)?;
     }
     if succeeded {
         return Ok(());
