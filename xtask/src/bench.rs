@@ -16,16 +16,17 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
         workspace.cargo().args(["bench", "--package", "benchmarks"]),
     )?;
 
-    ui::step("building the throughput comparison");
+    ui::step("building the host and the throughput comparison");
     process::run(
         "cargo build",
         workspace.cargo().args([
             "build",
             "--release",
             "--package",
+            "agent-host",
+            "--package",
             "benchmarks",
-            "--bin",
-            "throughput",
+            "--bins",
         ]),
     )?;
     ui::step("starting the services");

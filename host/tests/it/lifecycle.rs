@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::common::{HostBuilder, agents_dir, wait_until};
+use super::common::{Host, HostBuilder, agents_dir, wait_until};
 
 #[tokio::test]
 async fn a_drain_finishes_what_runs_and_exits_cleanly() {
@@ -71,4 +71,31 @@ async fn another_host_of_the_fleet_follows_a_deploy_and_answers_for_its_tasks() 
     let id = first.submit(&name, "", "x").await;
     assert_eq!(second.finished(&id).await["status"], "succeeded");
     assert_eq!(second.run(&name, "text/plain", "y").await.text().await.unwrap(), "y");
+}
+
+#[tokio::test]
+async fn what_outlives_the_grace_period_is_handed_back_without_using_an_attempt() {
+    let folder = agents_dir().join("fixtures/manifest");
+    let name = format!("sleepy-{}", uuid::Uuid::new_v4().simple());
+    let manifest = std::fs::read_to_string(folder.join("agent.toml"))
+        .unwrap()
+        .replace("name = \"fixtures\"", &format!("name = \"{name}\""))
+        .replace("timeout = \"1s\"", "timeout = \"10s\"");
+    let module = std::fs::read(folder.join("fixtures.wasm")).expect("cargo xtask agents has built it");
+    let mut host = HostBuilder::real().env("AGENT_HOST_GRACE_PERIOD", "100ms").start().await;
+    assert_eq!(host.deploy(&name, &manifest, module).await.status(), 201);
+    let id = host.submit(&name, "", r#"{"do":"sleep"}"#).await;
+    let running = async |host: &Host, since: u64| {
+        wait_until("the task runs", async || {
+            let task = host.task(&id).await;
+            (task["status"] == "running" && task["started_at"].as_u64() > Some(since)).then_some(task)
+        })
+        .await
+    };
+    let first = running(&host, 0).await;
+    assert!(host.terminate().await.success(), "{}", host.log());
+
+    let next = HostBuilder::real().start().await;
+    let again = running(&next, first["started_at"].as_u64().unwrap()).await;
+    assert_eq!(again["attempt"], 1, "{again}");
 }
