@@ -28,12 +28,6 @@ struct Options {
     /// Bytes of each body.
     #[arg(long, default_value_t = 256)]
     body_bytes: usize,
-    /// The broker.
-    #[arg(long, env = "AMQP_URL")]
-    amqp_url: String,
-    /// The database that the host records tasks in.
-    #[arg(long, env = "DATABASE_URL")]
-    database_url: String,
     /// The agent-host to measure; the one beside this program by default.
     #[arg(long)]
     agent_host: Option<PathBuf>,
@@ -54,8 +48,9 @@ async fn main() -> Result<()> {
         Some(program) => program,
         None => std::env::current_exe()?.with_file_name("agent-host"),
     };
-    let host = host::Host::new(program, &options.agent, &options.amqp_url, &options.database_url)?;
-    let broker = broker::Broker::connect(&options.amqp_url).await?;
+    let (amqp_url, database_url) = (service("AMQP_URL")?, service("DATABASE_URL")?);
+    let host = host::Host::new(program, &options.agent, &amqp_url, &database_url)?;
+    let broker = broker::Broker::connect(&amqp_url).await?;
     // A first start declares the agent's queue with the host's own arguments.
     host.start().await?.stop().await?;
     broker.declare_like_an_agents(BARE_QUEUE).await?;
@@ -65,7 +60,7 @@ async fn main() -> Result<()> {
     for round in 1..=options.rounds {
         broker.fill(BARE_QUEUE, options.messages, options.body_bytes).await?;
         let results = broker.results(options.messages).await?;
-        let consumer = tokio::spawn(bare::consume(options.amqp_url.clone(), BARE_QUEUE));
+        let consumer = tokio::spawn(bare::consume(amqp_url.clone(), BARE_QUEUE));
         let bare = results.rate().await.context("the bare consumer did not finish")?;
         consumer.abort();
 
@@ -87,6 +82,10 @@ async fn main() -> Result<()> {
 
 /// How long a round may take before it counts as hung.
 const ROUND_MAX: Duration = Duration::from_secs(300);
+
+fn service(variable: &str) -> Result<String> {
+    std::env::var(variable).with_context(|| format!("{variable} is not set: run cargo xtask bench, or set it"))
+}
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
