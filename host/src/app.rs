@@ -104,7 +104,7 @@ impl App {
         tracing::info!("listening on http://{address}");
         let registry = Registry::new();
         let deployed = Arc::new(DeployedAgents::default());
-        let backends = Backends::connect(&config, &deployed).await?;
+        let backends = Backends::connect(&config, &deployed, &registry).await?;
         let guests = guest_threads()?;
         let engine = engine()?;
         let ledger = MemoryLedger::new(config.memory_budget.0.saturating_sub(HOST_BYTES_RESERVED));

@@ -15,6 +15,7 @@ pub mod cache;
 pub mod config;
 pub mod key_value;
 pub mod log;
+pub mod measured;
 mod memory;
 pub mod messaging;
 pub mod redis;
