@@ -85,3 +85,22 @@ impl OperationMetrics {
         self.duration_seconds.with_label_values(&[system.name(), operation])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capability::cache::{CacheError, MemoryCache, Space};
+    use crate::task::AgentName;
+
+    #[tokio::test]
+    async fn each_operation_counts_once_also_where_it_fails() {
+        let metrics = OperationMetrics::new(&Registry::new()).unwrap();
+        let cache = metrics.cache(System::Memory, Arc::new(MemoryCache::new()));
+        let space = Space::new(&AgentName::parse("a").unwrap(), Arc::default());
+        cache.set(&space, "word", b"no number".to_vec(), None).await.unwrap();
+        assert_eq!(cache.get(&space, "word").await.unwrap().as_deref(), Some(&b"no number"[..]));
+        assert!(matches!(cache.increment(&space, "word", 1).await, Err(CacheError::NotANumber)));
+        let count = |operation| metrics.operation(System::Memory, operation).get_sample_count();
+        assert_eq!(["set", "get", "increment", "delete"].map(count), [1, 1, 1, 0]);
+    }
+}

@@ -54,7 +54,7 @@ impl DispatchMetrics {
             init_duration_seconds: histogram(histogram_opts!(
                 "faas_init_duration_seconds",
                 "Instantiation.",
-                // 1 µs to 1 s: from a copy-on-write image it takes some 10 µs.
+                // 1 µs to 1 s: from a copy-on-write image it takes far less than a millisecond.
                 exponential_buckets(1e-6, 10_f64.sqrt(), 13)?
             ))?,
             mem_usage_bytes: histogram(histogram_opts!(
