@@ -41,7 +41,8 @@ impl Observer {
     pub(super) fn render(&self) -> String {
         let _alone = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
         let (running, active) = self.deployer.active();
-        self.metrics.revisions(active.iter().map(|revision| (&revision.agent, revision.number, revision.digest.as_str())));
+        self.metrics
+            .revisions(active.iter().map(|revision| (&revision.agent, revision.number, revision.digest.as_str())));
         let capabilities = &self.deployer.capabilities;
         let cache = capabilities.cache_counts();
         self.metrics.cache_counts(cache.iter().map(|(agent, counts)| (agent, counts.hits(), counts.misses())));

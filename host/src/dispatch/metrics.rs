@@ -89,13 +89,8 @@ impl DispatchMetrics {
     /// Gives what times the agent's deliveries.
     pub(super) fn appeared(&self, agent: &AgentName) -> Histogram {
         let label = &[agent.as_str()];
-        let counters = [
-            &self.invocations,
-            &self.timeouts,
-            &self.coldstarts,
-            &self.dead_letters,
-            &self.results_unroutable,
-        ];
+        let counters =
+            [&self.invocations, &self.timeouts, &self.coldstarts, &self.dead_letters, &self.results_unroutable];
         for counter in counters {
             counter.with_label_values(label);
         }

@@ -70,7 +70,11 @@ impl HostMetrics {
             waiting: gauge("host_tasks_waiting_for_memory", "Tasks that wait for memory.")?,
             live_instances: gauge("host_live_instances", "Instances alive.")?,
             queue_depth: labelled("agent_queue_depth", "Ready messages in an agent's queue.", &["agent"])?,
-            dead_letter_depth: labelled("agent_dead_letter_depth", "Messages in an agent's dead-letter queue.", &["agent"])?,
+            dead_letter_depth: labelled(
+                "agent_dead_letter_depth",
+                "Messages in an agent's dead-letter queue.",
+                &["agent"],
+            )?,
             revision_info: labelled("agent_revision_info", "The active revision.", &["agent", "revision", "digest"])?,
             connections_used: connections.with_label_values(&["used"]),
             connections_idle: connections.with_label_values(&["idle"]),
