@@ -109,7 +109,7 @@ impl App {
         tracing::info!("listening on http://{address}");
         let registry = Registry::new();
         let deployed = Arc::new(DeployedAgents::default());
-        let backends = Backends::connect(&config, &deployed).await?;
+        let backends = Backends::connect(&config, &deployed, &registry).await?;
         let guests = GuestThreads::start().map_err(|error| internal("starting the guests' threads", error))?;
         let engine = engine()?;
         let ledger = MemoryLedger::new(config.memory_budget.0.saturating_sub(HOST_BYTES_RESERVED));

@@ -16,6 +16,7 @@ pub mod config;
 pub mod files;
 pub mod key_value;
 pub mod log;
+pub mod measured;
 mod memory;
 pub mod messaging;
 pub mod redis;

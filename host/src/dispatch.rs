@@ -68,7 +68,9 @@ impl Dispatcher {
 
     /// Runs an agent's deliveries until its consumer is stopped.
     pub async fn serve(self: Arc<Self>, slot: Arc<AgentSlot>, mut consumer: Consumer) {
+        let process_duration = self.metrics.appeared(&slot.name());
         while let Some(delivery) = consumer.deliveries.recv().await {
+            let processing = process_duration.start_timer();
             // Admission first: a delivery that cannot run yet stays unsettled, and the prefetch holds the rest back.
             let revision = slot.active();
             let permit = slot.admit(&revision).await;
@@ -77,6 +79,7 @@ impl Dispatcher {
             self.under_way.spawn(async move {
                 let running = slot.count_running();
                 dispatcher.handle(delivery, revision, (permit, running)).await;
+                processing.observe_duration();
             });
         }
     }
@@ -90,7 +93,7 @@ impl Dispatcher {
         // Pinning to a revision that is not loaded here is decided with traffic splitting; the active one runs it.
         let attempt = Attempt { delivery, task, revision: active, started_at_ms: now_ms };
         let completion = if attempt.task.is_expired(now_ms) {
-            Completion { outcome: Outcome::Expired, usage: Usage::default(), follow_ups: Vec::new() }
+            Completion { outcome: Outcome::Expired, usage: Usage::default(), init: None, follow_ups: Vec::new() }
         } else {
             self.records.note(attempt.update(Status::Running, None));
             let interrupt = self.interrupt.clone();

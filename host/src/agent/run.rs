@@ -139,7 +139,8 @@ impl Runner {
         };
         revision.note_memory_used(usage.memory_bytes_peak);
         let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision));
-        settle_effects(state.session, outcome, usage).await
+        let init = state.init;
+        settle_effects(state.session, Completion { outcome, usage, init, follow_ups: Vec::new() }).await
     }
 
     /// A store with its limits armed, once the ledger has memory for it.
@@ -160,6 +161,7 @@ impl Runner {
             session: self.capabilities.session(&revision.plan, task),
             memory: MemoryMeter::new(limits.memory.as_usize(), lease),
             cpu: CpuMeter::new(),
+            init: None,
         };
         let mut store = Store::new(self.engine.inner(), state);
         store.limiter_async(|state| &mut state.memory);
@@ -182,7 +184,9 @@ impl Runner {
 type Answer = Result<Option<wit::Output>, wit::Failure>;
 
 async fn call(store: &mut Store<InstanceState>, revision: &Revision, task: &Task) -> wasmtime::Result<Answer> {
+    let began = Instant::now();
     let agent = revision.code.pre.instantiate_async(&mut *store).await?;
+    store.data_mut().init = Some(began.elapsed());
     let lifted = lifted(revision, task);
     agent.agent_runtime_handler().call_handle(store, &lifted).await
 }
@@ -226,23 +230,23 @@ fn lowered(answer: Answer, revision: &Revision) -> Outcome {
 }
 
 /// Commits what a success did and rolls everything else back; a commit that fails is the host's failure.
-async fn settle_effects(session: Session, outcome: Outcome, mut usage: Usage) -> Completion {
-    let succeeded = matches!(outcome, Outcome::Succeeded(_));
+async fn settle_effects(session: Session, mut completion: Completion) -> Completion {
+    let succeeded = matches!(completion.outcome, Outcome::Succeeded(_));
     let finished = session.finish(succeeded).await;
-    usage.host_calls = finished.host_calls;
+    completion.usage.host_calls = finished.host_calls;
     match finished.result {
-        Ok(()) => Completion { outcome, usage, follow_ups: finished.follow_ups },
+        Ok(()) => completion.follow_ups = finished.follow_ups,
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "a task's effects could not be committed");
             let message = error.to_string();
-            let outcome = match error {
+            completion.outcome = match error {
                 // The agent's own doing: it answered success over a failed statement, or against a deferred constraint.
                 CommitError::Aborted(_) | CommitError::Refused(_) => Outcome::Retry { message, after_ms: None },
                 CommitError::Unavailable(_) => Outcome::HostError { message },
             };
-            Completion { outcome, usage, follow_ups: Vec::new() }
         }
     }
+    completion
 }
 
 fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, revision: &Revision) -> Outcome {
@@ -281,7 +285,7 @@ fn time_left(revision: &Revision, task: &Task) -> Duration {
 }
 
 fn failed(outcome: Outcome) -> Completion {
-    Completion { outcome, usage: Usage::default(), follow_ups: Vec::new() }
+    Completion { outcome, usage: Usage::default(), init: None, follow_ups: Vec::new() }
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -1,6 +1,7 @@
 //! What lives in the store of one instance. No behaviour of its own: it lends its parts to WASI and the capabilities.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -15,6 +16,8 @@ pub(super) struct InstanceState {
     pub(super) session: capability::Session,
     pub(super) memory: MemoryMeter,
     pub(super) cpu: Arc<CpuMeter>,
+    /// How long instantiation took, once it is over. Kept here because a call that is stopped returns nothing.
+    pub(super) init: Option<Duration>,
 }
 
 impl InstanceState {

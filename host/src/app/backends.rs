@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use prometheus::Registry;
+
 use crate::broker::amqp::{AmqpBroker, AmqpConfig};
+use crate::broker::measured::MeasuredBroker;
 use crate::broker::memory as embedded_broker;
 use crate::capability::cache::{Cache, MemoryCache, RedisCache};
 use crate::capability::key_value::{KeyValue, MemoryKeyValue, RedisKeyValue};
+use crate::capability::measured::{OperationMetrics, System};
 use crate::capability::redis::RedisConnections;
 use crate::capability::secrets::EnvironmentSecrets;
 use crate::capability::sql::{Database, LazyDatabase, Postgres, PostgresConfig};
@@ -28,7 +32,13 @@ pub(super) struct Backends {
 
 impl Backends {
     /// Connects to everything; all that is missing is reported at once.
-    pub(super) async fn connect(config: &Config, deployed: &Arc<DeployedAgents>) -> Result<Self, StartError> {
+    ///
+    /// What it takes them to answer is measured in `registry`.
+    pub(super) async fn connect(
+        config: &Config,
+        deployed: &Arc<DeployedAgents>,
+        registry: &Registry,
+    ) -> Result<Self, StartError> {
         let (broker, state, cache, database) =
             tokio::join!(broker(config), state(config), cache(config), database(config));
         let mut problems = Vec::new();
@@ -39,11 +49,16 @@ impl Backends {
         else {
             return Err(StartError::Unavailable(problems));
         };
+        let registering = |error| super::internal("registering metrics", error);
+        let broker: Arc<dyn Broker> = Arc::new(MeasuredBroker::new(broker, registry).map_err(registering)?);
+        let operations = OperationMetrics::new(registry).map_err(registering)?;
+        let cache_system = if config.cache == Backend::Embedded { System::Memory } else { System::Redis };
         let directory = Arc::clone(deployed);
         let capabilities = Capabilities::new(capability::Backends {
-            database,
-            key_value,
-            cache,
+            // The embedded database is a PostgreSQL too.
+            database: operations.database(System::Postgresql, database),
+            key_value: operations.key_value(cache_system, key_value),
+            cache: operations.cache(cache_system, cache),
             secrets: Arc::new(EnvironmentSecrets::new(std::env::vars_os().filter_map(|(name, value)| {
                 Some((name.into_string().ok()?, value.into_string().ok()?))
             }))),

@@ -1,6 +1,6 @@
 //! The state of the host for `/metrics`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::Registry;
@@ -22,6 +22,8 @@ pub(super) struct Observer {
     budget_bytes: u64,
     ledger: MemoryLedger,
     deployer: Arc<Deployer>,
+    /// One scrape at a time: some series are emptied and filled again, which another scrape must not see half-done.
+    scraping: Arc<Mutex<()>>,
 }
 
 impl Observer {
@@ -31,18 +33,27 @@ impl Observer {
         ledger: MemoryLedger,
         deployer: Arc<Deployer>,
     ) -> prometheus::Result<Self> {
-        Ok(Self { metrics: HostMetrics::new(registry)?, budget_bytes: config.memory_budget.0, ledger, deployer })
+        let (metrics, budget_bytes) = (HostMetrics::new(registry)?, config.memory_budget.0);
+        Ok(Self { metrics, budget_bytes, ledger, deployer, scraping: Arc::default() })
     }
 
     /// All metrics in Prometheus's text format.
     pub(super) fn render(&self) -> String {
+        let _alone = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
         let (running, active) = self.deployer.active();
-        self.metrics.revisions(active.iter().map(|revision| (&revision.agent, revision.number, revision.digest.as_str())));
+        self.metrics
+            .revisions(active.iter().map(|revision| (&revision.agent, revision.number, revision.digest.as_str())));
+        let capabilities = &self.deployer.capabilities;
+        let cache = capabilities.cache_counts();
+        self.metrics.cache_counts(cache.iter().map(|(agent, counts)| (agent, counts.hits(), counts.misses())));
+        let connections = capabilities.backends().database.connections();
         self.metrics.render(HostReadings {
             budget_bytes: self.budget_bytes,
             reserved_bytes: self.ledger.bytes_reserved(),
             waiting: self.ledger.waiting(),
             live_instances: running,
+            connections_used: connections.used as u64,
+            connections_idle: connections.idle as u64,
         })
     }
 

@@ -146,6 +146,9 @@ pub struct Completion {
     pub outcome: Outcome,
     /// What it used.
     pub usage: Usage,
+    /// How long it took to make the instance; nothing where none came to be. For metrics alone: not part of the usage
+    /// that senders are told.
+    pub init: Option<Duration>,
     /// Tasks that the agent submitted and that are to be published.
     pub follow_ups: Vec<FollowUp>,
 }

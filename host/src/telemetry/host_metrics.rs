@@ -1,6 +1,6 @@
 //! The state of the process itself, read when metrics are scraped.
 
-use prometheus::{Encoder, IntGauge, IntGaugeVec, Registry, TextEncoder, opts};
+use prometheus::{Encoder, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder, opts};
 
 use crate::task::AgentName;
 
@@ -16,6 +16,10 @@ pub struct HostMetrics {
     queue_depth: IntGaugeVec,
     dead_letter_depth: IntGaugeVec,
     revision_info: IntGaugeVec,
+    connections_used: IntGauge,
+    connections_idle: IntGauge,
+    cache_hits: IntCounterVec,
+    cache_misses: IntCounterVec,
 }
 
 /// What the process knows about itself.
@@ -29,6 +33,10 @@ pub struct HostReadings {
     pub waiting: u64,
     /// Instances alive.
     pub live_instances: u64,
+    /// Connections to the agents' database that a task uses.
+    pub connections_used: u64,
+    /// Connections to the agents' database that wait for a task.
+    pub connections_idle: u64,
 }
 
 impl HostMetrics {
@@ -42,11 +50,18 @@ impl HostMetrics {
             registry.register(Box::new(gauge.clone()))?;
             prometheus::Result::Ok(gauge)
         };
-        let per_agent = |name: &str, help: &str, labels: &[&str]| {
+        let labelled = |name: &str, help: &str, labels: &[&str]| {
             let gauge = IntGaugeVec::new(opts!(name, help), labels)?;
             registry.register(Box::new(gauge.clone()))?;
             prometheus::Result::Ok(gauge)
         };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounterVec::new(opts!(name, help), &["agent"])?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
+        };
+        let connections =
+            labelled("db_client_connections", "Connections to the agents' database, by state.", &["state"])?;
         Ok(Self {
             registry: registry.clone(),
             budget_bytes: gauge("host_memory_budget_bytes", "What the process may keep resident.")?,
@@ -54,9 +69,17 @@ impl HostMetrics {
             resident_bytes: gauge("host_memory_resident_bytes", "What the process keeps resident.")?,
             waiting: gauge("host_tasks_waiting_for_memory", "Tasks that wait for memory.")?,
             live_instances: gauge("host_live_instances", "Instances alive.")?,
-            queue_depth: per_agent("agent_queue_depth", "Ready messages in an agent's queue.", &["agent"])?,
-            dead_letter_depth: per_agent("agent_dead_letter_depth", "Messages in an agent's dead-letter queue.", &["agent"])?,
-            revision_info: per_agent("agent_revision_info", "The active revision.", &["agent", "revision", "digest"])?,
+            queue_depth: labelled("agent_queue_depth", "Ready messages in an agent's queue.", &["agent"])?,
+            dead_letter_depth: labelled(
+                "agent_dead_letter_depth",
+                "Messages in an agent's dead-letter queue.",
+                &["agent"],
+            )?,
+            revision_info: labelled("agent_revision_info", "The active revision.", &["agent", "revision", "digest"])?,
+            connections_used: connections.with_label_values(&["used"]),
+            connections_idle: connections.with_label_values(&["idle"]),
+            cache_hits: counter("cache_hits", "Keys that agents looked up in the cache and found.")?,
+            cache_misses: counter("cache_misses", "Keys that agents looked up in the cache and did not find.")?,
         })
     }
 
@@ -75,6 +98,17 @@ impl HostMetrics {
         }
     }
 
+    /// Replaces what is known about hits and misses in the cache: each agent's totals since the host started.
+    pub fn cache_counts<'a>(&self, totals: impl Iterator<Item = (&'a AgentName, u64, u64)>) {
+        for (agent, hits, misses) in totals {
+            for (counter, total) in [(&self.cache_hits, hits), (&self.cache_misses, misses)] {
+                let counter = counter.with_label_values(&[agent.as_str()]);
+                counter.reset();
+                counter.inc_by(total);
+            }
+        }
+    }
+
     /// Everything in the registry, in Prometheus's text format.
     #[must_use]
     pub fn render(&self, readings: HostReadings) -> String {
@@ -82,6 +116,8 @@ impl HostMetrics {
         self.reserved_bytes.set(gauge_value(readings.reserved_bytes));
         self.waiting.set(gauge_value(readings.waiting));
         self.live_instances.set(gauge_value(readings.live_instances));
+        self.connections_used.set(gauge_value(readings.connections_used));
+        self.connections_idle.set(gauge_value(readings.connections_idle));
         self.resident_bytes.set(gauge_value(resident_bytes().unwrap_or_default()));
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {

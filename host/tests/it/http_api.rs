@@ -1,8 +1,10 @@
 //! The HTTP API on the real servers.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 
-use super::common::HostBuilder;
+use super::common::{HostBuilder, wait_until};
 
 #[tokio::test]
 async fn a_task_goes_in_runs_and_can_be_read() {
@@ -78,21 +80,107 @@ async fn a_delayed_task_waits() {
 #[tokio::test]
 async fn what_is_measured_and_documented_is_there() {
     let host = HostBuilder::real().with_samples().start().await;
-    host.run("echo", "text/plain", "x").await;
-    let metrics = host.get("/metrics").await.unwrap().text().await.unwrap();
-    for name in [
-        "faas_invocations{agent=\"echo\"}",
-        "faas_coldstarts",
-        "faas_invoke_duration_seconds_bucket",
+    // Other hosts of the fleet take tasks as well: until this one has run a success and a failure, and looked at queues.
+    let series = [
+        "faas_errors{agent=\"thumbnail\",error_type=\"rejected\"}",
         "agent_settlements{agent=\"echo\",reason=\"succeeded\",settlement=\"acknowledge\"}",
-        "agent_revision_info",
+        "agent_settlements{agent=\"thumbnail\",reason=\"rejected\",settlement=\"dead-letter\"}",
+        "agent_queue_depth{agent=\"echo\"}",
+    ];
+    let metrics = wait_until("this host has run tasks of both kinds", async || {
+        host.run("echo", "text/plain", "x").await;
+        host.run("thumbnail", "text/plain", "no image").await;
+        let metrics = host.get("/metrics").await.unwrap().text().await.unwrap();
+        series.iter().all(|series| metrics.contains(series)).then_some(metrics)
+    })
+    .await;
+    for value in [
+        "faas_invocations{agent=\"echo\"}",
+        "faas_timeouts{agent=\"echo\"} 0",
         "host_memory_budget_bytes 500000000",
-        "host_memory_resident_bytes",
+        "db_client_operation_duration_seconds_count{operation=\"commit\",system=\"postgresql\"}",
+        "db_client_operation_duration_seconds_count{operation=\"get\",system=\"redis\"}",
+        "db_client_connections{state=\"idle\"}",
+        "db_client_connections{state=\"used\"}",
     ] {
-        assert!(metrics.contains(name), "{name} is missing in:\n{metrics}");
+        assert!(metrics.contains(value), "{value} is missing in:\n{metrics}");
+    }
+    for series in [
+        "faas_init_duration_seconds_count{agent=\"echo\"}",
+        "faas_invoke_duration_seconds_count{agent=\"echo\"}",
+        "messaging_process_duration_seconds_count{agent=\"echo\"}",
+        "messaging_client_operation_duration_seconds_count{operation=\"publish\"}",
+    ] {
+        let count = metrics.lines().find_map(|line| line.strip_prefix(series)).map(|count| count.trim().parse::<u64>());
+        assert!(count.is_some_and(|count| count.unwrap() > 0), "nothing is counted in {series} of:\n{metrics}");
+    }
+    let (measured, documented) = (measured(&metrics), documented());
+    assert_eq!(measured, documented, "/metrics on the left, docs/metrics.md on the right");
+    for name in CONTRACT {
+        assert!(measured.contains_key(*name), "{name} is missing in:\n{metrics}");
     }
     let document: Value = host.get("/openapi.json").await.unwrap().json().await.unwrap();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     assert!(document["paths"]["/v1/tasks/{id}"]["get"].is_object());
     assert_eq!(host.get("/healthz").await.unwrap().status(), 200);
+}
+
+/// What dashboards and alerts may rely on: none of these names goes away.
+const CONTRACT: &[&str] = &[
+    "faas_invocations",
+    "faas_errors",
+    "faas_timeouts",
+    "faas_coldstarts",
+    "faas_invoke_duration_seconds",
+    "faas_init_duration_seconds",
+    "faas_mem_usage_bytes",
+    "faas_cpu_usage_seconds",
+    "messaging_process_duration_seconds",
+    "messaging_client_operation_duration_seconds",
+    "agent_settlements",
+    "agent_queue_depth",
+    "agent_dead_letters",
+    "agent_revision_info",
+    "host_memory_budget_bytes",
+    "host_memory_reserved_bytes",
+    "host_memory_resident_bytes",
+    "host_tasks_waiting_for_memory",
+    "host_live_instances",
+    "db_client_operation_duration_seconds",
+    "db_client_connections",
+    "cache_hits",
+    "cache_misses",
+];
+
+/// name → (type, labels) of every metric.
+type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
+
+/// The metrics of a scrape.
+fn measured(text: &str) -> Metrics {
+    let mut metrics = Metrics::new();
+    for line in text.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            metrics.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
+        } else if let Some((series, rest)) = line.split_once('{').filter(|_| !line.starts_with('#')) {
+            let parts = ["_bucket", "_sum", "_count"];
+            let histogram = parts.iter().find_map(|part| series.strip_suffix(part)).filter(|name| metrics.contains_key(*name));
+            let (_, labels) = metrics.get_mut(histogram.unwrap_or(series)).expect("# TYPE stands before the series");
+            let (pairs, _) = rest.rsplit_once('}').unwrap();
+            // No value of a label has a comma.
+            let names = pairs.split(',').map(|pair| pair.split_once('=').unwrap().0);
+            labels.extend(names.filter(|name| *name != "le").map(str::to_owned));
+        }
+    }
+    metrics
+}
+
+/// The metrics of the table in docs/metrics.md.
+fn documented() -> Metrics {
+    let rows = include_str!("../../../docs/metrics.md").lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let names = cells[3].split(',').map(|label| label.trim().trim_matches('`')).filter(|label| !label.is_empty());
+        (cells[1].trim_matches('`').to_owned(), (cells[2].to_owned(), names.map(str::to_owned).collect()))
+    })
+    .collect()
 }

@@ -340,6 +340,7 @@ fn results_go_to_those_who_asked() {
     });
     let output = Output {
         content_type: Some("text/plain".to_owned()),
+        headers: Vec::new(),
         body: "hi".into(),
     };
     let (route, message) = result(&task, &Outcome::Succeeded(Some(output))).unwrap();

@@ -133,7 +133,7 @@ impl Doubles {
             record.status = Status::Succeeded;
             record.revision = Some(2);
             record.usage = Some(Usage { memory_bytes_peak: 1, cpu_us: 2, wall_us: 3, host_calls: 4 });
-            record.output = Some(Output { content_type: content_type.map(str::to_owned), body: body.into() });
+            record.output = Some(Output { content_type: content_type.map(str::to_owned), headers: Vec::new(), body: body.into() });
             record.finished_at_ms = Some(9);
         });
     }
