@@ -57,10 +57,7 @@ pub fn get(key: &str) -> Result<Option<Vec<u8>>, Error> {
 /// The value of a key that holds JSON.
 pub fn get_json<T: DeserializeOwned>(key: &str) -> Result<Option<T>, Error> {
     let value = get(key)?;
-    value
-        .map(|bytes| serde_json::from_slice(&bytes))
-        .transpose()
-        .map_err(|error| Error::Json(error.to_string()))
+    value.map(|bytes| serde_json::from_slice(&bytes)).transpose().map_err(|error| Error::Json(error.to_string()))
 }
 
 /// The values of several keys in one round trip, in the order of the keys.
@@ -76,24 +73,12 @@ pub fn set(key: &str, value: impl AsRef<[u8]>) -> Result<(), Error> {
 
 /// Sets a key for a time (at least a millisecond).
 pub fn set_for(key: &str, value: impl AsRef<[u8]>, time_to_live: Duration) -> Result<(), Error> {
-    Ok(raw::set(
-        key,
-        value.as_ref(),
-        Some(milliseconds(time_to_live)),
-    )?)
+    Ok(raw::set(key, value.as_ref(), Some(milliseconds(time_to_live)))?)
 }
 
 /// Sets a key to a value as JSON, for a time.
-pub fn set_json_for<T: Serialize + ?Sized>(
-    key: &str,
-    value: &T,
-    time_to_live: Duration,
-) -> Result<(), Error> {
-    set_for(
-        key,
-        serde_json::to_vec(value).map_err(|error| Error::Json(error.to_string()))?,
-        time_to_live,
-    )
+pub fn set_json_for<T: Serialize + ?Sized>(key: &str, value: &T, time_to_live: Duration) -> Result<(), Error> {
+    set_for(key, serde_json::to_vec(value).map_err(|error| Error::Json(error.to_string()))?, time_to_live)
 }
 
 /// Deletes a key and says whether it was there.
@@ -113,9 +98,7 @@ pub fn expire(key: &str, time_to_live: Duration) -> Result<bool, Error> {
 
 /// Never 0, which would mean that the value is gone at once.
 fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis())
-        .unwrap_or(u64::MAX)
-        .max(1)
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 #[cfg(test)]

@@ -63,11 +63,7 @@ where
     T: FromStr,
     T::Err: Display,
 {
-    value.parse().map_err(|error: T::Err| Error::Invalid {
-        key: key.to_owned(),
-        value,
-        reason: error.to_string(),
-    })
+    value.parse().map_err(|error: T::Err| Error::Invalid { key: key.to_owned(), value, reason: error.to_string() })
 }
 
 #[cfg(test)]
@@ -78,9 +74,6 @@ mod tests {
     fn a_setting_that_does_not_parse_names_itself() {
         assert_eq!(parse::<u8>("quorum", "60".into()), Ok(60));
         let error = parse::<u8>("quorum", "most".into()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the setting `quorum` is `most`: invalid digit found in string"
-        );
+        assert_eq!(error.to_string(), "the setting `quorum` is `most`: invalid digit found in string");
     }
 }

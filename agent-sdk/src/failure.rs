@@ -33,32 +33,23 @@ pub enum Failure {
 impl Failure {
     /// Try again later, after the manifest's backoff.
     pub fn retry(message: impl Into<String>) -> Self {
-        Self::Retry {
-            message: message.into(),
-        }
+        Self::Retry { message: message.into() }
     }
 
     /// Try again, but not before `delay` has passed.
     pub fn retry_after(delay: Duration, message: impl Into<String>) -> Self {
-        Self::RetryAfter {
-            delay,
-            message: message.into(),
-        }
+        Self::RetryAfter { delay, message: message.into() }
     }
 
     /// Never try again.
     pub fn reject(message: impl Into<String>) -> Self {
-        Self::Reject {
-            message: message.into(),
-        }
+        Self::Reject { message: message.into() }
     }
 
     /// What went wrong, in words.
     pub fn message(&self) -> &str {
         match self {
-            Self::Retry { message }
-            | Self::RetryAfter { message, .. }
-            | Self::Reject { message } => message,
+            Self::Retry { message } | Self::RetryAfter { message, .. } | Self::Reject { message } => message,
         }
     }
 
@@ -66,10 +57,9 @@ impl Failure {
         use bindings::agent::runtime::types::Failure as Raw;
         match self {
             Self::Retry { message } => Raw::Retry(message),
-            Self::RetryAfter { delay, message } => Raw::RetryAfter((
-                u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-                message,
-            )),
+            Self::RetryAfter { delay, message } => {
+                Raw::RetryAfter((u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), message))
+            }
             Self::Reject { message } => Raw::Reject(message),
         }
     }
@@ -94,11 +84,7 @@ impl<E: Error + 'static> From<E> for Failure {
             transient |= is_transient(cause);
             source = cause.source();
         }
-        if transient {
-            Self::Retry { message }
-        } else {
-            Self::Reject { message }
-        }
+        if transient { Self::Retry { message } } else { Self::Reject { message } }
     }
 }
 
@@ -108,12 +94,8 @@ fn is_transient(error: &(dyn Error + 'static)) -> bool {
         || error.downcast_ref().is_some_and(cache::Error::is_transient)
         || error.downcast_ref().is_some_and(kv::Error::is_transient)
         || error.downcast_ref().is_some_and(tasks::Error::is_transient)
-        || error
-            .downcast_ref()
-            .is_some_and(secrets::Error::is_transient)
-        || error
-            .downcast_ref()
-            .is_some_and(config::Error::is_transient)
+        || error.downcast_ref().is_some_and(secrets::Error::is_transient)
+        || error.downcast_ref().is_some_and(config::Error::is_transient)
         || error.downcast_ref().is_some_and(http::Error::is_transient)
 }
 
@@ -142,17 +124,10 @@ mod tests {
         struct Counting(#[source] sql::Error);
 
         assert_eq!(
-            fails(Counting(sql::Error::ConnectionFailed(
-                "reset by peer".into()
-            ))),
-            Failure::retry(
-                "could not count the votes: no connection to the database: reset by peer"
-            )
+            fails(Counting(sql::Error::ConnectionFailed("reset by peer".into()))),
+            Failure::retry("could not count the votes: no connection to the database: reset by peer")
         );
-        assert!(matches!(
-            fails(Counting(sql::Error::NoRow)),
-            Failure::Reject { .. }
-        ));
+        assert!(matches!(fails(Counting(sql::Error::NoRow)), Failure::Reject { .. }));
     }
 
     #[test]

@@ -32,9 +32,7 @@ pub enum Error {
     #[error("the request is malformed: {0}")]
     Malformed(String),
     /// The manifest does not allow this host.
-    #[error(
-        "the request to `{0}` was denied: add it to `allowed_outbound_hosts` under `[grants]` in agent.toml"
-    )]
+    #[error("the request to `{0}` was denied: add it to `allowed_outbound_hosts` under `[grants]` in agent.toml")]
     Denied(String),
     /// The other side could not be reached, or did not answer in time.
     #[error("the request failed on its way: {0}")]
@@ -75,13 +73,7 @@ pub struct Request {
 impl Request {
     /// A request with any method.
     pub fn new(method: impl Into<String>, url: impl Into<String>) -> Self {
-        Self {
-            method: method.into(),
-            url: url.into(),
-            headers: Vec::new(),
-            body: Vec::new(),
-            timeout: None,
-        }
+        Self { method: method.into(), url: url.into(), headers: Vec::new(), body: Vec::new(), timeout: None }
     }
 
     /// GET.
@@ -126,34 +118,17 @@ impl Request {
     /// Sends the request and reads the whole response. Any status is a response; see [`Response::ok`].
     pub fn send(self) -> Result<Response, Error> {
         let url = Url::parse(&self.url)?;
-        let fields: Vec<(String, Vec<u8>)> = self
-            .headers
-            .into_iter()
-            .map(|(name, value)| (name, value.into_bytes()))
-            .collect();
-        let fields =
-            raw::Fields::from_list(&fields).map_err(|error| Error::Malformed(error.to_string()))?;
+        let fields: Vec<(String, Vec<u8>)> =
+            self.headers.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
+        let fields = raw::Fields::from_list(&fields).map_err(|error| Error::Malformed(error.to_string()))?;
 
         let request = raw::OutgoingRequest::new(fields);
-        let malformed =
-            |what: &'static str| move |()| Error::Malformed(format!("not a valid {what}"));
-        request
-            .set_method(&method(&self.method))
-            .map_err(malformed("method"))?;
-        let scheme = if url.is_tls {
-            raw::Scheme::Https
-        } else {
-            raw::Scheme::Http
-        };
-        request
-            .set_scheme(Some(&scheme))
-            .map_err(malformed("scheme"))?;
-        request
-            .set_authority(Some(url.authority))
-            .map_err(malformed("host"))?;
-        request
-            .set_path_with_query(Some(&url.path_with_query))
-            .map_err(malformed("path"))?;
+        let malformed = |what: &'static str| move |()| Error::Malformed(format!("not a valid {what}"));
+        request.set_method(&method(&self.method)).map_err(malformed("method"))?;
+        let scheme = if url.is_tls { raw::Scheme::Https } else { raw::Scheme::Http };
+        request.set_scheme(Some(&scheme)).map_err(malformed("scheme"))?;
+        request.set_authority(Some(url.authority)).map_err(malformed("host"))?;
+        request.set_path_with_query(Some(&url.path_with_query)).map_err(malformed("path"))?;
 
         let options = self.timeout.map(|timeout| {
             let options = raw::RequestOptions::new();
@@ -164,9 +139,7 @@ impl Request {
             options
         });
 
-        let body = request
-            .body()
-            .map_err(|()| Error::Protocol("the body was taken already".into()))?;
+        let body = request.body().map_err(|()| Error::Protocol("the body was taken already".into()))?;
         let denied = |code| from_code(code, url.authority);
         let future = outgoing_handler::handle(request, options).map_err(denied)?;
         write(body, &self.body)?;
@@ -196,19 +169,12 @@ impl Response {
     /// The response where its status is a success (2xx), an error otherwise. As a task's failure, the statuses that
     /// may pass (408, 425, 429 and 5xx) become a retry.
     pub fn ok(self) -> Result<Self, Error> {
-        if (200..300).contains(&self.status) {
-            Ok(self)
-        } else {
-            Err(Error::Status(self.status))
-        }
+        if (200..300).contains(&self.status) { Ok(self) } else { Err(Error::Status(self.status)) }
     }
 
     /// The first header of this name, whatever its case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     /// The body as JSON.
@@ -232,9 +198,7 @@ fn method(name: &str) -> raw::Method {
 
 fn write(body: raw::OutgoingBody, bytes: &[u8]) -> Result<(), Error> {
     if !bytes.is_empty() {
-        let stream = body
-            .write()
-            .map_err(|()| Error::Protocol("the body was taken already".into()))?;
+        let stream = body.write().map_err(|()| Error::Protocol("the body was taken already".into()))?;
         for part in bytes.chunks(WRITE_BYTES_MAX) {
             match stream.blocking_write_and_flush(part) {
                 Ok(()) => {}
@@ -269,23 +233,15 @@ fn read(response: &raw::IncomingResponse) -> Result<Response, Error> {
             }
         }
     }
-    Ok(Response {
-        status: response.status(),
-        headers,
-        body,
-    })
+    Ok(Response { status: response.status(), headers, body })
 }
 
 /// Sorts the many codes of wasi:http by what a caller can do about them.
 fn from_code(code: raw::ErrorCode, authority: &str) -> Error {
     use raw::ErrorCode as Code;
     match code {
-        Code::HttpRequestDenied | Code::DestinationIpProhibited => {
-            Error::Denied(authority.to_owned())
-        }
-        Code::HttpRequestUriInvalid | Code::HttpRequestMethodInvalid => {
-            Error::Malformed(code.to_string())
-        }
+        Code::HttpRequestDenied | Code::DestinationIpProhibited => Error::Denied(authority.to_owned()),
+        Code::HttpRequestUriInvalid | Code::HttpRequestMethodInvalid => Error::Malformed(code.to_string()),
         Code::DnsTimeout
         | Code::DnsError(_)
         | Code::DestinationNotFound
@@ -318,9 +274,7 @@ impl<'url> Url<'url> {
         } else if let Some(rest) = url.strip_prefix("http://") {
             (false, rest)
         } else {
-            return Err(Error::Malformed(format!(
-                "`{url}` does not start with http:// or https://"
-            )));
+            return Err(Error::Malformed(format!("`{url}` does not start with http:// or https://")));
         };
         // A fragment is for the caller, never for the server.
         let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
@@ -329,16 +283,8 @@ impl<'url> Url<'url> {
         if authority.is_empty() {
             return Err(Error::Malformed(format!("`{url}` names no host")));
         }
-        let path_with_query = if path.starts_with('/') {
-            path.to_owned()
-        } else {
-            format!("/{path}")
-        };
-        Ok(Self {
-            is_tls,
-            authority,
-            path_with_query,
-        })
+        let path_with_query = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        Ok(Self { is_tls, authority, path_with_query })
     }
 }
 
@@ -349,41 +295,20 @@ mod tests {
 
     #[test]
     fn a_url_is_taken_apart() {
-        let parts = |url| {
-            Url::parse(url).map(|url| (url.is_tls, url.authority.to_owned(), url.path_with_query))
-        };
-        assert_eq!(
-            parts("https://a.example:444/b?c=d#e"),
-            Ok((true, "a.example:444".into(), "/b?c=d".into()))
-        );
-        assert_eq!(
-            parts("http://a.example"),
-            Ok((false, "a.example".into(), "/".into()))
-        );
-        assert_eq!(
-            parts("http://a.example?b"),
-            Ok((false, "a.example".into(), "/?b".into()))
-        );
+        let parts = |url| Url::parse(url).map(|url| (url.is_tls, url.authority.to_owned(), url.path_with_query));
+        assert_eq!(parts("https://a.example:444/b?c=d#e"), Ok((true, "a.example:444".into(), "/b?c=d".into())));
+        assert_eq!(parts("http://a.example"), Ok((false, "a.example".into(), "/".into())));
+        assert_eq!(parts("http://a.example?b"), Ok((false, "a.example".into(), "/?b".into())));
         assert!(matches!(parts("ftp://a.example"), Err(Error::Malformed(_))));
         assert!(matches!(parts("https:///b"), Err(Error::Malformed(_))));
     }
 
     #[test]
     fn a_busy_server_is_tried_again_and_a_refusal_is_not() {
-        let response = |status| Response {
-            status,
-            headers: Vec::new(),
-            body: Vec::new(),
-        };
+        let response = |status| Response { status, headers: Vec::new(), body: Vec::new() };
         assert!(response(204).ok().is_ok());
-        assert!(matches!(
-            Failure::from(response(503).ok().unwrap_err()),
-            Failure::Retry { .. }
-        ));
-        assert!(matches!(
-            Failure::from(response(404).ok().unwrap_err()),
-            Failure::Reject { .. }
-        ));
+        assert!(matches!(Failure::from(response(503).ok().unwrap_err()), Failure::Retry { .. }));
+        assert!(matches!(Failure::from(response(404).ok().unwrap_err()), Failure::Reject { .. }));
         let denied = from_code(raw::ErrorCode::HttpRequestDenied, "a.example");
         assert!(matches!(Failure::from(denied), Failure::Reject { .. }));
     }

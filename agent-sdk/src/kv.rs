@@ -66,10 +66,7 @@ impl Bucket {
     /// The value of a key that holds JSON.
     pub fn get_json<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
         let value = self.get(key)?;
-        value
-            .map(|bytes| serde_json::from_slice(&bytes))
-            .transpose()
-            .map_err(|error| Error::Json(error.to_string()))
+        value.map(|bytes| serde_json::from_slice(&bytes)).transpose().map_err(|error| Error::Json(error.to_string()))
     }
 
     /// Sets a key.
@@ -79,10 +76,7 @@ impl Bucket {
 
     /// Sets a key to a value as JSON.
     pub fn set_json<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<(), Error> {
-        self.set(
-            key,
-            serde_json::to_vec(value).map_err(|error| Error::Json(error.to_string()))?,
-        )
+        self.set(key, serde_json::to_vec(value).map_err(|error| Error::Json(error.to_string()))?)
     }
 
     /// Deletes a key, whether it is there or not.
@@ -102,11 +96,7 @@ impl Bucket {
 
     /// Replaces a value by what `change` makes of it, atomically: where another writer comes between, it is called
     /// again with the newer value. Gives the value that was written.
-    pub fn update(
-        &self,
-        key: &str,
-        mut change: impl FnMut(Option<Vec<u8>>) -> Vec<u8>,
-    ) -> Result<Vec<u8>, Error> {
+    pub fn update(&self, key: &str, mut change: impl FnMut(Option<Vec<u8>>) -> Vec<u8>) -> Result<Vec<u8>, Error> {
         let mut cas = atomics::Cas::new(&self.0, key)?;
         for _ in 0..UPDATE_ATTEMPTS_MAX {
             let value = change(cas.current()?);
@@ -122,10 +112,7 @@ impl Bucket {
     /// The values of several keys in one round trip, in the order of the keys.
     pub fn get_many(&self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
         let keys: Vec<String> = keys.iter().map(|&key| key.to_owned()).collect();
-        Ok(batch::get_many(&self.0, &keys)?
-            .into_iter()
-            .map(|(_, value)| value)
-            .collect())
+        Ok(batch::get_many(&self.0, &keys)?.into_iter().map(|(_, value)| value).collect())
     }
 
     /// Sets several keys in one round trip. Not atomic.
@@ -141,12 +128,7 @@ impl Bucket {
 
     /// Every key, in no particular order, fetched page by page.
     pub fn keys(&self) -> Keys<'_> {
-        Keys {
-            bucket: &self.0,
-            page: Vec::new().into_iter(),
-            cursor: None,
-            done: false,
-        }
+        Keys { bucket: &self.0, page: Vec::new().into_iter(), cursor: None, done: false }
     }
 }
 

@@ -18,11 +18,7 @@ pub struct Output {
 impl Output {
     /// A body of the given media type.
     pub fn new(content_type: impl Into<String>, body: impl Into<Vec<u8>>) -> Self {
-        Self {
-            content_type: Some(content_type.into()),
-            body: body.into(),
-            headers: Vec::new(),
-        }
+        Self { content_type: Some(content_type.into()), body: body.into(), headers: Vec::new() }
     }
 
     /// UTF-8 text.
@@ -103,10 +99,7 @@ impl IntoOutput for &str {
 
 impl IntoOutput for Vec<u8> {
     fn into_output(self) -> Result<Option<Output>, Failure> {
-        Ok(Some(Output {
-            body: self,
-            ..Output::default()
-        }))
+        Ok(Some(Output { body: self, ..Output::default() }))
     }
 }
 
@@ -137,14 +130,8 @@ mod tests {
     #[test]
     fn each_kind_of_output_has_its_media_type() {
         let content_type = |output: Option<Output>| output.unwrap().content_type;
-        assert_eq!(
-            content_type("x".into_output().unwrap()).unwrap(),
-            "text/plain; charset=utf-8"
-        );
-        assert_eq!(
-            content_type(Json(1).into_output().unwrap()).unwrap(),
-            "application/json"
-        );
+        assert_eq!(content_type("x".into_output().unwrap()).unwrap(), "text/plain; charset=utf-8");
+        assert_eq!(content_type(Json(1).into_output().unwrap()).unwrap(), "application/json");
         assert_eq!(content_type(vec![1_u8].into_output().unwrap()), None);
         assert_eq!(().into_output(), Ok(None));
         assert_eq!(None::<String>.into_outcome(), Ok(None));
@@ -153,10 +140,7 @@ mod tests {
     #[test]
     fn a_value_without_a_json_form_is_rejected() {
         let keys_are_lists = HashMap::from([(vec![1], 1)]);
-        assert!(matches!(
-            Json(keys_are_lists).into_output(),
-            Err(Failure::Reject { .. })
-        ));
+        assert!(matches!(Json(keys_are_lists).into_output(), Err(Failure::Reject { .. })));
     }
 
     #[test]

@@ -15,10 +15,7 @@ pub fn task(task: raw::Task) -> Task {
 
 /// The outcome in the form that crosses the component's boundary.
 pub fn lower(outcome: impl IntoOutcome) -> Result<Option<raw::Output>, raw::Failure> {
-    outcome
-        .into_outcome()
-        .map(|output| output.map(Output::lower))
-        .map_err(Failure::lower)
+    outcome.into_outcome().map(|output| output.map(Output::lower)).map_err(Failure::lower)
 }
 
 /// Remembers whether anything asked for another poll.
@@ -46,9 +43,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
             return Ok(value);
         }
         if !woken.0.swap(false, Ordering::Relaxed) {
-            return Err(Failure::reject(
-                "the handler awaits something that nothing in this instance can finish",
-            ));
+            return Err(Failure::reject("the handler awaits something that nothing in this instance can finish"));
         }
     }
 }
@@ -74,9 +69,6 @@ mod tests {
 
     #[test]
     fn a_future_that_nobody_wakes_is_rejected() {
-        assert!(matches!(
-            block_on(std::future::pending::<()>()),
-            Err(Failure::Reject { .. })
-        ));
+        assert!(matches!(block_on(std::future::pending::<()>()), Err(Failure::Reject { .. })));
     }
 }

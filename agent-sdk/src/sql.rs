@@ -68,18 +68,8 @@ impl Connection {
 
     fn query_by(&self, batch_rows: u32, statement: &str, params: &[Param]) -> Result<Rows, Error> {
         let cursor = self.0.query(statement, params)?;
-        let columns = cursor
-            .columns()
-            .into_iter()
-            .map(|column| column.name)
-            .collect();
-        Ok(Rows {
-            cursor,
-            columns,
-            batch_rows,
-            batch: Vec::new().into_iter(),
-            done: false,
-        })
+        let columns = cursor.columns().into_iter().map(|column| column.name).collect();
+        Ok(Rows { cursor, columns, batch_rows, batch: Vec::new().into_iter(), done: false })
     }
 
     /// Runs a statement and gives its first row. [`Error::NoRow`] where there is none.
@@ -131,18 +121,13 @@ impl Iterator for Rows {
             }
         }
         let values = self.batch.next()?;
-        Some(Ok(Row {
-            columns: Rc::clone(&self.columns),
-            values,
-        }))
+        Some(Ok(Row { columns: Rc::clone(&self.columns), values }))
     }
 }
 
 impl fmt::Debug for Rows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rows")
-            .field("columns", &self.columns)
-            .finish_non_exhaustive()
+        f.debug_struct("Rows").field("columns", &self.columns).finish_non_exhaustive()
     }
 }
 
@@ -201,10 +186,7 @@ mod tests {
     use super::*;
 
     fn row() -> Row {
-        Row {
-            columns: Rc::from(["id".to_owned(), "name".to_owned()]),
-            values: vec![Value::Int64(7), Value::DbNull],
-        }
+        Row { columns: Rc::from(["id".to_owned(), "name".to_owned()]), values: vec![Value::Int64(7), Value::DbNull] }
     }
 
     #[test]
@@ -217,29 +199,15 @@ mod tests {
     #[test]
     fn what_does_not_fit_says_which_column_and_what_it_holds() {
         let error = row().get::<String>("name").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the column `name` holds NULL, which is no alloc::string::String"
-        );
-        assert_eq!(
-            row().get::<i64>("nmae"),
-            Err(Error::NoColumn("nmae".into()))
-        );
+        assert_eq!(error.to_string(), "the column `name` holds NULL, which is no alloc::string::String");
+        assert_eq!(row().get::<i64>("nmae"), Err(Error::NoColumn("nmae".into())));
         assert_eq!(row().get::<i64>(2), Err(Error::NoColumn("2".into())));
     }
 
     #[test]
     fn parameters_keep_their_order_and_types() {
         let params: &[Param] = params![1_i32, "two", None::<String>, Some(true)];
-        assert_eq!(
-            params,
-            [
-                Param::Int32(1),
-                Param::Str("two".into()),
-                Param::DbNull,
-                Param::Boolean(true)
-            ]
-        );
+        assert_eq!(params, [Param::Int32(1), Param::Str("two".into()), Param::DbNull, Param::Boolean(true)]);
         let none: &[Param] = params![];
         assert_eq!(none, []);
     }

@@ -34,10 +34,7 @@ pub struct Task {
 impl Task {
     /// The first header of this name, whatever its case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     /// Whether a failure of this attempt is final.
@@ -47,17 +44,13 @@ impl Task {
 
     /// The body as JSON. A body that does not fit is rejected, with the place and the reason.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            Failure::reject(format!(
-                "the body is not the JSON that this agent takes: {error}"
-            ))
-        })
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::reject(format!("the body is not the JSON that this agent takes: {error}")))
     }
 
     /// The body as text. One that is not UTF-8 is rejected.
     pub fn text(&self) -> Result<&str, Failure> {
-        std::str::from_utf8(&self.body)
-            .map_err(|error| Failure::reject(format!("the body is not UTF-8 text: {error}")))
+        std::str::from_utf8(&self.body).map_err(|error| Failure::reject(format!("the body is not UTF-8 text: {error}")))
     }
 }
 
@@ -133,12 +126,7 @@ mod tests {
     use super::*;
 
     fn task(body: &[u8]) -> Task {
-        Task {
-            body: body.to_vec(),
-            attempt: 2,
-            max_attempts: 2,
-            ..Task::default()
-        }
+        Task { body: body.to_vec(), attempt: 2, max_attempts: 2, ..Task::default() }
     }
 
     #[test]
@@ -150,22 +138,13 @@ mod tests {
 
     #[test]
     fn text_must_be_utf8() {
-        assert_eq!(
-            String::from_task(&task("grüß".as_bytes())),
-            Ok("grüß".to_owned())
-        );
-        assert!(matches!(
-            String::from_task(&task(&[0xff])),
-            Err(Failure::Reject { .. })
-        ));
+        assert_eq!(String::from_task(&task("grüß".as_bytes())), Ok("grüß".to_owned()));
+        assert!(matches!(String::from_task(&task(&[0xff])), Err(Failure::Reject { .. })));
     }
 
     #[test]
     fn headers_are_found_in_any_case() {
-        let task = Task {
-            headers: vec![("width".into(), "64".into())],
-            ..task(b"")
-        };
+        let task = Task { headers: vec![("width".into(), "64".into())], ..task(b"") };
         assert_eq!(task.header("Width"), Some("64"));
         assert_eq!(task.header("height"), None);
     }
@@ -173,12 +152,6 @@ mod tests {
     #[test]
     fn the_last_attempt_knows_it() {
         assert!(task(b"").is_last_attempt());
-        assert!(
-            !Task {
-                attempt: 1,
-                ..task(b"")
-            }
-            .is_last_attempt()
-        );
+        assert!(!Task { attempt: 1, ..task(b"") }.is_last_attempt());
     }
 }

@@ -72,10 +72,7 @@ pub fn to(agent: impl Into<String>) -> Submission {
         headers: Vec::new(),
         max_attempts: None,
     };
-    Submission {
-        agent: agent.into(),
-        options,
-    }
+    Submission { agent: agent.into(), options }
 }
 
 impl Submission {
@@ -111,14 +108,8 @@ impl Submission {
     }
 
     fn take_body(&mut self, body: impl IntoOutput) -> Result<Vec<u8>, Error> {
-        let body = body
-            .into_output()
-            .map_err(|failure: Failure| Error::Body(failure.to_string()))?;
-        let Output {
-            content_type,
-            body,
-            headers,
-        } = body.unwrap_or_default();
+        let body = body.into_output().map_err(|failure: Failure| Error::Body(failure.to_string()))?;
+        let Output { content_type, body, headers } = body.unwrap_or_default();
         self.options.content_type = content_type;
         self.options.headers.extend(headers);
         Ok(body)
@@ -143,22 +134,11 @@ mod tests {
     #[test]
     fn the_body_brings_its_media_type_and_headers() {
         let mut submission = to("counter").delay(Duration::from_secs(5)).header("a", "1");
-        assert_eq!(
-            submission.take_body(Json("visits")),
-            Ok(b"\"visits\"".to_vec())
-        );
-        assert_eq!(
-            submission.options.content_type.as_deref(),
-            Some("application/json")
-        );
+        assert_eq!(submission.take_body(Json("visits")), Ok(b"\"visits\"".to_vec()));
+        assert_eq!(submission.options.content_type.as_deref(), Some("application/json"));
         assert_eq!(submission.options.delay_ms, Some(5000));
 
-        submission
-            .take_body(Output::text("x").header("b", "2"))
-            .unwrap();
-        assert_eq!(
-            submission.options.headers,
-            [("a".into(), "1".into()), ("b".into(), "2".into())]
-        );
+        submission.take_body(Output::text("x").header("b", "2")).unwrap();
+        assert_eq!(submission.options.headers, [("a".into(), "1".into()), ("b".into(), "2".into())]);
     }
 }

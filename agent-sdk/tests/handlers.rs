@@ -13,11 +13,7 @@ mod only_the_task {
 
     #[test]
     fn is_an_ordinary_function_still() {
-        let task = Task {
-            content_type: "text/plain".into(),
-            body: b"x".to_vec(),
-            ..Task::default()
-        };
+        let task = Task { content_type: "text/plain".into(), body: b"x".to_vec(), ..Task::default() };
         assert_eq!(handle(task), Output::new("text/plain", "x"));
     }
 }
@@ -35,10 +31,7 @@ mod a_borrowed_task_and_typed_json {
 
     #[test]
     fn gets_both() {
-        let task = Task {
-            max_attempts: 5,
-            ..Task::default()
-        };
+        let task = Task { max_attempts: 5, ..Task::default() };
         assert_eq!(handle(&task, Json(vec![1, 2])), Ok(Json(3)));
     }
 }
@@ -54,16 +47,7 @@ mod an_owned_task_in_second_place {
 
     #[test]
     fn and_an_error_of_its_own() {
-        assert_eq!(
-            handle(
-                "7".into(),
-                Task {
-                    id: "t".into(),
-                    ..Task::default()
-                }
-            ),
-            Ok("t: 7".into())
-        );
+        assert_eq!(handle("7".into(), Task { id: "t".into(), ..Task::default() }), Ok("t: 7".into()));
         assert!(handle("seven".into(), Task::default()).is_err());
     }
 }
@@ -80,10 +64,7 @@ mod asynchronous {
     fn is_a_future_of_its_result() {
         let mut future = std::pin::pin!(handle(Vec::new()));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        assert_eq!(
-            future.as_mut().poll(&mut context),
-            std::task::Poll::Ready(Ok(None))
-        );
+        assert_eq!(future.as_mut().poll(&mut context), std::task::Poll::Ready(Ok(None)));
     }
 }
 

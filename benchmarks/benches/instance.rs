@@ -102,13 +102,8 @@ fn instance(criterion: &mut Criterion) {
     let revision = code.into_revision(1, String::new(), manifest, &capabilities, Folders::default());
     let revision = Arc::new(revision);
     let config = RunnerConfig { instances_max: INSTANCES_MAX, hostcall_bytes_max: 16 << 20 };
-    let runner = Runner::new(
-        &config,
-        engine.clone(),
-        MemoryLedger::new(300 << 20),
-        capabilities,
-        threads.handle().clone(),
-    );
+    let runner =
+        Runner::new(&config, engine.clone(), MemoryLedger::new(300 << 20), capabilities, threads.handle().clone());
 
     let mut group = criterion.benchmark_group("fresh instance");
     group.throughput(Throughput::Elements(TASKS_AT_ONCE));

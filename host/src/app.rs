@@ -68,7 +68,9 @@ async fn started(config: Config) -> Result<(App, StopSignals), StartError> {
     telemetry::init_logs(config.log, &config.log_filter).map_err(|problem| StartError::Unavailable(vec![problem]))?;
     let signals = StopSignals::listen().map_err(|error| internal("listening for signals", error))?;
     if config.broker == Backend::Embedded {
-        tracing::warn!("the embedded broker keeps tasks in memory: they end with this process; set AMQP_URL to keep them");
+        tracing::warn!(
+            "the embedded broker keeps tasks in memory: they end with this process; set AMQP_URL to keep them"
+        );
     }
     Ok((App::start(config).await?, signals))
 }
@@ -113,10 +115,8 @@ impl App {
         let guests = GuestThreads::start().map_err(|error| internal("starting the guests' threads", error))?;
         let engine = engine()?;
         let ledger = MemoryLedger::new(config.memory_budget.0.saturating_sub(HOST_BYTES_RESERVED));
-        let runner_config = RunnerConfig {
-            instances_max: INSTANCES_MAX,
-            hostcall_bytes_max: hostcall_bytes_max(&config),
-        };
+        let runner_config =
+            RunnerConfig { instances_max: INSTANCES_MAX, hostcall_bytes_max: hostcall_bytes_max(&config) };
         let capabilities = backends.capabilities.clone();
         let runner =
             Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities.clone(), guests.handle.clone());
@@ -157,7 +157,17 @@ impl App {
             draining: draining.clone(),
         };
         let http = serve_http(listener, http::router(config.http.clone(), ports), draining.clone());
-        let app = Self { address, backends, deployer, dispatcher, draining, background, http, _guests: guests, grace: config.grace_period };
+        let app = Self {
+            address,
+            backends,
+            deployer,
+            dispatcher,
+            draining,
+            background,
+            http,
+            _guests: guests,
+            grace: config.grace_period,
+        };
         app.load_agents(&config).await?;
         Ok(app)
     }

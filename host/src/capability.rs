@@ -142,10 +142,7 @@ impl HasData for Views {
 ///
 /// # Errors
 /// An interface is linked already.
-pub fn add_to_linker<T: Send + 'static>(
-    linker: &mut Linker<T>,
-    view: fn(&mut T) -> View<'_>,
-) -> wasmtime::Result<()> {
+pub fn add_to_linker<T: Send + 'static>(linker: &mut Linker<T>, view: fn(&mut T) -> View<'_>) -> wasmtime::Result<()> {
     wasi::keyvalue0_2_0_draft::store::add_to_linker::<T, Views>(linker, view)?;
     wasi::keyvalue0_2_0_draft::atomics::add_to_linker::<T, Views>(linker, view)?;
     wasi::keyvalue0_2_0_draft::batch::add_to_linker::<T, Views>(linker, view)?;

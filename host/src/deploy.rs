@@ -111,7 +111,10 @@ impl Deployer {
     #[must_use]
     pub fn active(&self) -> (u64, Vec<Arc<Revision>>) {
         let all = self.all();
-        (all.iter().map(|deployed| deployed.slot.running()).sum(), all.iter().map(|deployed| deployed.slot.active()).collect())
+        (
+            all.iter().map(|deployed| deployed.slot.running()).sum(),
+            all.iter().map(|deployed| deployed.slot.active()).collect(),
+        )
     }
 
     async fn load(&self, stored: StoredRevision) -> Result<(), DeployError> {

@@ -57,10 +57,11 @@ impl Package {
     /// A missing or wrong manifest, module or migration, with what to do.
     pub fn read(path: &Path) -> Result<Self, PackageError> {
         let manifest_path = if path.is_dir() { path.join(MANIFEST_NAME) } else { path.to_path_buf() };
-        let text = std::fs::read_to_string(&manifest_path)
-            .map_err(unreadable(&manifest_path, || "expected the agent's manifest, agent.toml, or the folder that has it".to_owned()))?;
-        let manifest = Manifest::parse(&text)
-            .map_err(|source| PackageError::Manifest { path: manifest_path.clone(), source })?;
+        let text = std::fs::read_to_string(&manifest_path).map_err(unreadable(&manifest_path, || {
+            "expected the agent's manifest, agent.toml, or the folder that has it".to_owned()
+        }))?;
+        let manifest =
+            Manifest::parse(&text).map_err(|source| PackageError::Manifest { path: manifest_path.clone(), source })?;
         let folder = manifest_path.parent().unwrap_or(Path::new("."));
         let module_path = folder.join(&manifest.agent.module);
         let module = std::fs::read(&module_path).map_err(unreadable(&module_path, || match &manifest.build {
@@ -91,7 +92,8 @@ fn unreadable(path: &Path, what: impl FnOnce() -> String) -> impl FnOnce(std::io
 
 fn read_migrations(folder: &Path, manifest: &Manifest) -> Result<Vec<Migration>, PackageError> {
     let mut migrations = Vec::<Migration>::new();
-    for folder in manifest.grants.sql.iter().filter_map(|grant| grant.migrations.as_ref()).map(|name| folder.join(name)) {
+    for folder in manifest.grants.sql.iter().filter_map(|grant| grant.migrations.as_ref()).map(|name| folder.join(name))
+    {
         let entries = std::fs::read_dir(&folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let entries = entries.map_err(unreadable(&folder, || "expected a folder of .sql files".to_owned()))?;
         let paths = entries.into_iter().map(|entry| entry.path());
@@ -100,7 +102,8 @@ fn read_migrations(folder: &Path, manifest: &Manifest) -> Result<Vec<Migration>,
             if migrations.iter().any(|migration| migration.name == name) {
                 return Err(PackageError::MigrationTwice { path });
             }
-            let sql = std::fs::read_to_string(&path).map_err(unreadable(&path, || "expected a file of SQL".to_owned()))?;
+            let sql =
+                std::fs::read_to_string(&path).map_err(unreadable(&path, || "expected a file of SQL".to_owned()))?;
             migrations.push(Migration { name, sql });
         }
     }

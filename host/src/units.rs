@@ -146,7 +146,9 @@ mod tests {
 
     #[test]
     fn sizes_read_as_people_write_them() {
-        for (text, bytes) in [("64MiB", 64 << 20), ("500MB", 500_000_000), ("500 MB", 500_000_000), ("1.5KiB", 1536), ("7B", 7)] {
+        for (text, bytes) in
+            [("64MiB", 64 << 20), ("500MB", 500_000_000), ("500 MB", 500_000_000), ("1.5KiB", 1536), ("7B", 7)]
+        {
             assert_eq!(ByteSize::parse(text), Ok(ByteSize(bytes)), "{text}");
         }
         for bad in ["", "64", "MiB", "-1MB", "1e3MB", "1.MB", ".5MB", "99999999999GiB", "1 000MB", "64mib"] {
@@ -156,7 +158,8 @@ mod tests {
 
     #[test]
     fn durations_read_as_people_write_them() {
-        for (text, ms) in [("250ms", 250), ("1.5s", 1_500), ("5m", 300_000), ("1h", 3_600_000), ("30d", 2_592_000_000)] {
+        for (text, ms) in [("250ms", 250), ("1.5s", 1_500), ("5m", 300_000), ("1h", 3_600_000), ("30d", 2_592_000_000)]
+        {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for bad in ["", "5", "s", "-5s", "5 years", "1m30s", "NaNs", "infs"] {

@@ -6,10 +6,7 @@
 //! The bindings are generated once for what the host implements ([`capabilities`]); those of the native and the
 //! messaging shape re-use them, and add just the export that the host calls.
 
-#![allow(
-    unreachable_pub,
-    reason = "the generator writes `pub` throughout; this module is private to the crate"
-)]
+#![allow(unreachable_pub, reason = "the generator writes `pub` throughout; this module is private to the crate")]
 #![allow(dead_code, reason = "the generator writes every function of the interfaces, called or not")]
 
 /// What the host implements itself.

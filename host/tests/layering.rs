@@ -36,8 +36,19 @@ const RULE: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "agent", "broker", "capability", "config", "deploy", "dispatch", "embedded", "http", "lifecycle", "store",
-            "telemetry", "cli", "package",
+            "agent",
+            "broker",
+            "capability",
+            "config",
+            "deploy",
+            "dispatch",
+            "embedded",
+            "http",
+            "lifecycle",
+            "store",
+            "telemetry",
+            "cli",
+            "package",
         ],
     ),
 ];
@@ -132,10 +143,15 @@ fn files() -> Vec<(String, PathBuf)> {
             }
             let relative = path.strip_prefix(&source).unwrap();
             // Tests may put any two things together.
-            let is_test = path.file_stem().is_some_and(|stem| stem == "tests") || relative.iter().any(|part| part == "tests");
+            let is_test =
+                path.file_stem().is_some_and(|stem| stem == "tests") || relative.iter().any(|part| part == "tests");
             let first = relative.iter().next().unwrap().to_string_lossy();
             let module = first.trim_end_matches(".rs").to_owned();
-            if path.extension().is_some_and(|extension| extension == "rs") && module != "main" && module != "lib" && !is_test {
+            if path.extension().is_some_and(|extension| extension == "rs")
+                && module != "main"
+                && module != "lib"
+                && !is_test
+            {
                 files.push((module, path));
             }
         }

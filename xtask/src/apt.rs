@@ -27,9 +27,7 @@ impl Apt {
     pub(crate) fn find() -> Option<Self> {
         find_program("apt-get")?;
         if rustix::process::geteuid().is_root() {
-            return Some(Self {
-                root: Root::Already,
-            });
+            return Some(Self { root: Root::Already });
         }
         find_program("sudo")?;
         let mut probe = Command::new("sudo");
@@ -39,8 +37,7 @@ impl Apt {
 
     /// Like [`Apt::find`], but sudo counts only on a CI machine: on a person's own machine, servers are theirs to install.
     pub(crate) fn find_for_servers() -> Option<Self> {
-        Self::find()
-            .filter(|apt| matches!(apt.root, Root::Already) || std::env::var_os("CI").is_some())
+        Self::find().filter(|apt| matches!(apt.root, Root::Already) || std::env::var_os("CI").is_some())
     }
 
     /// Installs packages, saying so.
@@ -52,22 +49,14 @@ impl Apt {
         }
         process::check_interrupted()?;
         process::output("apt-get update", self.apt_get().arg("update"))?;
-        process::output("apt-get install", &mut self.install_command(packages)).with_context(
-            || {
-                format!(
-                    "could not install the packages; try: {}",
-                    install_line(packages)
-                )
-            },
-        )?;
+        process::output("apt-get install", &mut self.install_command(packages))
+            .with_context(|| format!("could not install the packages; try: {}", install_line(packages)))?;
         Ok(())
     }
 
     fn install_command(&self, packages: &[&str]) -> Command {
         let mut command = self.apt_get();
-        command
-            .args(["install", "--yes", "--no-install-recommends"])
-            .args(packages);
+        command.args(["install", "--yes", "--no-install-recommends"]).args(packages);
         command
     }
 
@@ -81,12 +70,7 @@ impl Apt {
             }
         };
         // RUNLEVEL=1 keeps Debian's maintainer scripts from starting the servers that we only want the programs of.
-        command.args([
-            "DEBIAN_FRONTEND=noninteractive",
-            "RUNLEVEL=1",
-            "apt-get",
-            "--quiet",
-        ]);
+        command.args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "--quiet"]);
         command
     }
 }

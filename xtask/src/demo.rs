@@ -23,24 +23,15 @@ use report::Report;
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     agents::build(workspace, &[])?;
 
-    ui::step(
-        "building the host (the first time takes some minutes: it brings a compiler for WebAssembly)",
-    );
-    process::run(
-        "cargo build",
-        workspace.cargo().args(["build", "--package", "agent-host"]),
-    )?;
+    ui::step("building the host (the first time takes some minutes: it brings a compiler for WebAssembly)");
+    process::run("cargo build", workspace.cargo().args(["build", "--package", "agent-host"]))?;
     find_postgres()?;
 
     ui::step("starting the host: broker, cache and database embedded");
     let mut host = Host::start(workspace)?;
     let client = Client::new(host.address());
     host.await_ready(&client)?;
-    ui::say(&format!(
-        "ready on http://{}, agents: {}",
-        host.address(),
-        client.agents()?.join(", ")
-    ));
+    ui::say(&format!("ready on http://{}, agents: {}", host.address(), client.agents()?.join(", ")));
 
     let mut report = Report::default();
     for stage in work::stages() {
@@ -57,10 +48,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 
     ui::step("stopping the host");
     host.stop()?;
-    ensure!(
-        report.all_as_planned(),
-        "not every task ended as planned; see above"
-    );
+    ensure!(report.all_as_planned(), "not every task ended as planned; see above");
     try_next(workspace);
     Ok(())
 }
@@ -84,10 +72,7 @@ fn find_postgres() -> Result<()> {
 
 fn try_next(workspace: &Workspace) {
     let program = workspace.target.join("debug/agent-host");
-    let program = program
-        .strip_prefix(&workspace.root)
-        .unwrap_or(&program)
-        .display();
+    let program = program.strip_prefix(&workspace.root).unwrap_or(&program).display();
     ui::step("done. To try next:");
     for (what, line) in [
         (
@@ -96,16 +81,10 @@ fn try_next(workspace: &Workspace) {
                 "AMQP_URL=embedded DATABASE_URL=embedded REDIS_URL=embedded AGENT_HOST_AGENTS_DIR=agents {program} serve"
             ),
         ),
-        (
-            "  then, elsewhere",
-            format!("{program} submit echo hello --wait"),
-        ),
+        ("  then, elsewhere", format!("{program} submit echo hello --wait")),
         ("  what is deployed", format!("{program} agents list")),
         ("every test, on real servers", "cargo xtask test".to_owned()),
-        (
-            "real servers for your own use",
-            "cargo xtask services".to_owned(),
-        ),
+        ("real servers for your own use", "cargo xtask services".to_owned()),
     ] {
         ui::say(&format!("{what:<30} {line}"));
     }

@@ -25,11 +25,7 @@ use crate::workspace::Workspace;
 const EXIT_INTERRUPTED: u8 = 130;
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    about = "The project's commands",
-    disable_help_subcommand = true
-)]
+#[command(name = "cargo xtask", about = "The project's commands", disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

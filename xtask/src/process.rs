@@ -43,11 +43,7 @@ impl std::error::Error for Interrupted {}
 /// Takes over the stop signals, and becomes the parent of whatever our children leave behind.
 pub(crate) fn prepare() -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGHUP,
-    ] {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         // Order matters: the first of the two only acts once the second has run, on an earlier signal.
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
@@ -62,11 +58,7 @@ pub(crate) fn prepare() -> Result<()> {
 
 /// Fails once the user has asked us to stop.
 pub(crate) fn check_interrupted() -> Result<()> {
-    if STOP.get().is_some_and(|stop| stop.load(Ordering::SeqCst)) {
-        Err(Interrupted.into())
-    } else {
-        Ok(())
-    }
+    if STOP.get().is_some_and(|stop| stop.load(Ordering::SeqCst)) { Err(Interrupted.into()) } else { Ok(()) }
 }
 
 /// Waits a little; fails if the user asks us to stop.
@@ -103,40 +95,24 @@ impl Child {
             let die_with_parent = move || {
                 rustix::process::set_parent_process_death_signal(Some(stop_signal))?;
                 // The parent may have gone before the line above took effect; nobody would then end this child.
-                if rustix::process::getppid() == Some(parent) {
-                    Ok(())
-                } else {
-                    Err(std::io::Error::other("orphaned"))
-                }
+                if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(std::io::Error::other("orphaned")) }
             };
             // SAFETY: the closure runs between fork and exec and only makes two system calls (prctl, getppid); it does
             // not allocate on the path that succeeds, takes no lock and touches no memory shared with other threads.
             unsafe { command.pre_exec(die_with_parent) };
         }
-        let inner = command.spawn().with_context(|| {
-            format!(
-                "could not start {name} ({})",
-                command.get_program().to_string_lossy()
-            )
-        })?;
+        let inner = command
+            .spawn()
+            .with_context(|| format!("could not start {name} ({})", command.get_program().to_string_lossy()))?;
         let group = i32::try_from(inner.id()).ok().and_then(Pid::from_raw);
         let group = group.with_context(|| format!("{name} has no usable process id"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            inner,
-            group,
-            stop_signal,
-            status: None,
-        })
+        Ok(Self { name: name.to_owned(), inner, group, stop_signal, status: None })
     }
 
     /// The status, if it has ended.
     pub(crate) fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {
-            self.status = self
-                .inner
-                .try_wait()
-                .with_context(|| format!("could not wait for {}", self.name))?;
+            self.status = self.inner.try_wait().with_context(|| format!("could not wait for {}", self.name))?;
         }
         Ok(self.status)
     }
@@ -201,44 +177,26 @@ pub(crate) fn run(name: &str, command: &mut Command) -> Result<()> {
 }
 
 /// Runs a command that has `limit` to end; gives its stdout. Its stderr becomes part of the error.
-pub(crate) fn output_within(
-    name: &str,
-    command: &mut Command,
-    limit: Option<Duration>,
-) -> Result<Vec<u8>> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+pub(crate) fn output_within(name: &str, command: &mut Command, limit: Option<Duration>) -> Result<Vec<u8>> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = Child::spawn(name, command, Signal::TERM)?;
     let stdout = child.inner.stdout.take().map(read_all);
     let stderr = child.inner.stderr.take().map(read_all);
     let status = child.wait(limit.map(|limit| Instant::now() + limit))?;
-    let text = |reader: Option<std::thread::JoinHandle<Vec<u8>>>| {
-        reader.and_then(|r| r.join().ok()).unwrap_or_default()
-    };
+    let text =
+        |reader: Option<std::thread::JoinHandle<Vec<u8>>>| reader.and_then(|r| r.join().ok()).unwrap_or_default();
     let (stdout, stderr) = (text(stdout), text(stderr));
     if !status.success() {
-        bail!(
-            "{name} failed ({status}): {}",
-            String::from_utf8_lossy(&stderr).trim()
-        );
+        bail!("{name} failed ({status}): {}", String::from_utf8_lossy(&stderr).trim());
     }
     Ok(stdout)
 }
 
 /// Runs a cleaning-up command to its end, also after the user asked us to stop. Its stderr becomes part of the error.
 pub(crate) fn clean_up(name: &str, command: &mut Command) -> Result<()> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("could not start {name}"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("could not start {name}"))?;
     if !output.status.success() {
-        bail!(
-            "{name} failed ({}): {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("{name} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }
@@ -249,22 +207,12 @@ pub(crate) fn output(name: &str, command: &mut Command) -> Result<Vec<u8>> {
 }
 
 /// Runs a command with its stdout both shown and given line by line to `see`; a status other than 0 is an error.
-pub(crate) fn run_seeing(
-    name: &str,
-    command: &mut Command,
-    mut see: impl FnMut(&str),
-) -> Result<()> {
-    let mut child = Child::spawn(
-        name,
-        command.stdin(Stdio::null()).stdout(Stdio::piped()),
-        Signal::TERM,
-    )?;
+pub(crate) fn run_seeing(name: &str, command: &mut Command, mut see: impl FnMut(&str)) -> Result<()> {
+    let mut child = Child::spawn(name, command.stdin(Stdio::null()).stdout(Stdio::piped()), Signal::TERM)?;
     let (sender, lines) = std::sync::mpsc::channel::<String>();
     let reader = child.inner.stdout.take().map(|stdout| {
         std::thread::spawn(move || {
-            for line in
-                std::io::BufRead::lines(std::io::BufReader::new(stdout)).map_while(Result::ok)
-            {
+            for line in std::io::BufRead::lines(std::io::BufReader::new(stdout)).map_while(Result::ok) {
                 println!("{line}");
                 if sender.send(line).is_err() {
                     return;
@@ -307,9 +255,7 @@ pub(crate) fn end_strays() {
         return;
     }
     for (pid, name) in &found {
-        ui::warn(&format!(
-            "{name} (process {pid}) was left running by something that this command ran; ending it"
-        ));
+        ui::warn(&format!("{name} (process {pid}) was left running by something that this command ran; ending it"));
         let _ = rustix::process::kill_process(*pid, Signal::TERM);
     }
     let until = Instant::now() + STRAY_GRACE;
@@ -335,18 +281,10 @@ fn reap() {
 
 /// Our living children, by the kernel's list (empty where there is no /proc).
 fn strays() -> Vec<(Pid, String)> {
-    let tasks = std::fs::read_dir("/proc/self/task")
-        .into_iter()
-        .flatten()
-        .flatten();
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    let pids: Vec<i32> = lists
-        .flat_map(|list| {
-            list.split_whitespace()
-                .flat_map(str::parse)
-                .collect::<Vec<_>>()
-        })
-        .collect();
+    let pids: Vec<i32> =
+        lists.flat_map(|list| list.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect();
     let living = pids.into_iter().filter_map(|pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;

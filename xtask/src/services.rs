@@ -81,13 +81,7 @@ pub(crate) struct Services {
 impl Services {
     /// Starts or finds all three, and waits until each answers.
     pub(crate) fn start(workspace: &Workspace) -> Result<Self> {
-        let mut services = Self {
-            urls: Vec::new(),
-            database: None,
-            servers: Vec::new(),
-            compose: None,
-            folder: None,
-        };
+        let mut services = Self { urls: Vec::new(), database: None, servers: Vec::new(), compose: None, folder: None };
         let mut wanted = Vec::new();
         for kind in &KINDS {
             match std::env::var(kind.variable) {
@@ -116,10 +110,7 @@ impl Services {
         let mut url = url.to_owned();
         if kind.variable == "DATABASE_URL" {
             self.database = PrivateDatabase::create(&url)?;
-            url = self
-                .database
-                .as_ref()
-                .map_or(url, |database| database.url().to_owned());
+            url = self.database.as_ref().map_or(url, |database| database.url().to_owned());
         }
         ui::say(&format!("{}: using {}", kind.name, kind.variable));
         self.urls.push((kind.variable, url));
@@ -127,12 +118,8 @@ impl Services {
     }
 
     fn start_private(&mut self, wanted: &[&Kind]) -> Result<()> {
-        let folder = tempfile::Builder::new()
-            .prefix("agent-host-services-")
-            .tempdir();
-        let folder = self
-            .folder
-            .insert(folder.context("could not make a temporary folder")?);
+        let folder = tempfile::Builder::new().prefix("agent-host-services-").tempdir();
+        let folder = self.folder.insert(folder.context("could not make a temporary folder")?);
         server::make_passable(folder.path())?;
         let begun = std::time::Instant::now();
         // All are started before the first is waited for: they get ready side by side.
@@ -153,20 +140,14 @@ impl Services {
             self.urls.push((kind.variable, server.url().to_owned()));
         }
         let names: Vec<_> = wanted.iter().map(|kind| kind.name).collect();
-        ui::say(&format!(
-            "private {} ready after {:.1} s",
-            names.join(", "),
-            begun.elapsed().as_secs_f64()
-        ));
+        ui::say(&format!("private {} ready after {:.1} s", names.join(", "), begun.elapsed().as_secs_f64()));
         Ok(())
     }
 
     fn start_compose(&mut self, workspace: &Workspace, wanted: &[&Kind]) -> Result<()> {
         let compose = self.compose.insert(Compose::up(workspace)?);
         for kind in wanted {
-            let url = compose
-                .url(kind.variable)
-                .with_context(|| format!("compose has no {}", kind.name))?;
+            let url = compose.url(kind.variable).with_context(|| format!("compose has no {}", kind.name))?;
             self.urls.push((kind.variable, url));
         }
         Ok(())
@@ -192,9 +173,7 @@ impl Drop for Services {
 
 /// Starts a private server in a folder of its own below `folder`.
 fn start_one(kind: &Kind, folder: &Path) -> Result<Server> {
-    let own = tempfile::Builder::new()
-        .prefix(&kind.name.to_lowercase())
-        .tempdir_in(folder);
+    let own = tempfile::Builder::new().prefix(&kind.name.to_lowercase()).tempdir_in(folder);
     // The folder above it is the one that is removed.
     let own = own.context("could not make a folder for a server")?.keep();
     (kind.start)(&own).with_context(|| format!("could not start a private {}", kind.name))
@@ -213,12 +192,7 @@ enum Source {
 
 /// Makes sure that the programs are there, or that docker is.
 fn installed(wanted: &[&Kind]) -> Result<Source> {
-    let missing = || {
-        wanted
-            .iter()
-            .filter(|kind| (kind.program)().is_none())
-            .collect::<Vec<_>>()
-    };
+    let missing = || wanted.iter().filter(|kind| (kind.program)().is_none()).collect::<Vec<_>>();
     let lacking = missing();
     if lacking.is_empty() {
         return Ok(Source::Programs);
@@ -228,10 +202,7 @@ fn installed(wanted: &[&Kind]) -> Result<Source> {
         apt.install(&packages)?;
         let lacking = missing();
         if let Some(kind) = lacking.first() {
-            bail!(
-                "package {} is installed, but its server was not found",
-                kind.package
-            );
+            bail!("package {} is installed, but its server was not found", kind.package);
         }
         return Ok(Source::Programs);
     }
@@ -260,9 +231,7 @@ pub(crate) fn run(workspace: &Workspace, keep: bool) -> Result<()> {
     }
     ui::say("running; Ctrl-C stops them");
     let end = loop {
-        let turn = services
-            .check_alive()
-            .and_then(|()| process::pause(Duration::from_millis(200)));
+        let turn = services.check_alive().and_then(|()| process::pause(Duration::from_millis(200)));
         if let Err(error) = turn {
             break error;
         }

@@ -34,10 +34,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     let python = foreign_client(workspace)?;
 
     ui::step("building the tests");
-    process::run(
-        "cargo test --no-run",
-        &mut cargo_test(workspace, args, "--no-run"),
-    )?;
+    process::run("cargo test --no-run", &mut cargo_test(workspace, args, "--no-run"))?;
 
     ui::step("starting RabbitMQ, PostgreSQL and Redis");
     let services = Services::start(workspace)?;
@@ -47,9 +44,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     let mut totals = Totals::default();
     // Every test program runs, so that one report names all failures.
     let mut command = cargo_test(workspace, args, "--no-fail-fast");
-    command
-        .env("AGENT_HOST_TEST_SERVICES", "1")
-        .env("AGENT_HOST_TEST_PYTHON", &python);
+    command.env("AGENT_HOST_TEST_SERVICES", "1").env("AGENT_HOST_TEST_PYTHON", &python);
     services.apply(&mut command);
     let result = process::run_seeing("cargo test", &mut command, |line| totals.read(line));
     let took = ui::elapsed().saturating_sub(begun);
@@ -63,11 +58,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
 /// `cargo test` over the whole workspace, or over the packages that `args` names. What follows a `--` among them goes to
 /// the test programs.
 fn cargo_test(workspace: &Workspace, args: &[String], flag: &str) -> Command {
-    let (ours, theirs) = args.split_at(
-        args.iter()
-            .position(|arg| arg == "--")
-            .unwrap_or(args.len()),
-    );
+    let (ours, theirs) = args.split_at(args.iter().position(|arg| arg == "--").unwrap_or(args.len()));
     let mut command = workspace.cargo();
     command.arg("test");
     let names_packages = |arg: &String| arg.starts_with("-p") || arg.starts_with("--package");
@@ -81,10 +72,7 @@ fn cargo_test(workspace: &Workspace, args: &[String], flag: &str) -> Command {
 impl Totals {
     /// Takes in a line of a test program's report.
     fn read(&mut self, line: &str) {
-        if let Some(name) = line
-            .strip_prefix("test ")
-            .and_then(|rest| rest.strip_suffix(" ... FAILED"))
-        {
+        if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
             self.failures.push(name.to_owned());
         }
         let Some(counts) = line.strip_prefix("test result: ") else {
@@ -93,8 +81,7 @@ impl Totals {
         self.programs += 1;
         for part in counts.split([';', '.']) {
             let mut words = part.split_whitespace();
-            let (Some(Ok(count)), Some(what)) = (words.next().map(str::parse::<u64>), words.next())
-            else {
+            let (Some(Ok(count)), Some(what)) = (words.next().map(str::parse::<u64>), words.next()) else {
                 continue;
             };
             match what {
@@ -127,11 +114,8 @@ fn foreign_client(workspace: &Workspace) -> Result<PathBuf> {
     let folder = workspace.own_folder()?.join("venv");
     let python = folder.join("bin/python");
     let works = || {
-        process::output(
-            "python",
-            Command::new(&python).args(["-c", "import pika; assert pika.__version__ == '1.3.2'"]),
-        )
-        .is_ok()
+        process::output("python", Command::new(&python).args(["-c", "import pika; assert pika.__version__ == '1.3.2'"]))
+            .is_ok()
     };
     if python.is_file() && works() {
         return Ok(python);
@@ -139,38 +123,21 @@ fn foreign_client(workspace: &Workspace) -> Result<PathBuf> {
     process::check_interrupted()?;
     let make = |system: PathBuf| {
         let mut command = Command::new(system);
-        process::output(
-            "python3 -m venv",
-            command.args(["-m", "venv", "--clear"]).arg(&folder),
-        )
+        process::output("python3 -m venv", command.args(["-m", "venv", "--clear"]).arg(&folder))
     };
     // Debian's python3 comes without venv; apt-get adds it where that is ours to do.
-    let made = find_program("python3")
-        .context("python3 was not found")
-        .and_then(make);
+    let made = find_program("python3").context("python3 was not found").and_then(make);
     if let Err(error) = made {
         process::check_interrupted()?;
         let packages = ["python3", "python3-venv"];
-        let apt = Apt::find_for_servers().with_context(|| {
-            format!(
-                "{error:#}; a test needs it: {}",
-                apt::install_line(&packages)
-            )
-        })?;
+        let apt = Apt::find_for_servers()
+            .with_context(|| format!("{error:#}; a test needs it: {}", apt::install_line(&packages)))?;
         apt.install(&packages)?;
         make(find_program("python3").context("python3 is installed but was not found")?)?;
     }
     let mut pip = Command::new(&python);
-    process::output(
-        "pip install",
-        pip.args(["-m", "pip", "install", "--quiet", FOREIGN_CLIENT]),
-    )
-    .with_context(|| {
-        format!(
-            "could not install {FOREIGN_CLIENT} from PyPI into {}",
-            folder.display()
-        )
-    })?;
+    process::output("pip install", pip.args(["-m", "pip", "install", "--quiet", FOREIGN_CLIENT]))
+        .with_context(|| format!("could not install {FOREIGN_CLIENT} from PyPI into {}", folder.display()))?;
     Ok(python)
 }
 
@@ -189,15 +156,7 @@ mod tests {
         ] {
             totals.read(line);
         }
-        assert_eq!(
-            (
-                totals.programs,
-                totals.passed,
-                totals.failed,
-                totals.ignored
-            ),
-            (2, 7, 1, 2)
-        );
+        assert_eq!((totals.programs, totals.passed, totals.failed, totals.ignored), (2, 7, 1, 2));
         assert_eq!(totals.failures, ["voting::twice"]);
     }
 }

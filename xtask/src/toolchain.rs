@@ -66,26 +66,18 @@ impl Toolchain {
         command.args(["build", "--profile", "agent", "--target", self.target()]);
         command.arg("--target-dir").arg(target_folder(workspace));
         // Flags meant for the host's code do not fit the guests'.
-        command
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
         if let Self::Debian { linkers } = self {
             let path = std::env::var_os("PATH").unwrap_or_default();
-            let folders = [linkers.clone(), linkers.join("gcc-ld")]
-                .into_iter()
-                .chain(std::env::split_paths(&path));
-            let path =
-                std::env::join_paths(folders).context("PATH has an entry that cannot be in it")?;
+            let folders = [linkers.clone(), linkers.join("gcc-ld")].into_iter().chain(std::env::split_paths(&path));
+            let path = std::env::join_paths(folders).context("PATH has an entry that cannot be in it")?;
             command
                 .arg("-Zbuild-std=std,panic_abort")
                 .env("PATH", path)
                 .env("RUSTC", "/usr/bin/rustc")
                 // -Zbuild-std is an unstable flag of cargo, and the standard library uses unstable features.
                 .env("RUSTC_BOOTSTRAP", "1")
-                .env(
-                    "CARGO_TARGET_WASM32_WASIP1_LINKER",
-                    linkers.join("wasm-component-ld"),
-                )
+                .env("CARGO_TARGET_WASM32_WASIP1_LINKER", linkers.join("wasm-component-ld"))
                 .env(
                     "CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS",
                     "-C link-self-contained=no -L native=/usr/lib/wasm32-wasi \
@@ -116,13 +108,7 @@ fn target_folder(workspace: &Workspace) -> PathBuf {
 /// `rustc --print` of the active toolchain.
 fn print(workspace: &Workspace, args: &[&str]) -> Result<PathBuf> {
     let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    let output = process::output(
-        "rustc",
-        command
-            .current_dir(&workspace.root)
-            .args(["--print"])
-            .args(args),
-    )?;
+    let output = process::output("rustc", command.current_dir(&workspace.root).args(["--print"]).args(args))?;
     Ok(PathBuf::from(String::from_utf8_lossy(&output).trim()))
 }
 
@@ -142,28 +128,18 @@ fn add_wasip2(workspace: &Workspace) -> Result<bool> {
         return Ok(false);
     }
     let memory = workspace.own_folder()?.join("rustup-target-add-failed");
-    let age = std::fs::metadata(&memory)
-        .and_then(|data| data.modified())
-        .ok()
-        .and_then(|time| time.elapsed().ok());
+    let age = std::fs::metadata(&memory).and_then(|data| data.modified()).ok().and_then(|time| time.elapsed().ok());
     if age.is_some_and(|age| age < TARGET_ADD_RETRY_AFTER) {
         return Ok(false);
     }
     ui::say("rustup target add wasm32-wasip2");
     let mut command = Command::new("rustup");
-    command
-        .current_dir(&workspace.root)
-        .args(["target", "add", "wasm32-wasip2"]);
+    command.current_dir(&workspace.root).args(["target", "add", "wasm32-wasip2"]);
     if let Err(error) = process::output_within("rustup", &mut command, Some(TARGET_ADD_LIMIT)) {
         process::check_interrupted()?;
-        let first_line = format!("{error:#}")
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .to_owned();
+        let first_line = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
         ui::say(&format!("not available ({first_line})"));
-        std::fs::write(&memory, format!("{error:#}\n"))
-            .context("could not remember the failure")?;
+        std::fs::write(&memory, format!("{error:#}\n")).context("could not remember the failure")?;
         return Ok(false);
     }
     Ok(has_wasip2(workspace))
@@ -172,27 +148,15 @@ fn add_wasip2(workspace: &Workspace) -> Result<bool> {
 /// The folder with `wasm-component-ld` and `gcc-ld/wasm-ld`.
 fn linkers(workspace: &Workspace) -> Result<PathBuf> {
     let sysroot = print(workspace, &["sysroot"])?;
-    let hosts = std::fs::read_dir(sysroot.join("lib/rustlib"))
-        .into_iter()
-        .flatten()
-        .flatten();
+    let hosts = std::fs::read_dir(sysroot.join("lib/rustlib")).into_iter().flatten().flatten();
     let mut folders = hosts.map(|host| host.path().join("bin"));
     folders
         .find(|folder| folder.join("wasm-component-ld").is_file())
-        .with_context(|| {
-            format!(
-                "no wasm-component-ld below {} (rustup's toolchains have it)",
-                sysroot.display()
-            )
-        })
+        .with_context(|| format!("no wasm-component-ld below {} (rustup's toolchains have it)", sysroot.display()))
 }
 
 fn debian_is_complete() -> bool {
-    [
-        "/usr/bin/rustc",
-        "/usr/lib/rustlib/src/rust/library/std/Cargo.toml",
-        "/usr/lib/wasm32-wasi/crt1-reactor.o",
-    ]
-    .iter()
-    .all(|file| Path::new(file).exists())
+    ["/usr/bin/rustc", "/usr/lib/rustlib/src/rust/library/std/Cargo.toml", "/usr/lib/wasm32-wasi/crt1-reactor.o"]
+        .iter()
+        .all(|file| Path::new(file).exists())
 }

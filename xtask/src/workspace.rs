@@ -35,18 +35,12 @@ impl Workspace {
         // xtask may be run from any folder of the repository.
         command.args(["metadata", "--no-deps", "--format-version", "1"]);
         let output = process::output("cargo metadata", &mut command)?;
-        let json: serde_json::Value =
-            serde_json::from_slice(&output).context("cargo metadata did not print JSON")?;
+        let json: serde_json::Value = serde_json::from_slice(&output).context("cargo metadata did not print JSON")?;
         let path = |key: &str| {
             let text = json.get(key).and_then(|value| value.as_str());
-            text.map(PathBuf::from)
-                .with_context(|| format!("cargo metadata printed no `{key}`"))
+            text.map(PathBuf::from).with_context(|| format!("cargo metadata printed no `{key}`"))
         };
-        let packages = json
-            .get("packages")
-            .and_then(|value| value.as_array())
-            .into_iter()
-            .flatten();
+        let packages = json.get("packages").and_then(|value| value.as_array()).into_iter().flatten();
         Ok(Self {
             root: path("workspace_root")?,
             target: path("target_directory")?,
@@ -64,8 +58,7 @@ impl Workspace {
     /// A folder for this program's own files: `target/xtask`, made if it is not there.
     pub(crate) fn own_folder(&self) -> Result<PathBuf> {
         let folder = self.target.join("xtask");
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("could not make {}", folder.display()))?;
+        std::fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
         Ok(folder)
     }
 }
@@ -73,40 +66,25 @@ impl Workspace {
 fn read_crate(package: &serde_json::Value) -> Option<Crate> {
     let manifest = Path::new(package.get("manifest_path")?.as_str()?);
     let targets = package.get("targets")?.as_array()?.iter().filter(|target| {
-        let kinds = target
-            .get("kind")
-            .and_then(|kinds| kinds.as_array())
-            .into_iter()
-            .flatten();
-        kinds
-            .filter_map(|kind| kind.as_str())
-            .any(|kind| kind == "cdylib" || kind == "bin")
+        let kinds = target.get("kind").and_then(|kinds| kinds.as_array()).into_iter().flatten();
+        kinds.filter_map(|kind| kind.as_str()).any(|kind| kind == "cdylib" || kind == "bin")
     });
     Some(Crate {
         name: package.get("name")?.as_str()?.to_owned(),
         folder: manifest.parent()?.to_owned(),
-        modules: targets
-            .filter_map(|target| Some(target.get("name")?.as_str()?.to_owned()))
-            .collect(),
+        modules: targets.filter_map(|target| Some(target.get("name")?.as_str()?.to_owned())).collect(),
     })
 }
 
 /// The cargo that runs us, without the variables it sets for the program that it runs (build scripts of the crates we
 /// build would see them change and run again).
 fn cargo_command() -> Command {
-    let mut command =
-        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if [
-            "CARGO_PKG_",
-            "CARGO_MANIFEST_",
-            "CARGO_BIN_",
-            "CARGO_CRATE_",
-            "CARGO_PRIMARY_",
-        ]
-        .iter()
-        .any(|prefix| text.starts_with(prefix))
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix))
         {
             command.env_remove(&name);
         }
@@ -117,7 +95,5 @@ fn cargo_command() -> Command {
 /// The first program of this name in `PATH`.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|candidate| candidate.is_file())
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
 }

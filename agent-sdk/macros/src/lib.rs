@@ -13,44 +13,26 @@ use syn::{Error, FnArg, ItemFn, ReturnType, Type, parse_macro_input};
 pub fn agent(arguments: TokenStream, item: TokenStream) -> TokenStream {
     if !arguments.is_empty() {
         let arguments = Tokens::from(arguments);
-        return Error::new_spanned(arguments, "#[agent] takes no arguments")
-            .into_compile_error()
-            .into();
+        return Error::new_spanned(arguments, "#[agent] takes no arguments").into_compile_error().into();
     }
     let function = parse_macro_input!(item as ItemFn);
-    expand(&function)
-        .unwrap_or_else(Error::into_compile_error)
-        .into()
+    expand(&function).unwrap_or_else(Error::into_compile_error).into()
 }
 
 fn expand(function: &ItemFn) -> Result<Tokens, Error> {
     let signature = &function.sig;
     if !signature.generics.params.is_empty() {
-        return Err(Error::new_spanned(
-            &signature.generics,
-            "a handler cannot be generic",
-        ));
+        return Err(Error::new_spanned(&signature.generics, "a handler cannot be generic"));
     }
     if let ReturnType::Default = signature.output {
-        return Err(Error::new_spanned(
-            signature,
-            "a handler returns a result, such as `Result<(), Failure>`",
-        ));
+        return Err(Error::new_spanned(signature, "a handler returns a result, such as `Result<(), Failure>`"));
     }
-    let types = signature
-        .inputs
-        .iter()
-        .map(argument_type)
-        .collect::<Result<Vec<_>, _>>()?;
+    let types = signature.inputs.iter().map(argument_type).collect::<Result<Vec<_>, _>>()?;
 
-    let names: Vec<_> = (0..types.len())
-        .map(|index| format_ident!("argument_{index}"))
-        .collect();
+    let names: Vec<_> = (0..types.len()).map(|index| format_ident!("argument_{index}")).collect();
     // The task is moved, not copied, into one argument: the `Task` if there is one by value, else the first.
-    let owner = types
-        .iter()
-        .position(|kind| is_task(kind))
-        .or_else(|| types.iter().position(|kind| !is_reference(kind)));
+    let owner =
+        types.iter().position(|kind| is_task(kind)).or_else(|| types.iter().position(|kind| !is_reference(kind)));
     let has_reference = types.iter().any(|kind| is_reference(kind));
     let mut borrowed = Vec::new();
     let mut owned = None;
@@ -58,12 +40,9 @@ fn expand(function: &ItemFn) -> Result<Tokens, Error> {
         if is_reference(kind) {
             borrowed.push(quote! { let #name = &task; });
         } else if owner == Some(index) && !has_reference {
-            owned = Some(
-                quote! { let #name = <#kind as ::agent_sdk::FromTask>::from_owned_task(task)?; },
-            );
+            owned = Some(quote! { let #name = <#kind as ::agent_sdk::FromTask>::from_owned_task(task)?; });
         } else {
-            borrowed
-                .push(quote! { let #name = <#kind as ::agent_sdk::FromTask>::from_task(&task)?; });
+            borrowed.push(quote! { let #name = <#kind as ::agent_sdk::FromTask>::from_task(&task)?; });
         }
     }
 
@@ -118,9 +97,7 @@ fn expand(function: &ItemFn) -> Result<Tokens, Error> {
 fn argument_type(argument: &FnArg) -> Result<&Type, Error> {
     match argument {
         FnArg::Typed(argument) => Ok(&argument.ty),
-        FnArg::Receiver(receiver) => {
-            Err(Error::new_spanned(receiver, "a handler is a free function"))
-        }
+        FnArg::Receiver(receiver) => Err(Error::new_spanned(receiver, "a handler is a free function")),
     }
 }
 

@@ -10,23 +10,15 @@ impl FromValue for SystemTime {
         let (seconds, nanoseconds) = match value {
             Value::Datetime((year, month, day, hour, minute, second, nanosecond)) => {
                 let of_day = i64::from(hour) * 3600 + i64::from(minute) * 60 + i64::from(second);
-                (
-                    days_from_civil(year, month, day) * 86_400 + of_day,
-                    nanosecond,
-                )
+                (days_from_civil(year, month, day) * 86_400 + of_day, nanosecond)
             }
             Value::Date((year, month, day)) => (days_from_civil(year, month, day) * 86_400, 0),
             Value::Timestamp(seconds) => (seconds, 0),
             _ => return Err(value),
         };
         let whole = Duration::from_secs(seconds.unsigned_abs());
-        let time = if seconds < 0 {
-            UNIX_EPOCH.checked_sub(whole)
-        } else {
-            UNIX_EPOCH.checked_add(whole)
-        };
-        time.and_then(|time| time.checked_add(Duration::from_nanos(nanoseconds.into())))
-            .ok_or(value)
+        let time = if seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+        time.and_then(|time| time.checked_add(Duration::from_nanos(nanoseconds.into()))).ok_or(value)
     }
 }
 
@@ -34,10 +26,7 @@ impl FromValue for SystemTime {
 impl ToParam for SystemTime {
     fn to_param(&self) -> Param {
         let (seconds, nanoseconds) = match self.duration_since(UNIX_EPOCH) {
-            Ok(since) => (
-                i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-                since.subsec_nanos(),
-            ),
+            Ok(since) => (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos()),
             Err(before) => {
                 let before = before.duration();
                 let seconds = -i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
@@ -51,15 +40,7 @@ impl ToParam for SystemTime {
         let of_day = seconds.rem_euclid(86_400);
         // A second of the day is below 86,400, so that each part is small.
         let part = |value: i64| u8::try_from(value).unwrap_or_default();
-        Param::Datetime((
-            year,
-            month,
-            day,
-            part(of_day / 3600),
-            part(of_day / 60 % 60),
-            part(of_day % 60),
-            nanoseconds,
-        ))
+        Param::Datetime((year, month, day, part(of_day / 3600), part(of_day / 60 % 60), part(of_day % 60), nanoseconds))
     }
 }
 
@@ -80,19 +61,14 @@ fn civil_from_days(days: i64) -> (i32, u8, u8) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
     let month = (shifted_month + 2) % 12 + 1;
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     let small = |value: i64| u8::try_from(value).unwrap_or_default();
-    (
-        i32::try_from(year).unwrap_or(i32::MAX),
-        small(month),
-        small(day),
-    )
+    (i32::try_from(year).unwrap_or(i32::MAX), small(month), small(day))
 }
 
 #[cfg(test)]
@@ -114,10 +90,7 @@ mod tests {
         let before = UNIX_EPOCH - Duration::from_millis(250);
         let datetime = (1969, 12, 31, 23, 59, 59, 750_000_000);
         assert_eq!(before.to_param(), Param::Datetime(datetime));
-        assert_eq!(
-            SystemTime::from_value(Value::Datetime(datetime)),
-            Ok(before)
-        );
+        assert_eq!(SystemTime::from_value(Value::Datetime(datetime)), Ok(before));
     }
 
     #[test]

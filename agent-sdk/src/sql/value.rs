@@ -50,11 +50,7 @@ impl FromValue for Value {
 
 impl<T: FromValue> FromValue for Option<T> {
     fn from_value(value: Value) -> Result<Self, Value> {
-        if value == Value::DbNull {
-            Ok(None)
-        } else {
-            T::from_value(value).map(Some)
-        }
+        if value == Value::DbNull { Ok(None) } else { T::from_value(value).map(Some) }
     }
 }
 
@@ -124,21 +120,13 @@ impl ToParam for [u8] {
 
 impl FromValue for bool {
     fn from_value(value: Value) -> Result<Self, Value> {
-        if let Value::Boolean(truth) = value {
-            Ok(truth)
-        } else {
-            Err(value)
-        }
+        if let Value::Boolean(truth) = value { Ok(truth) } else { Err(value) }
     }
 }
 
 impl FromValue for f32 {
     fn from_value(value: Value) -> Result<Self, Value> {
-        if let Value::Floating32(number) = value {
-            Ok(number)
-        } else {
-            Err(value)
-        }
+        if let Value::Floating32(number) = value { Ok(number) } else { Err(value) }
     }
 }
 
@@ -160,9 +148,7 @@ impl FromValue for String {
     fn from_value(value: Value) -> Result<Self, Value> {
         match value {
             Value::Str(text) | Value::Uuid(text) | Value::Decimal(text) => Ok(text),
-            Value::Jsonb(bytes) => {
-                String::from_utf8(bytes).map_err(|error| Value::Jsonb(error.into_bytes()))
-            }
+            Value::Jsonb(bytes) => String::from_utf8(bytes).map_err(|error| Value::Jsonb(error.into_bytes())),
             _ => Err(value),
         }
     }
@@ -171,11 +157,7 @@ impl FromValue for String {
 /// Reads BYTEA.
 impl FromValue for Vec<u8> {
     fn from_value(value: Value) -> Result<Self, Value> {
-        if let Value::Binary(bytes) = value {
-            Ok(bytes)
-        } else {
-            Err(value)
-        }
+        if let Value::Binary(bytes) = value { Ok(bytes) } else { Err(value) }
     }
 }
 
@@ -277,29 +259,20 @@ mod tests {
         assert_eq!(u32::from_value(Value::Int64(7)), Ok(7));
         assert_eq!(u32::from_value(Value::Int64(-7)), Err(Value::Int64(-7)));
         assert_eq!(i8::from_value(Value::Int32(300)), Err(Value::Int32(300)));
-        assert_eq!(
-            i64::from_value(Value::Floating64(1.0)),
-            Err(Value::Floating64(1.0))
-        );
+        assert_eq!(i64::from_value(Value::Floating64(1.0)), Err(Value::Floating64(1.0)));
     }
 
     #[test]
     fn json_arrives_as_json_or_as_its_text() {
         let value = || Value::Jsonb(br#"{"a":1}"#.to_vec());
-        assert_eq!(
-            serde_json::Value::from_value(value()),
-            Ok(serde_json::json!({ "a": 1 }))
-        );
+        assert_eq!(serde_json::Value::from_value(value()), Ok(serde_json::json!({ "a": 1 })));
         assert_eq!(String::from_value(value()), Ok(r#"{"a":1}"#.to_owned()));
     }
 
     #[test]
     fn an_array_with_nulls_needs_a_type_that_says_so() {
         let value = || Value::ArrayInt32(vec![Some(1), None]);
-        assert_eq!(
-            Vec::<Option<i32>>::from_value(value()),
-            Ok(vec![Some(1), None])
-        );
+        assert_eq!(Vec::<Option<i32>>::from_value(value()), Ok(vec![Some(1), None]));
         assert_eq!(Vec::<i32>::from_value(value()), Err(value()));
     }
 }

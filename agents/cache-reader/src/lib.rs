@@ -32,21 +32,13 @@ struct Reply {
 
 #[agent_sdk::agent]
 fn handle(Json(request): Json<Request>) -> Result<Json<Reply>, Failure> {
-    let Request {
-        key,
-        ttl_ms,
-        refresh,
-    } = request;
+    let Request { key, ttl_ms, refresh } = request;
     check(&key, ttl_ms)?;
     if refresh {
         cache::delete(&key)?;
     }
     if let Some(value) = cache::get(&key)?.and_then(|bytes| String::from_utf8(bytes).ok()) {
-        return Ok(Json(Reply {
-            key,
-            value,
-            hit: true,
-        }));
+        return Ok(Json(Reply { key, value, hit: true }));
     }
     let value = load(&key)?;
     let ttl_ms = match ttl_ms {
@@ -54,19 +46,12 @@ fn handle(Json(request): Json<Request>) -> Result<Json<Reply>, Failure> {
         None => config::get_as("ttl-ms")?.unwrap_or(TTL_MS_DEFAULT),
     };
     cache::set_for(&key, &value, Duration::from_millis(ttl_ms))?;
-    Ok(Json(Reply {
-        key,
-        value,
-        hit: false,
-    }))
+    Ok(Json(Reply { key, value, hit: false }))
 }
 
 fn check(key: &str, ttl_ms: Option<u64>) -> Result<(), Failure> {
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        return Err(Failure::reject(format!(
-            "`key` must have 1 to {KEY_BYTES_MAX} bytes, and has {}",
-            key.len()
-        )));
+        return Err(Failure::reject(format!("`key` must have 1 to {KEY_BYTES_MAX} bytes, and has {}", key.len())));
     }
     if ttl_ms == Some(0) {
         return Err(Failure::reject("`ttl_ms` must be at least 1"));
@@ -78,8 +63,7 @@ fn check(key: &str, ttl_ms: Option<u64>) -> Result<(), Failure> {
 fn load(key: &str) -> Result<String, Failure> {
     const SELECT: &str = "SELECT value FROM entries WHERE key = $1";
     // A concurrent insert of the same key wins silently here: both would write the same value.
-    const INSERT: &str =
-        "INSERT INTO entries (key, value) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING";
+    const INSERT: &str = "INSERT INTO entries (key, value) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING";
 
     let database = sql::Connection::open("main")?;
     if let Some(row) = database.query_opt(SELECT, params![key])? {
@@ -103,18 +87,9 @@ mod tests {
 
     #[test]
     fn a_request_needs_a_key_only() {
-        let request = |body: &str| {
-            Task {
-                body: body.into(),
-                ..Task::default()
-            }
-            .json::<Request>()
-        };
+        let request = |body: &str| Task { body: body.into(), ..Task::default() }.json::<Request>();
         let least = request(r#"{"key":"k1"}"#).unwrap();
-        assert_eq!(
-            (least.key.as_str(), least.ttl_ms, least.refresh),
-            ("k1", None, false)
-        );
+        assert_eq!((least.key.as_str(), least.ttl_ms, least.refresh), ("k1", None, false));
         assert!(request("{}").is_err());
     }
 

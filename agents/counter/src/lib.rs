@@ -30,18 +30,12 @@ struct Reply {
 fn handle(Json(request): Json<Request>) -> Result<Json<Reply>, Failure> {
     check_key(&request.key)?;
     let value = kv::Bucket::open("default")?.increment(&request.key, request.by)?;
-    Ok(Json(Reply {
-        key: request.key,
-        value,
-    }))
+    Ok(Json(Reply { key: request.key, value }))
 }
 
 fn check_key(key: &str) -> Result<(), Failure> {
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        return Err(Failure::reject(format!(
-            "`key` must have 1 to {KEY_BYTES_MAX} bytes, and has {}",
-            key.len()
-        )));
+        return Err(Failure::reject(format!("`key` must have 1 to {KEY_BYTES_MAX} bytes, and has {}", key.len())));
     }
     Ok(())
 }
@@ -53,11 +47,7 @@ mod tests {
     use super::*;
 
     fn request(body: &str) -> Result<Request, Failure> {
-        Task {
-            body: body.into(),
-            ..Task::default()
-        }
-        .json()
+        Task { body: body.into(), ..Task::default() }.json()
     }
 
     #[test]
@@ -71,9 +61,6 @@ mod tests {
     fn a_key_has_a_length() {
         assert!(check_key("visits").is_ok());
         assert!(matches!(check_key(""), Err(Failure::Reject { .. })));
-        assert!(matches!(
-            check_key(&"k".repeat(KEY_BYTES_MAX + 1)),
-            Err(Failure::Reject { .. })
-        ));
+        assert!(matches!(check_key(&"k".repeat(KEY_BYTES_MAX + 1)), Err(Failure::Reject { .. })));
     }
 }

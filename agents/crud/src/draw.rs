@@ -20,12 +20,7 @@ pub(crate) struct Weights {
 /// The mix of the reference load, in percent.
 impl Default for Weights {
     fn default() -> Self {
-        Self {
-            insert: 25,
-            select: 50,
-            update: 20,
-            delete: 5,
-        }
+        Self { insert: 25, select: 50, update: 20, delete: 5 }
     }
 }
 
@@ -62,9 +57,9 @@ impl Weights {
 
 /// FNV-1a, then the finalizer of MurmurHash3: ids that differ in one character land far apart.
 fn hash(text: &str) -> u64 {
-    let fnv = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let fnv = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     let mixed = (fnv ^ (fnv >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     mixed ^ (mixed >> 33)
@@ -95,28 +90,13 @@ mod tests {
     #[test]
     fn the_same_task_draws_the_same() {
         let draw = |id| Weights::default().draw(id).unwrap();
-        assert_eq!(
-            draw("0197f3a0-0000-7000-8000-000000000001"),
-            draw("0197f3a0-0000-7000-8000-000000000001")
-        );
+        assert_eq!(draw("0197f3a0-0000-7000-8000-000000000001"), draw("0197f3a0-0000-7000-8000-000000000001"));
     }
 
     #[test]
     fn weights_of_nothing_are_rejected_and_a_single_one_always_drawn() {
-        let none = Weights {
-            insert: 0,
-            select: 0,
-            update: 0,
-            delete: 0,
-        };
+        let none = Weights { insert: 0, select: 0, update: 0, delete: 0 };
         assert!(matches!(none.draw("x"), Err(Failure::Reject { .. })));
-        assert_eq!(
-            Weights {
-                delete: u32::MAX,
-                ..none
-            }
-            .draw("x"),
-            Ok(Operation::Delete)
-        );
+        assert_eq!(Weights { delete: u32::MAX, ..none }.draw("x"), Ok(Operation::Delete));
     }
 }

@@ -65,16 +65,9 @@ struct Item {
 fn handle(task: &Task, Json(request): Json<Request>) -> Result<Json<Reply>, Failure> {
     let request = match request {
         Request::Mix { weights } => match weights.draw(&task.id)? {
-            Operation::Insert => Request::Insert {
-                name: default_name(),
-                value: 0,
-                count: 1,
-            },
+            Operation::Insert => Request::Insert { name: default_name(), value: 0, count: 1 },
             Operation::Select => Request::Select { id: None },
-            Operation::Update => Request::Update {
-                id: None,
-                value: None,
-            },
+            Operation::Update => Request::Update { id: None, value: None },
             Operation::Delete => Request::Delete { id: None },
         },
         request => request,
@@ -83,9 +76,7 @@ fn handle(task: &Task, Json(request): Json<Request>) -> Result<Json<Reply>, Fail
     match request {
         Request::Insert { name, value, count } => {
             if !(1..=INSERT_ROWS_MAX).contains(&count) {
-                return Err(Failure::reject(format!(
-                    "`count` must be from 1 to {INSERT_ROWS_MAX}, not {count}"
-                )));
+                return Err(Failure::reject(format!("`count` must be from 1 to {INSERT_ROWS_MAX}, not {count}")));
             }
             store::insert(&database, &name, value, count)
         }
@@ -102,46 +93,20 @@ mod tests {
     use super::*;
 
     fn request(body: &str) -> Result<Request, Failure> {
-        Task {
-            body: body.into(),
-            ..Task::default()
-        }
-        .json()
+        Task { body: body.into(), ..Task::default() }.json()
     }
 
     #[test]
     fn fields_have_defaults() {
-        assert_eq!(
-            request(r#"{"op":"insert"}"#),
-            Ok(Request::Insert {
-                name: "item".into(),
-                value: 0,
-                count: 1
-            })
-        );
-        assert_eq!(
-            request(r#"{"op":"select"}"#),
-            Ok(Request::Select { id: None })
-        );
-        assert_eq!(
-            request(r#"{"op":"mix"}"#),
-            Ok(Request::Mix {
-                weights: Weights::default()
-            })
-        );
+        assert_eq!(request(r#"{"op":"insert"}"#), Ok(Request::Insert { name: "item".into(), value: 0, count: 1 }));
+        assert_eq!(request(r#"{"op":"select"}"#), Ok(Request::Select { id: None }));
+        assert_eq!(request(r#"{"op":"mix"}"#), Ok(Request::Mix { weights: Weights::default() }));
         assert!(request(r#"{"op":"drop"}"#).is_err());
     }
 
     #[test]
     fn a_reply_without_an_item_does_not_mention_one() {
-        let reply = Reply {
-            op: "delete",
-            rows: 0,
-            item: None,
-        };
-        assert_eq!(
-            agent_sdk::Output::json(&reply).unwrap().body,
-            br#"{"op":"delete","rows":0}"#
-        );
+        let reply = Reply { op: "delete", rows: 0, item: None };
+        assert_eq!(agent_sdk::Output::json(&reply).unwrap().body, br#"{"op":"delete","rows":0}"#);
     }
 }

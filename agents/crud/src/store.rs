@@ -44,21 +44,12 @@ const DELETE_ANY: &str = "
     )
     RETURNING id, name, value, version";
 
-pub(crate) fn insert(
-    database: &Connection,
-    name: &str,
-    value: i64,
-    count: i64,
-) -> Result<Reply, Failure> {
+pub(crate) fn insert(database: &Connection, name: &str, value: i64, count: i64) -> Result<Reply, Failure> {
     if count == 1 {
         return reply("insert", database.query_opt(INSERT, params![name, value])?);
     }
     let rows = database.execute(INSERT_MANY, params![name, value, count])?;
-    Ok(Reply {
-        op: "insert",
-        rows,
-        item: None,
-    })
+    Ok(Reply { op: "insert", rows, item: None })
 }
 
 pub(crate) fn select(database: &Connection, id: Option<i64>) -> Result<Reply, Failure> {
@@ -69,11 +60,7 @@ pub(crate) fn select(database: &Connection, id: Option<i64>) -> Result<Reply, Fa
     reply("select", row?)
 }
 
-pub(crate) fn update(
-    database: &Connection,
-    id: Option<i64>,
-    value: Option<i64>,
-) -> Result<Reply, Failure> {
+pub(crate) fn update(database: &Connection, id: Option<i64>, value: Option<i64>) -> Result<Reply, Failure> {
     let row = match id {
         Some(id) => database.query_opt(UPDATE, params![id, value]),
         None => database.query_opt(UPDATE_ANY, params![value]),
@@ -91,18 +78,9 @@ pub(crate) fn delete(database: &Connection, id: Option<i64>) -> Result<Reply, Fa
 
 fn reply(op: &'static str, row: Option<Row>) -> Result<Reply, Failure> {
     let item = row.as_ref().map(item).transpose()?;
-    Ok(Reply {
-        op,
-        rows: u64::from(item.is_some()),
-        item,
-    })
+    Ok(Reply { op, rows: u64::from(item.is_some()), item })
 }
 
 fn item(row: &Row) -> Result<Item, sql::Error> {
-    Ok(Item {
-        id: row.get("id")?,
-        name: row.get("name")?,
-        value: row.get("value")?,
-        version: row.get("version")?,
-    })
+    Ok(Item { id: row.get("id")?, name: row.get("name")?, value: row.get("value")?, version: row.get("version")? })
 }

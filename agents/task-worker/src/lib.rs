@@ -38,11 +38,7 @@ struct Reply {
 
 #[agent_sdk::agent]
 fn handle(task: &Task, Json(request): Json<Request>) -> Result<Json<Reply>, Failure> {
-    let Request {
-        task_id,
-        kind,
-        payload,
-    } = request;
+    let Request { task_id, kind, payload } = request;
     let task_id = task_id.unwrap_or_else(|| task.id.clone());
     check_name("task_id", &task_id)?;
     check_name("kind", &kind)?;
@@ -55,25 +51,13 @@ fn handle(task: &Task, Json(request): Json<Request>) -> Result<Json<Reply>, Fail
          ON CONFLICT (task_id) DO NOTHING",
         params![task_id, kind, units, cost, payload, i32::try_from(task.attempt).unwrap_or(i32::MAX)],
     )?;
-    let status = if inserted == 1 {
-        "processed"
-    } else {
-        "duplicate"
-    };
-    Ok(Json(Reply {
-        task_id,
-        status,
-        kind,
-        units,
-        cost,
-    }))
+    let status = if inserted == 1 { "processed" } else { "duplicate" };
+    Ok(Json(Reply { task_id, status, kind, units, cost }))
 }
 
 fn check_name(field: &str, name: &str) -> Result<(), Failure> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(Failure::reject(format!(
-            "`{field}` must be 1 to {NAME_BYTES_MAX} bytes of printable text"
-        )));
+        return Err(Failure::reject(format!("`{field}` must be 1 to {NAME_BYTES_MAX} bytes of printable text")));
     }
     Ok(())
 }
@@ -84,12 +68,8 @@ fn weight(database: &sql::Connection, kind: &str) -> Result<i32, Failure> {
     if let Some(weight) = cache::get_json(&key)? {
         return Ok(weight);
     }
-    let Some(row) =
-        database.query_opt("SELECT weight FROM kinds WHERE name = $1", params![kind])?
-    else {
-        return Err(Failure::reject(format!(
-            "there is no kind of work `{kind}`: add it to the table `kinds`"
-        )));
+    let Some(row) = database.query_opt("SELECT weight FROM kinds WHERE name = $1", params![kind])? else {
+        return Err(Failure::reject(format!("there is no kind of work `{kind}`: add it to the table `kinds`")));
     };
     let weight = row.get(0)?;
     cache::set_json_for(&key, &weight, WEIGHT_TIME_TO_LIVE)?;
@@ -123,21 +103,10 @@ mod tests {
 
     #[test]
     fn a_request_needs_a_payload_and_nothing_else() {
-        let request = |body: &str| {
-            Task {
-                body: body.into(),
-                ..Task::default()
-            }
-            .json::<Request>()
-        };
+        let request = |body: &str| Task { body: body.into(), ..Task::default() }.json::<Request>();
         let least = request(r#"{"payload":[1]}"#).unwrap();
         assert_eq!((least.task_id, least.kind.as_str()), (None, "default"));
-        assert!(
-            request(r#"{"task_id":"a"}"#)
-                .unwrap_err()
-                .message()
-                .contains("missing field `payload`")
-        );
+        assert!(request(r#"{"task_id":"a"}"#).unwrap_err().message().contains("missing field `payload`"));
         assert!(request(r#"{"payload":1,"priority":2}"#).is_err());
     }
 
@@ -145,10 +114,7 @@ mod tests {
     fn names_are_short_and_printable() {
         assert!(check_name("kind", "default").is_ok());
         for name in ["", "a\nb", &"x".repeat(NAME_BYTES_MAX + 1)] {
-            assert!(matches!(
-                check_name("kind", name),
-                Err(Failure::Reject { .. })
-            ));
+            assert!(matches!(check_name("kind", name), Err(Failure::Reject { .. })));
         }
     }
 }

@@ -36,36 +36,26 @@ fn side(task: &Task, name: &str) -> Result<u32, Failure> {
     };
     match value.parse() {
         Ok(side) if (1..=SIDE_MAX).contains(&side) => Ok(side),
-        _ => Err(Failure::reject(format!(
-            "the header `{name}` must be a number from 1 to {SIDE_MAX}, not `{value}`"
-        ))),
+        _ => Err(Failure::reject(format!("the header `{name}` must be a number from 1 to {SIDE_MAX}, not `{value}`"))),
     }
 }
 
 fn decode(bytes: &[u8]) -> Result<DynamicImage, Failure> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg)) {
-        return Err(Failure::reject(
-            "the body is neither a PNG nor a JPEG image",
-        ));
+        return Err(Failure::reject("the body is neither a PNG nor a JPEG image"));
     }
     let mut limits = Limits::default();
     limits.max_image_width = Some(SOURCE_SIDE_MAX);
     limits.max_image_height = Some(SOURCE_SIDE_MAX);
     limits.max_alloc = Some(DECODE_BYTES_MAX);
     reader.limits(limits);
-    reader
-        .decode()
-        .map_err(|error| Failure::reject(format!("the image cannot be decoded: {error}")))
+    reader.decode().map_err(|error| Failure::reject(format!("the image cannot be decoded: {error}")))
 }
 
 /// Fits the image into the box, keeping its proportions. One that fits already is left as it is.
 fn shrink(image: &DynamicImage, width: u32, height: u32) -> DynamicImage {
-    if image.width() <= width && image.height() <= height {
-        image.clone()
-    } else {
-        image.thumbnail(width, height)
-    }
+    if image.width() <= width && image.height() <= height { image.clone() } else { image.thumbnail(width, height) }
 }
 
 fn encode(image: &DynamicImage) -> Result<Vec<u8>, Failure> {
@@ -81,9 +71,7 @@ mod tests {
     use super::*;
 
     fn png(width: u32, height: u32) -> Vec<u8> {
-        let image = image::RgbImage::from_fn(width, height, |x, y| {
-            image::Rgb([(x % 256) as u8, (y % 256) as u8, 0])
-        });
+        let image = image::RgbImage::from_fn(width, height, |x, y| image::Rgb([(x % 256) as u8, (y % 256) as u8, 0]));
         encode(&DynamicImage::ImageRgb8(image)).unwrap()
     }
 
@@ -103,10 +91,7 @@ mod tests {
 
     #[test]
     fn what_is_no_whole_image_is_rejected() {
-        assert!(matches!(
-            decode(b"not an image"),
-            Err(Failure::Reject { .. })
-        ));
+        assert!(matches!(decode(b"not an image"), Err(Failure::Reject { .. })));
         let mut cut = png(50, 50);
         cut.truncate(cut.len() / 2);
         assert!(matches!(decode(&cut), Err(Failure::Reject { .. })));
@@ -116,17 +101,11 @@ mod tests {
 
     #[test]
     fn a_side_is_a_number_in_range() {
-        let task = |value: &str| Task {
-            headers: vec![("width".into(), value.into())],
-            ..Task::default()
-        };
+        let task = |value: &str| Task { headers: vec![("width".into(), value.into())], ..Task::default() };
         assert_eq!(side(&task("64"), "width"), Ok(64));
         assert_eq!(side(&task("64"), "height"), Ok(SIDE_DEFAULT));
         for value in ["0", "-1", "2049", "wide", ""] {
-            assert!(
-                matches!(side(&task(value), "width"), Err(Failure::Reject { .. })),
-                "{value}"
-            );
+            assert!(matches!(side(&task(value), "width"), Err(Failure::Reject { .. })), "{value}");
         }
     }
 }

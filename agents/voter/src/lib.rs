@@ -25,11 +25,7 @@ enum Request {
         quorum: Option<i32>,
     },
     /// Casts a vote. The first one of a voter counts.
-    Vote {
-        proposal: String,
-        agent: String,
-        choice: Choice,
-    },
+    Vote { proposal: String, agent: String, choice: Choice },
     /// Counts the votes.
     Count { proposal: String },
     /// Says whether the proposal is decided.
@@ -94,22 +90,13 @@ fn handle(Json(request): Json<Request>) -> Result<Json<Reply>, Failure> {
     check(&request)?;
     let database = sql::Connection::open("main")?;
     match request {
-        Request::CreateProposal {
-            proposal,
-            title,
-            voters,
-            quorum,
-        } => {
+        Request::CreateProposal { proposal, title, voters, quorum } => {
             let voters = setting(voters, "voters", 100)?;
             let quorum = setting(quorum, "quorum", 60)?;
             check_terms(voters, quorum)?;
             store::create(&database, proposal, &title, voters, quorum)
         }
-        Request::Vote {
-            proposal,
-            agent,
-            choice,
-        } => store::vote(&database, proposal, agent, choice),
+        Request::Vote { proposal, agent, choice } => store::vote(&database, proposal, agent, choice),
         Request::Count { proposal } => store::count(&database, proposal),
         Request::Consensus { proposal } => store::consensus(&database, proposal),
     }
@@ -126,37 +113,29 @@ fn setting(given: Option<i32>, key: &str, default: i32) -> Result<i32, Failure> 
 
 fn check(request: &Request) -> Result<(), Failure> {
     match request {
-        Request::Vote {
-            proposal, agent, ..
-        } => {
+        Request::Vote { proposal, agent, .. } => {
             check_name("proposal", proposal)?;
             check_name("agent", agent)
         }
-        Request::CreateProposal { proposal, .. }
-        | Request::Count { proposal }
-        | Request::Consensus { proposal } => check_name("proposal", proposal),
+        Request::CreateProposal { proposal, .. } | Request::Count { proposal } | Request::Consensus { proposal } => {
+            check_name("proposal", proposal)
+        }
     }
 }
 
 fn check_name(field: &str, name: &str) -> Result<(), Failure> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(Failure::reject(format!(
-            "`{field}` must be 1 to {NAME_BYTES_MAX} bytes of printable text"
-        )));
+        return Err(Failure::reject(format!("`{field}` must be 1 to {NAME_BYTES_MAX} bytes of printable text")));
     }
     Ok(())
 }
 
 fn check_terms(voters: i32, quorum: i32) -> Result<(), Failure> {
     if voters < 1 {
-        return Err(Failure::reject(format!(
-            "`voters` must be at least 1, not {voters}"
-        )));
+        return Err(Failure::reject(format!("`voters` must be at least 1, not {voters}")));
     }
     if !(1..=100).contains(&quorum) {
-        return Err(Failure::reject(format!(
-            "`quorum` must be a percentage from 1 to 100, not {quorum}"
-        )));
+        return Err(Failure::reject(format!("`quorum` must be a percentage from 1 to 100, not {quorum}")));
     }
     Ok(())
 }
@@ -174,26 +153,16 @@ mod tests {
     use super::*;
 
     fn request(body: &str) -> Result<Request, Failure> {
-        Task {
-            body: body.into(),
-            ..Task::default()
-        }
-        .json()
+        Task { body: body.into(), ..Task::default() }.json()
     }
 
     #[test]
     fn requests_are_told_apart_by_op() {
         assert_eq!(
             request(r#"{"op":"vote","proposal":"p1","agent":"a7","choice":"yes"}"#),
-            Ok(Request::Vote {
-                proposal: "p1".into(),
-                agent: "a7".into(),
-                choice: Choice::Yes
-            })
+            Ok(Request::Vote { proposal: "p1".into(), agent: "a7".into(), choice: Choice::Yes })
         );
-        assert!(
-            request(r#"{"op":"vote","proposal":"p1","agent":"a7","choice":"perhaps"}"#).is_err()
-        );
+        assert!(request(r#"{"op":"vote","proposal":"p1","agent":"a7","choice":"perhaps"}"#).is_err());
         assert!(request(r#"{"op":"veto","proposal":"p1"}"#).is_err());
     }
 
@@ -210,30 +179,15 @@ mod tests {
     fn terms_and_names_are_checked() {
         assert!(check_terms(1, 100).is_ok());
         for (voters, quorum) in [(0, 60), (10, 0), (10, 101)] {
-            assert!(matches!(
-                check_terms(voters, quorum),
-                Err(Failure::Reject { .. })
-            ));
+            assert!(matches!(check_terms(voters, quorum), Err(Failure::Reject { .. })));
         }
-        let nameless = Request::Vote {
-            proposal: "p1".into(),
-            agent: String::new(),
-            choice: Choice::No,
-        };
-        assert_eq!(
-            check(&nameless),
-            Err(Failure::reject(
-                "`agent` must be 1 to 128 bytes of printable text"
-            ))
-        );
+        let nameless = Request::Vote { proposal: "p1".into(), agent: String::new(), choice: Choice::No };
+        assert_eq!(check(&nameless), Err(Failure::reject("`agent` must be 1 to 128 bytes of printable text")));
     }
 
     #[test]
     fn replies_are_flat() {
-        let reply = Reply::Created {
-            proposal: "p1".into(),
-            result: "created",
-        };
+        let reply = Reply::Created { proposal: "p1".into(), result: "created" };
         let json = agent_sdk::Output::json(&reply).unwrap();
         assert_eq!(json.body, br#"{"proposal":"p1","result":"created"}"#);
     }

@@ -58,8 +58,7 @@ const COUNT: &str = "
     WHERE p.id = $1
     GROUP BY p.id";
 
-const CONSENSUS: &str =
-    "SELECT status, voters, quorum, yes, no, decided_by FROM proposals WHERE id = $1";
+const CONSENSUS: &str = "SELECT status, voters, quorum, yes, no, decided_by FROM proposals WHERE id = $1";
 
 pub(crate) fn create(
     database: &Connection,
@@ -69,50 +68,23 @@ pub(crate) fn create(
     quorum: i32,
 ) -> Result<Reply, Failure> {
     let created = database.execute(CREATE, params![proposal, title, voters, quorum])?;
-    Ok(Reply::Created {
-        proposal,
-        result: if created == 1 { "created" } else { "exists" },
-    })
+    Ok(Reply::Created { proposal, result: if created == 1 { "created" } else { "exists" } })
 }
 
-pub(crate) fn vote(
-    database: &Connection,
-    proposal: String,
-    agent: String,
-    choice: Choice,
-) -> Result<Reply, Failure> {
+pub(crate) fn vote(database: &Connection, proposal: String, agent: String, choice: Choice) -> Result<Reply, Failure> {
     if let Some(row) = database.query_opt(VOTE, params![proposal, agent, choice.as_str()])? {
         let (status, decides) = (row.get("status")?, row.get("decides")?);
-        return Ok(Reply::Voted {
-            proposal,
-            agent,
-            result: "counted",
-            decides,
-            status,
-        });
+        return Ok(Reply::Voted { proposal, agent, result: "counted", decides, status });
     }
     let status = find(database, CONSENSUS, &proposal)?.get("status")?;
-    Ok(Reply::Voted {
-        proposal,
-        agent,
-        result: "duplicate",
-        decides: false,
-        status,
-    })
+    Ok(Reply::Voted { proposal, agent, result: "duplicate", decides: false, status })
 }
 
 pub(crate) fn count(database: &Connection, proposal: String) -> Result<Reply, Failure> {
     let row = find(database, COUNT, &proposal)?;
     let (yes, no): (i64, i64) = (row.get("yes")?, row.get("no")?);
     let (voters, status) = (row.get("voters")?, row.get("status")?);
-    Ok(Reply::Counted {
-        proposal,
-        yes,
-        no,
-        total: yes + no,
-        voters,
-        status,
-    })
+    Ok(Reply::Counted { proposal, yes, no, total: yes + no, voters, status })
 }
 
 pub(crate) fn consensus(database: &Connection, proposal: String) -> Result<Reply, Failure> {

@@ -5,7 +5,9 @@
 
 use anyhow::Result;
 use futures::StreamExt;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 
@@ -27,7 +29,8 @@ pub(crate) async fn consume(amqp_url: String, queue: &'static str) -> Result<()>
         let delivery = delivery?;
         let publisher = publisher.clone();
         tokio::spawn(async move {
-            let properties = BasicProperties::default().with_delivery_mode(2).with_content_type("application/octet-stream".into());
+            let properties =
+                BasicProperties::default().with_delivery_mode(2).with_content_type("application/octet-stream".into());
             let Some(reply_to) = delivery.properties.reply_to().clone() else { return };
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
             let published = publisher.basic_publish("".into(), reply_to, options, &delivery.data, properties).await;

@@ -59,15 +59,16 @@ async fn main() -> Result<()> {
     println!("round   bare consumer   agent-host   ratio");
     for round in 1..=options.rounds {
         broker.fill(BARE_QUEUE, options.messages, options.body_bytes).await?;
-        let results = broker.results(options.messages).await?;
+        // Counted from before the first result: what arrived earlier would count as having taken no time.
+        let results = tokio::spawn(broker.results(options.messages).await?.rate());
         let consumer = tokio::spawn(bare::consume(amqp_url.clone(), BARE_QUEUE));
-        let bare = results.rate().await.context("the bare consumer did not finish")?;
+        let bare = results.await?.context("the bare consumer did not finish")?;
         consumer.abort();
 
         broker.fill(HOST_QUEUE, options.messages, options.body_bytes).await?;
-        let results = broker.results(options.messages).await?;
+        let results = tokio::spawn(broker.results(options.messages).await?.rate());
         let running = host.start().await?;
-        let hosted = results.rate().await.context("the host did not finish")?;
+        let hosted = results.await?.context("the host did not finish")?;
         running.stop().await?;
 
         println!("{round:>5}   {bare:>11.0}/s   {hosted:>8.0}/s   {:>5.2}", hosted / bare);

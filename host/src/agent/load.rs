@@ -131,12 +131,10 @@ impl Loader {
         let surface = Surface::read(module)?;
         surface.check_imports()?;
         surface.check_shape(manifest)?;
-        let component = Component::new(self.engine.inner(), module)
-            .map_err(|error| LoadError::NotWasm(format!("{error:#}")))?;
-        let pre = self
-            .linker
-            .instantiate_pre(&component)
-            .map_err(|error| LoadError::Imports(vec![format!("{error:#}")]))?;
+        let component =
+            Component::new(self.engine.inner(), module).map_err(|error| LoadError::NotWasm(format!("{error:#}")))?;
+        let pre =
+            self.linker.instantiate_pre(&component).map_err(|error| LoadError::Imports(vec![format!("{error:#}")]))?;
         let pre = HostNativePre::new(pre).map_err(|error| LoadError::Exports(format!("{error:#}")))?;
         Ok(Code { pre })
     }

@@ -25,11 +25,7 @@ impl MemoryLedger {
     #[must_use]
     pub fn new(bytes: u64) -> Self {
         let pages_total = pages(bytes);
-        Self {
-            pages: Arc::new(Semaphore::new(pages_total as usize)),
-            pages_total,
-            waiting: Arc::default(),
-        }
+        Self { pages: Arc::new(Semaphore::new(pages_total as usize)), pages_total, waiting: Arc::default() }
     }
 
     /// Waits until this many bytes are free and takes them. More than there is in all counts as all of it, so that an

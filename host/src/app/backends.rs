@@ -59,9 +59,10 @@ impl Backends {
             database: operations.database(System::Postgresql, database),
             key_value: operations.key_value(cache_system, key_value),
             cache: operations.cache(cache_system, cache),
-            secrets: Arc::new(EnvironmentSecrets::new(std::env::vars_os().filter_map(|(name, value)| {
-                Some((name.into_string().ok()?, value.into_string().ok()?))
-            }))),
+            secrets: Arc::new(EnvironmentSecrets::new(
+                std::env::vars_os()
+                    .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+            )),
             directory: Arc::new(move |agent: &_| directory.contains(agent)),
         });
         Ok(Self { broker, records, catalog, capabilities })

@@ -30,7 +30,10 @@ pub(super) async fn watch(agents: Arc<dyn Agents>, dir: PathBuf, address: Socket
     let dir = dir.canonicalize().unwrap_or(dir);
     let folders = if dir.join(package::MANIFEST_NAME).is_file() { vec![dir.clone()] } else { listed(&dir) };
     if folders.is_empty() {
-        tracing::error!("{}: expected an agent's folder, or one with agents in it (a folder with agent.toml)", dir.display());
+        tracing::error!(
+            "{}: expected an agent's folder, or one with agents in it (a folder with agent.toml)",
+            dir.display()
+        );
     }
     let (sender, mut changes) = mpsc::unbounded_channel();
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {

@@ -33,9 +33,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::topology;
 use crate::delivery::envelope;
-use crate::delivery::{
-    Broker, BrokerError, Connectivity, Consumer, Message, PublishError, QueueDepth, Route,
-};
+use crate::delivery::{Broker, BrokerError, Connectivity, Consumer, Message, PublishError, QueueDepth, Route};
 use crate::task::{AgentName, unix_ms_now};
 use connectivity::Health;
 use link::Link;
@@ -126,43 +124,21 @@ impl AmqpBroker {
     pub async fn connect(config: AmqpConfig) -> Result<Self, BrokerError> {
         let config = Arc::new(config);
         let health = Arc::new(Health::default());
-        let (closing, closed, links) = (
-            CancellationToken::new(),
-            CancellationToken::new(),
-            TaskTracker::new(),
-        );
+        let (closing, closed, links) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let mut pair = Vec::with_capacity(connectivity::ROLES.len());
         for role in connectivity::ROLES {
             let first = link::establish(&config, role).await?;
             pair.push((role, first));
         }
         let mut start = |(role, first)| Link::start(role, first, &config, &health, &closed, &links);
-        let consuming = pair
-            .pop()
-            .map(&mut start)
-            .ok_or_else(|| BrokerError("no connection for consuming".to_owned()))?;
-        let publishing = pair
-            .pop()
-            .map(&mut start)
-            .ok_or_else(|| BrokerError("no connection for publishing".to_owned()))?;
-        let publisher = Arc::new(Publisher::start(
-            &config,
-            &health,
-            publishing,
-            Arc::clone(&consuming),
-            &closed,
-            &links,
-        ));
-        let broker = Self {
-            config,
-            health,
-            consuming,
-            publisher,
-            consumers: TaskTracker::new(),
-            links,
-            closing,
-            closed,
-        };
+        let consuming =
+            pair.pop().map(&mut start).ok_or_else(|| BrokerError("no connection for consuming".to_owned()))?;
+        let publishing =
+            pair.pop().map(&mut start).ok_or_else(|| BrokerError("no connection for publishing".to_owned()))?;
+        let publisher =
+            Arc::new(Publisher::start(&config, &health, publishing, Arc::clone(&consuming), &closed, &links));
+        let broker =
+            Self { config, health, consuming, publisher, consumers: TaskTracker::new(), links, closing, closed };
         broker.apply(topology::shared()).await?;
         broker.read_expired();
         Ok(broker)
@@ -186,27 +162,15 @@ impl AmqpBroker {
             stop: self.closing.child_token(),
         };
         self.spawn_consumer(source);
-        self.consumers.spawn(expired::send_round(
-            receiver,
-            Arc::clone(&self.publisher),
-            self.closing.clone(),
-        ));
+        self.consumers.spawn(expired::send_round(receiver, Arc::clone(&self.publisher), self.closing.clone()));
     }
 
     fn spawn_consumer<T: Send + 'static>(
         &self,
-        source: consumer::Source<
-            T,
-            impl Fn(crate::delivery::Delivery, &str) -> Option<T> + Send + Sync + 'static,
-        >,
+        source: consumer::Source<T, impl Fn(crate::delivery::Delivery, &str) -> Option<T> + Send + Sync + 'static>,
     ) {
-        let (link, config, closing) = (
-            Arc::clone(&self.consuming),
-            Arc::clone(&self.config),
-            self.closing.clone(),
-        );
-        self.consumers
-            .spawn(consumer::supervise(source, link, config, closing));
+        let (link, config, closing) = (Arc::clone(&self.consuming), Arc::clone(&self.config), self.closing.clone());
+        self.consumers.spawn(consumer::supervise(source, link, config, closing));
     }
 }
 
@@ -224,9 +188,7 @@ impl Broker for AmqpBroker {
 
     async fn consume(&self, agent: &AgentName, prefetch: u16) -> Result<Consumer, BrokerError> {
         if self.closing.is_cancelled() {
-            return Err(BrokerError(
-                "the host is shutting down and takes no more consumers".to_owned(),
-            ));
+            return Err(BrokerError("the host is shutting down and takes no more consumers".to_owned()));
         }
         let (sender, deliveries) = mpsc::channel(HANDOVER_DELIVERIES);
         let (live_sender, live) = watch::channel(false);
@@ -238,29 +200,20 @@ impl Broker for AmqpBroker {
             queue: topology::task_queue(&agent),
             prefetch,
             declarations,
-            accept: move |delivery: crate::delivery::Delivery, _: &str| {
-                match envelope::not_before_ms(&delivery.message) {
-                    Some(not_before_ms) if not_before_ms > unix_ms_now() => {
-                        tokio::spawn(Arc::clone(&publisher).delay_again(
-                            agent.clone(),
-                            delivery,
-                            not_before_ms,
-                        ));
-                        None
-                    }
-                    _ => Some(delivery),
+            accept: move |delivery: crate::delivery::Delivery, _: &str| match envelope::not_before_ms(&delivery.message)
+            {
+                Some(not_before_ms) if not_before_ms > unix_ms_now() => {
+                    tokio::spawn(Arc::clone(&publisher).delay_again(agent.clone(), delivery, not_before_ms));
+                    None
                 }
+                _ => Some(delivery),
             },
             deliveries: Some(sender),
             live: live_sender,
             stop: stop.clone(),
         };
         self.spawn_consumer(source);
-        Ok(Consumer {
-            deliveries,
-            live,
-            stop,
-        })
+        Ok(Consumer { deliveries, live, stop })
     }
 
     async fn depth(&self, agent: &AgentName) -> Result<QueueDepth, BrokerError> {
@@ -278,26 +231,16 @@ impl Broker for AmqpBroker {
     async fn close(&self) {
         let confirmed = tokio::time::timeout(CLOSE_TIMEOUT, self.publisher.drain()).await;
         if confirmed.is_err() {
-            tracing::warn!(
-                "closing with messages that the broker has not confirmed; their senders were told so"
-            );
+            tracing::warn!("closing with messages that the broker has not confirmed; their senders were told so");
         }
         self.closing.cancel();
         self.consumers.close();
-        if tokio::time::timeout(CLOSE_TIMEOUT, self.consumers.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                "closing before all acknowledgements were flushed; those tasks will be delivered again"
-            );
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.consumers.wait()).await.is_err() {
+            tracing::warn!("closing before all acknowledgements were flushed; those tasks will be delivered again");
         }
         self.closed.cancel();
         self.links.close();
-        if tokio::time::timeout(CLOSE_TIMEOUT, self.links.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.links.wait()).await.is_err() {
             tracing::warn!("the broker did not answer the closing of a connection in time");
         }
     }

@@ -46,9 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits, and fails the test where it takes forever.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future)
-        .await
-        .unwrap_or_else(|_| panic!("still waiting after {PATIENCE:?}: {what}"))
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("still waiting after {PATIENCE:?}: {what}"))
 }
 
 /// An agent whose queues exist.
@@ -59,19 +57,11 @@ async fn declared(fixture: &dyn Fixture) -> AgentName {
 }
 
 async fn publish(fixture: &dyn Fixture, agent: &AgentName, id: &str) {
-    fixture
-        .broker()
-        .publish(Route::Agent(agent.clone()), message(id))
-        .await
-        .unwrap();
+    fixture.broker().publish(Route::Agent(agent.clone()), message(id)).await.unwrap();
 }
 
 fn message(id: &str) -> Message {
-    Message {
-        message_id: Some(id.to_owned()),
-        body: format!("body of {id}").into(),
-        ..Message::default()
-    }
+    Message { message_id: Some(id.to_owned()), body: format!("body of {id}").into(), ..Message::default() }
 }
 
 /// A message that uses every property and every kind of header.
@@ -83,14 +73,8 @@ fn full_message() -> Message {
         ("text".to_owned(), HeaderValue::Text("ä\nb".to_owned())),
         ("bytes".to_owned(), HeaderValue::Bytes(vec![0xff, 0].into())),
         ("time".to_owned(), HeaderValue::Timestamp(1_700_000_000_000)),
-        (
-            "list".to_owned(),
-            HeaderValue::List(vec![HeaderValue::Int(1), HeaderValue::Void]),
-        ),
-        (
-            "table".to_owned(),
-            HeaderValue::Table(BTreeMap::from([("k".to_owned(), "v".into())])),
-        ),
+        ("list".to_owned(), HeaderValue::List(vec![HeaderValue::Int(1), HeaderValue::Void])),
+        ("table".to_owned(), HeaderValue::Table(BTreeMap::from([("k".to_owned(), "v".into())]))),
     ]);
     Message {
         message_id: Some("id-1".to_owned()),
@@ -107,19 +91,12 @@ fn full_message() -> Message {
 
 async fn consume(fixture: &dyn Fixture, agent: &AgentName, prefetch: u16) -> Consumer {
     let mut consumer = fixture.broker().consume(agent, prefetch).await.unwrap();
-    within(
-        "the consumer to be live",
-        consumer.live.wait_for(|live| *live),
-    )
-    .await
-    .unwrap();
+    within("the consumer to be live", consumer.live.wait_for(|live| *live)).await.unwrap();
     consumer
 }
 
 async fn next(consumer: &mut Consumer) -> Delivery {
-    within("a delivery", consumer.deliveries.recv())
-        .await
-        .expect("a delivery, not the end")
+    within("a delivery", consumer.deliveries.recv()).await.expect("a delivery, not the end")
 }
 
 /// A message without the count of earlier deliveries, which some brokers add on the way.

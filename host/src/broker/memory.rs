@@ -18,8 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::delivery::envelope;
 use crate::delivery::{
-    Broker, BrokerError, Connectivity, Consumer, Delivery, Message, PublishError, QueueDepth,
-    Receipt, Route, Settle,
+    Broker, BrokerError, Connectivity, Consumer, Delivery, Message, PublishError, QueueDepth, Receipt, Route, Settle,
 };
 use crate::task::{AgentName, unix_ms_now};
 use state::{Item, State};
@@ -39,11 +38,7 @@ pub struct MemoryLimits {
 
 impl Default for MemoryLimits {
     fn default() -> Self {
-        Self {
-            bytes_max: 64 * 1024 * 1024,
-            dead_letters_bytes_max: 8 * 1024 * 1024,
-            replies_max: 1024,
-        }
+        Self { bytes_max: 64 * 1024 * 1024, dead_letters_bytes_max: 8 * 1024 * 1024, replies_max: 1024 }
     }
 }
 
@@ -83,28 +78,17 @@ impl MemoryBroker {
     /// An empty broker; starts the task that ends delays.
     #[must_use]
     pub fn new(limits: MemoryLimits) -> Self {
-        let shared = Arc::new(Shared {
-            limits,
-            state: Mutex::default(),
-            delay_added: Notify::new(),
-        });
+        let shared = Arc::new(Shared { limits, state: Mutex::default(), delay_added: Notify::new() });
         let closing = CancellationToken::new();
         tokio::spawn(end_delays(Arc::clone(&shared), closing.clone()));
-        Self {
-            shared,
-            connectivity: watch::channel(Connectivity::Up).0,
-            closing,
-        }
+        Self { shared, connectivity: watch::channel(Connectivity::Up).0, closing }
     }
 
     /// Opens a reply queue: until the receiver is dropped, results with this routing key arrive there.
     #[must_use]
     pub fn reply_queue(&self, routing_key: &str) -> mpsc::Receiver<Message> {
         let (sender, receiver) = mpsc::channel(self.shared.limits.replies_max);
-        self.shared
-            .state()
-            .replies
-            .insert(routing_key.to_owned(), sender);
+        self.shared.state().replies.insert(routing_key.to_owned(), sender);
         receiver
     }
 
@@ -119,17 +103,10 @@ impl MemoryBroker {
             .unwrap_or_default()
     }
 
-    fn enqueue(
-        &self,
-        agent: AgentName,
-        delay: Duration,
-        message: Message,
-    ) -> Result<(), PublishError> {
+    fn enqueue(&self, agent: AgentName, delay: Duration, message: Message) -> Result<(), PublishError> {
         let mut state = self.shared.state();
         if !state.queues.contains_key(&agent) {
-            return Err(PublishError::Unroutable {
-                route: agent.to_string(),
-            });
+            return Err(PublishError::Unroutable { route: agent.to_string() });
         }
         let item = Item::new(message);
         let bytes_max = self.shared.limits.bytes_max;
@@ -154,9 +131,7 @@ impl MemoryBroker {
         let bytes_max = self.shared.limits.dead_letters_bytes_max;
         let mut state = self.shared.state();
         let Some(queue) = state.queues.get_mut(agent) else {
-            return Err(PublishError::Unroutable {
-                route: format!("agent.{agent}.dead"),
-            });
+            return Err(PublishError::Unroutable { route: format!("agent.{agent}.dead") });
         };
         let dropped = queue.bury(Item::new(message), bytes_max);
         if dropped > 0 {
@@ -178,9 +153,9 @@ impl MemoryBroker {
         });
         match sent {
             Some(Ok(())) => Ok(()),
-            Some(Err(mpsc::error::TrySendError::Full(()))) => Err(unavailable(
-                "the reply queue is full: its owner does not read it",
-            )),
+            Some(Err(mpsc::error::TrySendError::Full(()))) => {
+                Err(unavailable("the reply queue is full: its owner does not read it"))
+            }
             Some(Err(mpsc::error::TrySendError::Closed(()))) | None => {
                 state.replies.remove(&routing_key);
                 Err(PublishError::Unroutable { route: routing_key })
@@ -231,23 +206,16 @@ impl Broker for MemoryBroker {
             pump.run().await;
             live_sender.send_replace(false);
         });
-        Ok(Consumer {
-            deliveries,
-            live,
-            stop,
-        })
+        Ok(Consumer { deliveries, live, stop })
     }
 
     async fn depth(&self, agent: &AgentName) -> Result<QueueDepth, BrokerError> {
         let state = self.shared.state();
         let count = |items: usize| u64::try_from(items).unwrap_or(u64::MAX);
-        Ok(state
-            .queues
-            .get(agent)
-            .map_or_else(QueueDepth::default, |queue| QueueDepth {
-                ready: count(queue.ready.len()),
-                dead: count(queue.dead.len()),
-            }))
+        Ok(state.queues.get(agent).map_or_else(QueueDepth::default, |queue| QueueDepth {
+            ready: count(queue.ready.len()),
+            dead: count(queue.dead.len()),
+        }))
     }
 
     fn connectivity(&self) -> watch::Receiver<Connectivity> {
@@ -301,18 +269,10 @@ impl Pump {
             return arrival.await;
         };
         let redelivered = item.redelivered;
-        let expiration_ms: Option<u64> = item
-            .message
-            .expiration
-            .as_deref()
-            .and_then(|text| text.trim().parse().ok());
-        let has_expired =
-            expiration_ms.is_some_and(|ms| item.enqueued_at.elapsed() >= Duration::from_millis(ms));
-        let message = if has_expired {
-            envelope::expired_again(&item.message, unix_ms_now())
-        } else {
-            item.message.clone()
-        };
+        let expiration_ms: Option<u64> = item.message.expiration.as_deref().and_then(|text| text.trim().parse().ok());
+        let has_expired = expiration_ms.is_some_and(|ms| item.enqueued_at.elapsed() >= Duration::from_millis(ms));
+        let message =
+            if has_expired { envelope::expired_again(&item.message, unix_ms_now()) } else { item.message.clone() };
         let receipt = MemoryReceipt {
             shared: Arc::clone(&self.shared),
             agent: self.agent.clone(),
@@ -320,11 +280,7 @@ impl Pump {
             item,
             _place: place,
         };
-        slot.send(Delivery {
-            message,
-            redelivered,
-            receipt: Receipt::new(receipt),
-        });
+        slot.send(Delivery { message, redelivered, receipt: Receipt::new(receipt) });
     }
 }
 
@@ -344,13 +300,7 @@ impl Settle for MemoryReceipt {
     }
 
     fn hand_back(self: Box<Self>) {
-        let Self {
-            shared,
-            agent,
-            sequence,
-            item,
-            ..
-        } = *self;
+        let Self { shared, agent, sequence, item, .. } = *self;
         shared.state().put_back(&agent, sequence, item);
     }
 }

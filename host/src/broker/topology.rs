@@ -117,23 +117,10 @@ pub fn plan(agents: &[AgentName]) -> Vec<Declaration> {
 #[must_use]
 pub fn shared() -> Vec<Declaration> {
     vec![
-        Declaration::Exchange {
-            name: TASKS_EXCHANGE.to_owned(),
-            kind: ExchangeType::Direct,
-        },
-        Declaration::Exchange {
-            name: EXPIRED.to_owned(),
-            kind: ExchangeType::Fanout,
-        },
-        Declaration::Queue {
-            name: EXPIRED.to_owned(),
-            arguments: keeping(),
-        },
-        Declaration::Binding {
-            exchange: EXPIRED.to_owned(),
-            queue: EXPIRED.to_owned(),
-            routing_key: String::new(),
-        },
+        Declaration::Exchange { name: TASKS_EXCHANGE.to_owned(), kind: ExchangeType::Direct },
+        Declaration::Exchange { name: EXPIRED.to_owned(), kind: ExchangeType::Fanout },
+        Declaration::Queue { name: EXPIRED.to_owned(), arguments: keeping() },
+        Declaration::Binding { exchange: EXPIRED.to_owned(), queue: EXPIRED.to_owned(), routing_key: String::new() },
     ]
 }
 
@@ -141,14 +128,8 @@ pub fn shared() -> Vec<Declaration> {
 #[must_use]
 pub fn for_agent(agent: &AgentName) -> Vec<Declaration> {
     vec![
-        Declaration::Queue {
-            name: task_queue(agent),
-            arguments: dead_lettering_to(EXPIRED, None),
-        },
-        Declaration::Queue {
-            name: dead_letter_queue(agent),
-            arguments: keeping(),
-        },
+        Declaration::Queue { name: task_queue(agent), arguments: dead_lettering_to(EXPIRED, None) },
+        Declaration::Queue { name: dead_letter_queue(agent), arguments: keeping() },
         Declaration::Binding {
             exchange: TASKS_EXCHANGE.to_owned(),
             queue: task_queue(agent),
@@ -162,28 +143,15 @@ pub fn for_agent(agent: &AgentName) -> Vec<Declaration> {
 pub fn for_bucket(bucket: Bucket) -> Vec<Declaration> {
     let name = bucket.name();
     vec![
-        Declaration::Exchange {
-            name: name.clone(),
-            kind: ExchangeType::Fanout,
-        },
-        Declaration::Queue {
-            name: name.clone(),
-            arguments: dead_lettering_to(TASKS_EXCHANGE, Some(bucket)),
-        },
-        Declaration::Binding {
-            exchange: name.clone(),
-            queue: name,
-            routing_key: String::new(),
-        },
+        Declaration::Exchange { name: name.clone(), kind: ExchangeType::Fanout },
+        Declaration::Queue { name: name.clone(), arguments: dead_lettering_to(TASKS_EXCHANGE, Some(bucket)) },
+        Declaration::Binding { exchange: name.clone(), queue: name, routing_key: String::new() },
     ]
 }
 
 /// Arguments of a queue that keeps its messages until somebody takes them.
 fn keeping() -> Vec<(&'static str, Argument)> {
-    vec![
-        ("x-delivery-limit", Argument::Int(DELIVERY_LIMIT)),
-        ("x-queue-type", Argument::Text("quorum")),
-    ]
+    vec![("x-delivery-limit", Argument::Int(DELIVERY_LIMIT)), ("x-queue-type", Argument::Text("quorum"))]
 }
 
 /// Arguments of a queue whose expired messages go on to an exchange.
@@ -193,10 +161,7 @@ fn dead_lettering_to(exchange: &'static str, ttl: Option<Bucket>) -> Vec<(&'stat
     arguments.push(("x-dead-letter-strategy", Argument::Text("at-least-once")));
     arguments.push(("x-overflow", Argument::Text("reject-publish")));
     if let Some(bucket) = ttl {
-        arguments.push((
-            "x-message-ttl",
-            Argument::Int(i64::try_from(bucket.delay_ms()).unwrap_or(i64::MAX)),
-        ));
+        arguments.push(("x-message-ttl", Argument::Int(i64::try_from(bucket.delay_ms()).unwrap_or(i64::MAX))));
     }
     arguments.sort_by_key(|(name, _)| *name);
     arguments
@@ -219,19 +184,10 @@ impl fmt::Display for Declaration {
             }
             Self::Queue { name, arguments } => {
                 write!(f, "queue {name} durable=true")?;
-                arguments
-                    .iter()
-                    .try_for_each(|(name, value)| write!(f, " {name}={value}"))
+                arguments.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
             }
-            Self::Binding {
-                exchange,
-                queue,
-                routing_key,
-            } => {
-                write!(
-                    f,
-                    "binding {exchange} -> {queue} routing_key={routing_key:?}"
-                )
+            Self::Binding { exchange, queue, routing_key } => {
+                write!(f, "binding {exchange} -> {queue} routing_key={routing_key:?}")
             }
         }
     }
@@ -242,6 +198,5 @@ impl fmt::Display for Declaration {
 /// # Errors
 /// What the writer fails with.
 pub fn print(plan: &[Declaration], out: &mut impl std::io::Write) -> std::io::Result<()> {
-    plan.iter()
-        .try_for_each(|declaration| writeln!(out, "{declaration}"))
+    plan.iter().try_for_each(|declaration| writeln!(out, "{declaration}"))
 }

@@ -107,8 +107,7 @@ impl PostgresCatalog {
         let digest: String = row.try_get(0)?;
         let module = self.module(&digest, unsigned(row.try_get(1)?)).await?;
         let Json(migrations): Json<Vec<Migration>> = row.try_get(3)?;
-        let content =
-            NewRevision { agent: agent.clone(), digest, manifest: row.try_get(2)?, module, migrations };
+        let content = NewRevision { agent: agent.clone(), digest, manifest: row.try_get(2)?, module, migrations };
         Ok(Some(StoredRevision { revision, created_at_ms: unsigned(row.try_get(4)?), content }))
     }
 
@@ -169,10 +168,11 @@ impl Catalog for PostgresCatalog {
     }
 
     async fn active(&self) -> Result<Vec<(AgentName, u64)>, CatalogError> {
-        let rows = sqlx::query("SELECT agent, revision_active FROM agents WHERE revision_active IS NOT NULL ORDER BY agent")
-            .fetch_all(&self.pool)
-            .await
-            .map_err(read)?;
+        let rows =
+            sqlx::query("SELECT agent, revision_active FROM agents WHERE revision_active IS NOT NULL ORDER BY agent")
+                .fetch_all(&self.pool)
+                .await
+                .map_err(read)?;
         let active = |row: &PgRow| -> Result<_, Unusable> {
             Ok((AgentName::parse(row.try_get(0)?)?, unsigned(row.try_get(1)?)))
         };

@@ -17,7 +17,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) enum ClientError {
     #[error("{0}")]
     Url(String),
-    #[error("no host answers at {url}; start one with `agent-host dev` or `agent-host serve`, or name another with --url")]
+    #[error(
+        "no host answers at {url}; start one with `agent-host dev` or `agent-host serve`, or name another with --url"
+    )]
     Unreachable {
         url: Url,
         #[source]
@@ -91,7 +93,8 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(base: &str, token: Option<String>) -> Result<Self, ClientError> {
         let expected = "expected such as http://127.0.0.1:8080";
-        let base = Url::parse(base).map_err(|error| ClientError::Url(format!("--url {base:?}: {error}: {expected}")))?;
+        let base =
+            Url::parse(base).map_err(|error| ClientError::Url(format!("--url {base:?}: {error}: {expected}")))?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(ClientError::Url(format!("--url {base}: {expected}")));
         }
@@ -110,7 +113,9 @@ impl Client {
         if loopback {
             builder = builder.no_proxy();
         }
-        let http = builder.build().map_err(|error| ClientError::Url(format!("--url {base}: no client can be made: {error}")))?;
+        let http = builder
+            .build()
+            .map_err(|error| ClientError::Url(format!("--url {base}: no client can be made: {error}")))?;
         Ok(Self { http, base, token })
     }
 

@@ -6,11 +6,11 @@ use reqwest::Method;
 use reqwest::multipart::{Form, Part};
 use serde_json::Value;
 
+use super::Format;
 use super::client::Client;
 use super::failed::Failed;
 use super::output::Console;
 use super::show::field;
-use super::Format;
 use crate::package::Package;
 
 /// `deploy`

@@ -26,10 +26,11 @@ impl clap::Args for ConfigFlags {
             .help("Configuration file [env: AGENT_HOST_CONFIG] [default: agent-host.toml, if it is there]");
         let flags = KEYS.iter().filter(|key| key.kind != Kind::Secret).map(|key| {
             let default = if key.default.is_empty() { String::new() } else { format!(" [default: {}]", key.default) };
-            Arg::new(key.name)
-                .long(key.name.replace('_', "-"))
-                .value_name("VALUE")
-                .help(format!("{} [env: {}]{default}", key.meaning.replace('`', ""), key.variable))
+            Arg::new(key.name).long(key.name.replace('_', "-")).value_name("VALUE").help(format!(
+                "{} [env: {}]{default}",
+                key.meaning.replace('`', ""),
+                key.variable
+            ))
         });
         command.next_help_heading("Configuration").arg(file).args(flags)
     }

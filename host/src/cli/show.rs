@@ -105,7 +105,9 @@ fn lines(document: &Value, depth: usize, text: &mut String) {
                 text.push_str(&format!("{indent}- {first}"));
             }
         }
-        scalar => text.push_str(&format!("{indent}{}\n", scalar.as_str().map_or_else(|| scalar.to_string(), str::to_owned))),
+        scalar => {
+            text.push_str(&format!("{indent}{}\n", scalar.as_str().map_or_else(|| scalar.to_string(), str::to_owned)))
+        }
     }
 }
 

@@ -84,9 +84,8 @@ impl Submit {
     pub(super) async fn run(&self, client: &Client, console: &mut Console<'_>) -> Result<(), Failed> {
         let body = read_body(self.body.as_deref())?;
         let content_type = self.content_type.as_deref().unwrap_or_else(|| guessed_content_type(&body));
-        let mut request = client
-            .request(Method::POST, &["v1", "agents", &self.agent, "tasks"])
-            .header("content-type", content_type);
+        let mut request =
+            client.request(Method::POST, &["v1", "agents", &self.agent, "tasks"]).header("content-type", content_type);
         for (name, value) in &self.headers {
             request = request.header(format!("task-header-{name}"), value);
         }
@@ -110,7 +109,11 @@ impl Submit {
             Ok(response) => {
                 let body = client.bytes(response).await?;
                 let accepted: Value = serde_json::from_slice(&body).unwrap_or_default();
-                if self.wait { follow(client, &field(&accepted, "id"), console).await } else { accept(&accepted, console) }
+                if self.wait {
+                    follow(client, &field(&accepted, "id"), console).await
+                } else {
+                    accept(&accepted, console)
+                }
             }
             Err(ClientError::Refused(refused)) if refused.failure.is_some() => {
                 Err(Failed::new(Exit::TaskFailed, refused.to_string()))
@@ -142,7 +145,8 @@ async fn follow(client: &Client, id: &str, console: &mut Console<'_>) -> Result<
         return Ok(());
     }
     let failure = task.get("failure").unwrap_or(&Value::Null);
-    let message = format!("task {id} {}: {}: {}", field(&task, "status"), field(failure, "type"), field(failure, "message"));
+    let message =
+        format!("task {id} {}: {}: {}", field(&task, "status"), field(failure, "type"), field(failure, "message"));
     Err(Failed::new(Exit::TaskFailed, message))
 }
 

@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::*;
 use crate::config::MapVars;
 use crate::http::tests::Doubles;
-use crate::http::{Auth, Config as HttpConfig, Token};
 use crate::http::tests::doubles::Published;
+use crate::http::{Auth, Config as HttpConfig, Token};
 
 /// Remembers how hosts were started.
 #[derive(Default)]
@@ -141,7 +141,8 @@ async fn mistakes_say_what_to_do() {
     assert_eq!(ended.status, 64);
     assert!(ended.err.contains("submit token") && ended.err.contains("--token"), "{}", ended.err);
     assert_eq!(host.run(&["submit", "echo", "x", "--token", "s"]).await.status, 0);
-    let vars = [("AGENT_HOST_URL", host.url.as_str()), ("AGENT_HOST_SUBMIT_TOKEN", "s"), ("AGENT_HOST_ADMIN_TOKEN", "a")];
+    let vars =
+        [("AGENT_HOST_URL", host.url.as_str()), ("AGENT_HOST_SUBMIT_TOKEN", "s"), ("AGENT_HOST_ADMIN_TOKEN", "a")];
     assert_eq!(run_in(&vars, &Started::default(), &["submit", "echo", "x"]).await.status, 0);
     let ended = host.run(&["submit", "ecko", "x", "--token", "s"]).await;
     assert_eq!(ended.status, 64);
@@ -201,7 +202,12 @@ async fn deploy_uploads_the_folder() {
     let folder = agent_folder();
     let path = folder.path().to_str().unwrap();
     let ended = host.run(&["deploy", path]).await;
-    assert_eq!((ended.status, ended.text()), (0, "echo is deployed as revision 3 (active), sha256:3\n"), "{}", ended.err);
+    assert_eq!(
+        (ended.status, ended.text()),
+        (0, "echo is deployed as revision 3 (active), sha256:3\n"),
+        "{}",
+        ended.err
+    );
     let (agent, upload, activate) = host.doubles.lock().deploys.pop().unwrap();
     assert_eq!((agent.as_str(), &upload.module[..], activate), ("echo", &b"\0asm"[..], true));
     assert_eq!(upload.migrations[0].name, "0001_a.sql");
@@ -223,7 +229,10 @@ async fn serve_and_dev_hand_their_configuration_over() {
         let configs = started.0.lock().unwrap();
         assert_eq!(configs[0].0.listen.port(), 9);
         assert_eq!(configs[0].0.broker.to_string(), "amqp://rabbit");
-        assert_eq!((&configs[1].0.broker, configs[1].1.as_deref()), (&Backend::Embedded, Some(Path::new("agents/echo"))));
+        assert_eq!(
+            (&configs[1].0.broker, configs[1].1.as_deref()),
+            (&Backend::Embedded, Some(Path::new("agents/echo")))
+        );
     }
     let ended = run_in(&vars, &started, &["serve", "--listen", "0.0.0.0:9", "--log", "xml"]).await;
     assert_eq!(ended.status, 64);
@@ -256,7 +265,11 @@ async fn doctor_finds_what_is_wrong_and_says_what_mends_it() {
     let vars = [("AGENT_HOST_DATA_DIR", folder.path().to_str().unwrap()), ("AGENT_HOST_LISTEN", address.as_str())];
     let ended = run_in(&vars, &Started::default(), &["doctor"]).await;
     assert_eq!(ended.status, 69, "{}", ended.text());
-    assert!(ended.text().contains(&format!("PROBLEM  listen: {address}")) && ended.text().contains("mend: "), "{}", ended.text());
+    assert!(
+        ended.text().contains(&format!("PROBLEM  listen: {address}")) && ended.text().contains("mend: "),
+        "{}",
+        ended.text()
+    );
     drop(busy);
     let ended = run_in(&vars, &Started::default(), &["doctor", "--format", "json"]).await;
     assert_eq!(ended.status, 0, "{}", ended.text());

@@ -93,7 +93,12 @@ pub const KEYS: [Key; 19] = [
         "false",
         "`true` where the broker's queues are declared by somebody else: the host then declares nothing",
     ),
-    key("record_retention", "AGENT_HOST_RECORD_RETENTION", "24h", "how long a task's record is kept after its end, a duration"),
+    key(
+        "record_retention",
+        "AGENT_HOST_RECORD_RETENTION",
+        "24h",
+        "how long a task's record is kept after its end, a duration",
+    ),
     key(
         "grace_period",
         "AGENT_HOST_GRACE_PERIOD",
@@ -101,13 +106,26 @@ pub const KEYS: [Key; 19] = [
         "how long running tasks may finish at shutdown before they are handed back, a duration",
     ),
     key("log", "AGENT_HOST_LOG", "text", "`text` for people or `json` for machines"),
-    key("log_filter", "RUST_LOG", "info", "which log lines are written, as `tracing` directives such as `info,agent_host=debug`"),
+    key(
+        "log_filter",
+        "RUST_LOG",
+        "info",
+        "which log lines are written, as `tracing` directives such as `info,agent_host=debug`",
+    ),
 ];
 
 /// Settings of the contract that this version does not have: (name, variable, what to do instead).
 pub(super) const UNSUPPORTED: [(&str, &str, &str); 2] = [
-    ("tls_cert", "AGENT_HOST_TLS_CERT", "this version serves plain HTTP; let a proxy in front of it do TLS, and unset this"),
-    ("tls_key", "AGENT_HOST_TLS_KEY", "this version serves plain HTTP; let a proxy in front of it do TLS, and unset this"),
+    (
+        "tls_cert",
+        "AGENT_HOST_TLS_CERT",
+        "this version serves plain HTTP; let a proxy in front of it do TLS, and unset this",
+    ),
+    (
+        "tls_key",
+        "AGENT_HOST_TLS_KEY",
+        "this version serves plain HTTP; let a proxy in front of it do TLS, and unset this",
+    ),
 ];
 
 /// `AGENT_HOST_*` variables that are no settings of the host: the file's path and the command line client's address.
@@ -121,7 +139,8 @@ pub(super) const FOREIGN_PREFIXES: [&str; 4] =
 /// The settings as the table of `docs/configuration.md`.
 #[must_use]
 pub fn table() -> String {
-    let mut table = "| `agent-host.toml` | environment | flag | default | meaning |\n|---|---|---|---|---|\n".to_owned();
+    let mut table =
+        "| `agent-host.toml` | environment | flag | default | meaning |\n|---|---|---|---|---|\n".to_owned();
     for key in KEYS {
         let flag = match key.kind {
             Kind::Secret => "none, a command line is no place for it".to_owned(),

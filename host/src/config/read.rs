@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::sources::{Source, Value, Values};
 use super::{Backend, Config, ConfigErrors, MEMORY_BUDGET_MIN};
-use crate::telemetry::LogFormat;
 use crate::http::{self, Auth, Token};
+use crate::telemetry::LogFormat;
 use crate::units::{ByteSize, format_duration, parse_duration};
 
 /// Largest `payload_bytes_max`: RabbitMQ 4 refuses messages over 16 MiB by default, headers included.
@@ -166,7 +166,9 @@ fn http_config(reader: &mut Reader<'_>) -> Option<http::Config> {
     if let (Some(payload), Some(intake)) = (payload_bytes_max, intake_bytes_max)
         && payload > intake
     {
-        let problem = format!("payload_bytes_max = {payload} is above intake_bytes_max = {intake}: no such body would ever be taken");
+        let problem = format!(
+            "payload_bytes_max = {payload} is above intake_bytes_max = {intake}: no such body would ever be taken"
+        );
         reader.problems.push(problem);
     }
     Some(http::Config {

@@ -62,7 +62,9 @@ impl Value {
         Some(match self.key.kind {
             Kind::Plain => text.clone(),
             Kind::Secret => "***".to_owned(),
-            Kind::Url => super::read::backend(self.key.name, text).as_ref().map_or("***".to_owned(), Backend::to_string),
+            Kind::Url => {
+                super::read::backend(self.key.name, text).as_ref().map_or("***".to_owned(), Backend::to_string)
+            }
         })
     }
 }
@@ -163,7 +165,10 @@ fn read_table(table: toml::Table, path: &Path, values: &mut Values, problems: &m
             toml::Value::Boolean(truth) => truth.to_string(),
             other => {
                 let given = other.type_str();
-                problems.push(format!("{name} in {}: expected a string, a number or a boolean, not a {given}", path.display()));
+                problems.push(format!(
+                    "{name} in {}: expected a string, a number or a boolean, not a {given}",
+                    path.display()
+                ));
                 continue;
             }
         };

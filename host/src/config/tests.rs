@@ -13,7 +13,10 @@ fn problems(vars: &[(&str, &str)]) -> Vec<String> {
 fn nothing_set_is_a_host_for_one_machine() {
     let config = load(&[("HOME", "/home/ada")]).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
-    assert_eq!((config.broker, config.database, config.cache), (Backend::Embedded, Backend::Embedded, Backend::Embedded));
+    assert_eq!(
+        (config.broker, config.database, config.cache),
+        (Backend::Embedded, Backend::Embedded, Backend::Embedded)
+    );
     assert_eq!(config.memory_budget, ByteSize(500_000_000));
     assert_eq!(config.data_dir, Path::new("/home/ada/.local/share/agent-host"));
     assert_eq!(config.http.payload_bytes_max, http::PAYLOAD_BYTES_MAX_DEFAULT);
@@ -30,7 +33,8 @@ fn nothing_set_is_a_host_for_one_machine() {
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.toml");
-    std::fs::write(&file, "listen = \"127.0.0.1:1\"\ngrace_period = \"1s\"\npredeclared = true\nlog = \"json\"\n").unwrap();
+    std::fs::write(&file, "listen = \"127.0.0.1:1\"\ngrace_period = \"1s\"\npredeclared = true\nlog = \"json\"\n")
+        .unwrap();
     let vars = MapVars::new(&[("AGENT_HOST_LISTEN", "127.0.0.1:2"), ("AGENT_HOST_GRACE_PERIOD", "2s")]);
     let flags = Flags::from([("listen", "127.0.0.1:3".to_owned())]);
     let config = Config::load(Some(&file), &vars, &flags).unwrap();
@@ -51,7 +55,11 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 fn every_mistake_is_reported_at_once_and_no_secret_is() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.toml");
-    std::fs::write(&file, "listn = \"x\"\nlog = [\"hunter2\"]\nadmin_token = \"hunter2 hunter2\"\ntls_cert = \"c.pem\"\n").unwrap();
+    std::fs::write(
+        &file,
+        "listn = \"x\"\nlog = [\"hunter2\"]\nadmin_token = \"hunter2 hunter2\"\ntls_cert = \"c.pem\"\n",
+    )
+    .unwrap();
     let vars = MapVars::new(&[
         ("AGENT_HOST_LISTEN", "everywhere"),
         ("AMQP_URL", "ampq://u:hunter2@h"),
@@ -65,9 +73,19 @@ fn every_mistake_is_reported_at_once_and_no_secret_is() {
     ]);
     let ConfigErrors(problems) = Config::load(Some(&file), &vars, &Flags::new()).unwrap_err();
     for expected in [
-        "listn", "log in", "admin_token in", "tls_cert in", "AGENT_HOST_LISTEN", "AMQP_URL", "DATABASE_URL",
-        "AGENT_HOST_MEMORY_BUDGET:", "AGENT_HOST_PAYLOAD_BYTES_MAX", "AGENT_HOST_GRACE_PERIOD", "AGENT_HOST_PREDECLARED",
-        "RUST_LOG", "did you mean AGENT_HOST_MEMORY_BUDGET?",
+        "listn",
+        "log in",
+        "admin_token in",
+        "tls_cert in",
+        "AGENT_HOST_LISTEN",
+        "AMQP_URL",
+        "DATABASE_URL",
+        "AGENT_HOST_MEMORY_BUDGET:",
+        "AGENT_HOST_PAYLOAD_BYTES_MAX",
+        "AGENT_HOST_GRACE_PERIOD",
+        "AGENT_HOST_PREDECLARED",
+        "RUST_LOG",
+        "did you mean AGENT_HOST_MEMORY_BUDGET?",
     ] {
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:#?}");
     }
@@ -92,8 +110,13 @@ fn a_broken_file_is_reported_by_line_without_its_text() {
 #[test]
 fn other_peoples_variables_are_left_alone() {
     for name in [
-        "AGENT_HOST_PORT", "AGENT_HOST_PORT_8080_TCP", "AGENT_HOST_SERVICE_HOST", "AGENT_HOST_SECRET_VOTER_KEY",
-        "AGENT_HOST_TEST_X", "AGENT_HOST_URL", "PATH",
+        "AGENT_HOST_PORT",
+        "AGENT_HOST_PORT_8080_TCP",
+        "AGENT_HOST_SERVICE_HOST",
+        "AGENT_HOST_SECRET_VOTER_KEY",
+        "AGENT_HOST_TEST_X",
+        "AGENT_HOST_URL",
+        "PATH",
     ] {
         assert!(load(&[(name, "x")]).is_ok(), "{name}");
     }

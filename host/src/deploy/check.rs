@@ -59,7 +59,11 @@ impl Deployer {
         }))
     }
 
-    pub(super) async fn checked(&self, content: &NewRevision, manifest: &Arc<Manifest>) -> Result<Checked, DeployError> {
+    pub(super) async fn checked(
+        &self,
+        content: &NewRevision,
+        manifest: &Arc<Manifest>,
+    ) -> Result<Checked, DeployError> {
         self.check_grants(manifest).await?;
         let (loader, module, manifest) = (self.loader.clone(), content.module.clone(), Arc::clone(manifest));
         let compiling = Arc::clone(&manifest);
@@ -67,15 +71,16 @@ impl Deployer {
             .await
             .map_err(|panicked| DeployError::Module(format!("the compiler failed: {panicked}")))?
             .map_err(|error| DeployError::Module(error.to_string()))?;
-        let folders = || {
-            self.files.grant(&manifest.grants.files).map_err(|error| DeployError::Grant(error.to_string()))
-        };
+        let folders =
+            || self.files.grant(&manifest.grants.files).map_err(|error| DeployError::Grant(error.to_string()));
         let digest = content.digest.clone();
         let trial = code.clone().into_revision(0, digest, Arc::clone(&manifest), &self.capabilities, folders()?);
         let trial = Arc::new(trial);
         self.runner.try_start(&trial).await.map_err(|error| DeployError::Module(error.to_string()))?;
         if !manifest.grants.sql.is_empty() {
-            self.capabilities.backends().database
+            self.capabilities
+                .backends()
+                .database
                 .provision(&content.agent, &manifest.grants.sql, &content.migrations)
                 .await
                 .map_err(|error| DeployError::Schema(error.to_string()))?;
@@ -99,7 +104,8 @@ impl Deployer {
             problems.push("grants.allowed_outbound_hosts: this version gives agents no outbound HTTP".to_owned());
         }
         if manifest.pool.max_invocations > 1 {
-            problems.push("pool.max_invocations: this version runs every task in a fresh instance; set it to 1".to_owned());
+            problems
+                .push("pool.max_invocations: this version runs every task in a fresh instance; set it to 1".to_owned());
         }
         if problems.is_empty() { Ok(()) } else { Err(DeployError::Grant(problems.join("; "))) }
     }

@@ -26,7 +26,7 @@ impl Dispatcher {
             attempts_max: attempt.task.attempts_max.unwrap_or(manifest.retry.max_attempts),
             retry: &manifest.retry,
         };
-        let decision = settlement(&completion.outcome, attempt.task.attempt, &policy, random());
+        let decision = settlement(&completion.outcome, attempt.task.attempt, &policy, random);
         let prepared = match decision {
             Settlement::Acknowledge => self.conclude(&attempt, &completion).await,
             Settlement::RetryLater { delay, attempt: next } => {

@@ -48,25 +48,22 @@ pub struct Policy<'a> {
 /// Longest wait before a task that met a failing database or broker runs again; the first wait is its manifest's.
 const HOST_ERROR_DELAY: Duration = Duration::from_secs(5);
 
-/// Decides. `random` is uniform in 0..1 and feeds the jitter.
+/// Decides. `random` is asked, for a delay alone, for a number uniform in 0..1.
 #[must_use]
-pub fn settlement(outcome: &Outcome, attempt: u32, policy: &Policy<'_>, random: f64) -> Settlement {
+pub fn settlement(outcome: &Outcome, attempt: u32, policy: &Policy<'_>, random: fn() -> f64) -> Settlement {
     match outcome {
         Outcome::Succeeded(_) | Outcome::Cancelled => Settlement::Acknowledge,
         Outcome::Interrupted => Settlement::HandBack,
         Outcome::Rejected { .. } | Outcome::Expired | Outcome::HostKiller => Settlement::DeadLetter,
-        Outcome::HostError { .. } => Settlement::RetryLater {
-            delay: backoff(policy.retry, 1, random).min(HOST_ERROR_DELAY),
-            attempt,
-        },
-        Outcome::Retry { after_ms: Some(after_ms), .. } => {
-            another(attempt, policy, Duration::from_millis(*after_ms))
+        Outcome::HostError { .. } => {
+            Settlement::RetryLater { delay: backoff(policy.retry, 1, random()).min(HOST_ERROR_DELAY), attempt }
         }
+        Outcome::Retry { after_ms: Some(after_ms), .. } => another(attempt, policy, Duration::from_millis(*after_ms)),
         Outcome::Retry { after_ms: None, .. }
         | Outcome::Trapped { .. }
         | Outcome::TimedOut(_)
         | Outcome::OutOfMemory(_)
-        | Outcome::LimitExceeded(_) => another(attempt, policy, backoff(policy.retry, attempt, random)),
+        | Outcome::LimitExceeded(_) => another(attempt, policy, backoff(policy.retry, attempt, random())),
     }
 }
 
@@ -132,8 +129,8 @@ mod tests {
         ];
         for (outcome, after_first, after_last) in table {
             let policy = Policy { attempts_max: 3, retry: &retry };
-            assert_eq!(settlement(&outcome, 1, &policy, 0.5), after_first, "{outcome:?}, first attempt");
-            assert_eq!(settlement(&outcome, 3, &policy, 0.5), after_last, "{outcome:?}, last attempt");
+            assert_eq!(settlement(&outcome, 1, &policy, || 0.5), after_first, "{outcome:?}, first attempt");
+            assert_eq!(settlement(&outcome, 3, &policy, || 0.5), after_last, "{outcome:?}, last attempt");
         }
     }
 

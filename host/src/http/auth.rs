@@ -123,7 +123,8 @@ fn is_own_origin<'a>(host: &str, mut origins: impl Iterator<Item = &'a str>) -> 
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     let loopback = name.eq_ignore_ascii_case("localhost")
         || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    loopback && origins.all(|origin| origin.strip_prefix("http://").is_some_and(|origin| origin.eq_ignore_ascii_case(host)))
+    loopback
+        && origins.all(|origin| origin.strip_prefix("http://").is_some_and(|origin| origin.eq_ignore_ascii_case(host)))
 }
 
 /// Guards the routes that submit tasks or follow one by its id.

@@ -103,7 +103,10 @@ fn lines(body: &Bytes, payload_bytes_max: u64) -> Result<Vec<Bytes>, Problem> {
             continue;
         }
         if bodies.len() == BATCH_TASKS_MAX {
-            return Err(Problem::new(Kind::TooLarge, format!("a batch has at most {BATCH_TASKS_MAX} tasks; send it in parts")));
+            return Err(Problem::new(
+                Kind::TooLarge,
+                format!("a batch has at most {BATCH_TASKS_MAX} tasks; send it in parts"),
+            ));
         }
         if line.len() as u64 > payload_bytes_max {
             return Err(Problem::too_large(&format!("line {number}"), payload_bytes_max));
@@ -163,7 +166,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(text: &str) -> Result<Vec<String>, u16> {
-        let bodies = lines(&Bytes::copy_from_slice(text.as_bytes()), 16).map_err(|problem| problem.status().as_u16())?;
+        let bodies =
+            lines(&Bytes::copy_from_slice(text.as_bytes()), 16).map_err(|problem| problem.status().as_u16())?;
         Ok(bodies.iter().map(|body| String::from_utf8(body.to_vec()).unwrap()).collect())
     }
 

@@ -90,7 +90,9 @@ impl Reservation {
                 continue;
             }
             if all.is_empty() {
-                all.reserve(declared.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(first.len() + chunk.len()));
+                all.reserve(
+                    declared.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(first.len() + chunk.len()),
+                );
                 all.extend_from_slice(&first);
             }
             all.extend_from_slice(&chunk);

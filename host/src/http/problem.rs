@@ -210,9 +210,7 @@ impl From<DeployError> for Problem {
     fn from(error: DeployError) -> Self {
         let detail = error.to_string();
         match error {
-            DeployError::Manifest(problems) => {
-                Self { errors: problems.0, ..Self::new(Kind::RevisionRefused, detail) }
-            }
+            DeployError::Manifest(problems) => Self { errors: problems.0, ..Self::new(Kind::RevisionRefused, detail) },
             DeployError::OtherAgent { .. }
             | DeployError::Module(_)
             | DeployError::Grant(_)
@@ -266,5 +264,8 @@ pub(crate) async fn unknown_route(uri: axum::http::Uri) -> Problem {
 /// What a known path answers to another method. axum adds the `Allow` header.
 pub(crate) async fn method_not_allowed(method: axum::http::Method) -> Problem {
     let method = shortened(method.as_str());
-    Problem::new(Kind::MethodNotAllowed, format!("{method} is not for this path; the Allow header names the methods that are"))
+    Problem::new(
+        Kind::MethodNotAllowed,
+        format!("{method} is not for this path; the Allow header names the methods that are"),
+    )
 }

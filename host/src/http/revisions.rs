@@ -101,9 +101,8 @@ fn malformed(error: &MultipartError) -> Problem {
 /// Reads the form, each part by its own limit.
 async fn read(request: Request) -> Result<Upload, Problem> {
     refuse_other_types(request.headers())?;
-    let mut form = Multipart::from_request(request, &())
-        .await
-        .map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let mut form =
+        Multipart::from_request(request, &()).await.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let (mut module, mut manifest, mut migrations) = (None, None, Vec::<Migration>::new());
     while let Some(field) = form.next_field().await.map_err(|error| malformed(&error))? {
         let name = field.name().unwrap_or_default().to_owned();
@@ -112,7 +111,10 @@ async fn read(request: Request) -> Result<Upload, Problem> {
             "manifest" if manifest.is_none() => manifest = Some(text(field, &name, MANIFEST_BYTES_MAX).await?),
             "migration" => {
                 if migrations.len() == MIGRATIONS_MAX {
-                    return Err(Problem::new(Kind::TooLarge, format!("a revision has at most {MIGRATIONS_MAX} migrations")));
+                    return Err(Problem::new(
+                        Kind::TooLarge,
+                        format!("a revision has at most {MIGRATIONS_MAX} migrations"),
+                    ));
                 }
                 migrations.push(migration(field).await?);
             }
@@ -159,7 +161,8 @@ async fn migration(field: Field<'_>) -> Result<Migration, Problem> {
 
 async fn text(field: Field<'_>, name: &str, bytes_max: u64) -> Result<String, Problem> {
     let bytes = part(field, name, bytes_max).await?;
-    String::from_utf8(bytes.into()).map_err(|_| Problem::new(Kind::RevisionRefused, format!("part {name:?} is not UTF-8 text")))
+    String::from_utf8(bytes.into())
+        .map_err(|_| Problem::new(Kind::RevisionRefused, format!("part {name:?} is not UTF-8 text")))
 }
 
 async fn part(mut field: Field<'_>, name: &str, bytes_max: u64) -> Result<Bytes, Problem> {

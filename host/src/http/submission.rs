@@ -78,7 +78,9 @@ impl Submission {
 }
 
 fn text<'a>(name: &str, value: &'a HeaderValue) -> Result<&'a str, Problem> {
-    value.to_str().map_err(|_| Problem::bad_request(format!("the {name} header holds more than printable ASCII characters")))
+    value
+        .to_str()
+        .map_err(|_| Problem::bad_request(format!("the {name} header holds more than printable ASCII characters")))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -137,7 +139,10 @@ fn task_headers(headers: &HeaderMap) -> Result<Vec<(String, String)>, Problem> {
             return Err(Problem::bad_request(detail));
         }
         let value = text(&format!("Task-Header-{name}"), value)?;
-        found.entry(name).and_modify(|joined| *joined = format!("{joined}, {value}")).or_insert_with(|| value.to_owned());
+        found
+            .entry(name)
+            .and_modify(|joined| *joined = format!("{joined}, {value}"))
+            .or_insert_with(|| value.to_owned());
     }
     let bytes: usize = found.iter().map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD_BYTES).sum();
     if bytes > TASK_HEADERS_BYTES_MAX || found.keys().any(|name| name.len() > SHORT_BYTES_MAX) {
@@ -208,7 +213,8 @@ mod tests {
 
     #[test]
     fn task_headers_lose_their_prefix_and_keep_their_values() {
-        let mut given = headers(&[("task-header-zeta", "1"), ("task-header-alpha", "2"), ("x-other", "3"), ("task-header-", "4")]);
+        let mut given =
+            headers(&[("task-header-zeta", "1"), ("task-header-alpha", "2"), ("x-other", "3"), ("task-header-", "4")]);
         given.append("task-header-zeta", HeaderValue::from_static("5"));
         let submission = Submission::parse(&given, &SubmitQuery::default()).unwrap();
         assert_eq!(submission.headers, [("alpha".to_owned(), "2".to_owned()), ("zeta".to_owned(), "1, 5".to_owned())]);

@@ -37,10 +37,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
             content_type = "application/problem+json"),
     ),
 )]
-pub(crate) async fn show(
-    State(api): State<Arc<ApiState>>,
-    TaskPath(id): TaskPath,
-) -> Result<Json<TaskView>, Problem> {
+pub(crate) async fn show(State(api): State<Arc<ApiState>>, TaskPath(id): TaskPath) -> Result<Json<TaskView>, Problem> {
     Ok(Json(api.record(&id).await?.into()))
 }
 

@@ -256,7 +256,11 @@ mod tests {
     use bytes::Bytes;
 
     fn shown(content_type: Option<&str>, body: &'static [u8]) -> String {
-        let output = Output { content_type: content_type.map(str::to_owned), body: Bytes::from_static(body), ..Output::default() };
+        let output = Output {
+            content_type: content_type.map(str::to_owned),
+            body: Bytes::from_static(body),
+            ..Output::default()
+        };
         output_json(&output).unwrap().get().to_owned()
     }
 

@@ -46,7 +46,9 @@ pub(super) fn problems(manifest: &Manifest) -> Vec<String> {
         format!("limits.timeout = {given}: expected more than 0 and at most {max}, inside RabbitMQ's consumer timeout")
     });
     check(!limits.cpu.is_zero(), &|| "limits.cpu = 0ms: expected more than 0".to_owned());
-    check(limits.concurrency > 0, &|| "limits.concurrency = 0: expected at least 1; to stop an agent, pause it".to_owned());
+    check(limits.concurrency > 0, &|| {
+        "limits.concurrency = 0: expected at least 1; to stop an agent, pause it".to_owned()
+    });
     check(limits.output <= OUTPUT_BYTES_MAX, &|| {
         format!("limits.output = {}: expected at most {OUTPUT_BYTES_MAX}", limits.output)
     });

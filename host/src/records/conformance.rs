@@ -1,5 +1,10 @@
 //! What all task records must do, as one suite over both.
-#![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test suite: breaking a rule is a panic")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test suite: breaking a rule is a panic"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,10 +139,8 @@ async fn unknown_tasks_are_unknown(records: impl TaskRecords) {
 async fn a_task_is_new_once(records: impl TaskRecords) {
     let (first, second) = (new_task("a"), new_task("b"));
     let other_body = NewTask { body_sha256: second.body_sha256, ..first.clone() };
-    let answers = records
-        .queued(vec![first.clone(), second.clone(), first.clone(), other_body.clone()])
-        .await
-        .expect("writable");
+    let answers =
+        records.queued(vec![first.clone(), second.clone(), first.clone(), other_body.clone()]).await.expect("writable");
     assert_eq!(answers, [Queued::New, Queued::New, Queued::Known(Status::Queued), Queued::Conflict]);
     assert_eq!(queued(&records, &first).await, Queued::Known(Status::Queued));
     assert_eq!(queued(&records, &other_body).await, Queued::Conflict);
@@ -146,7 +149,11 @@ async fn a_task_is_new_once(records: impl TaskRecords) {
     assert_eq!((record.agent, record.enqueued_at_ms), (first.agent.clone(), first.enqueued_at_ms));
     records.finished(ended(&first, Status::Failed)).await.expect("writable");
     assert_eq!(queued(&records, &first).await, Queued::Known(Status::Failed));
-    assert_eq!(got(&records, &first).await.expect("it ended").status, Status::Failed, "a late `queued` changes nothing");
+    assert_eq!(
+        got(&records, &first).await.expect("it ended").status,
+        Status::Failed,
+        "a late `queued` changes nothing"
+    );
     // More than fit in any one statement.
     let many: Vec<_> = (0..2_345).map(|_| new_task("c")).collect();
     assert_eq!(records.queued(many.clone()).await.expect("writable"), vec![Queued::New; many.len()]);
@@ -289,12 +296,7 @@ async fn attempts_go_on(records: impl TaskRecords) {
         assert_eq!(record.failure.is_some(), attempt > 1, "why the attempt before failed stays until the next ends");
         records.note_progress(&task.id, Progress { fraction: 0.5, note: String::new() });
         until(&records, &task, |record| record.progress.is_some()).await;
-        records.note(Update {
-            attempt,
-            started_at_ms,
-            failure: Some(why.clone()),
-            ..update(&task, Status::Retrying)
-        });
+        records.note(Update { attempt, started_at_ms, failure: Some(why.clone()), ..update(&task, Status::Retrying) });
         let record = until(&records, &task, |record| record.status == Status::Retrying).await;
         assert_eq!(record.failure.as_ref(), Some(&why));
     }

@@ -42,8 +42,7 @@ pub(super) fn supersedes(change: &TaskRecord, record: &TaskRecord) -> bool {
 /// Writes `change` over `record`, which it must supersede. What a change before the end does not say stays.
 pub(super) fn merge(record: &mut TaskRecord, change: &TaskRecord) {
     let begins_again = change.status == Status::Running
-        && (change.attempt != record.attempt
-            || change.started_at_ms.or(record.started_at_ms) != record.started_at_ms);
+        && (change.attempt != record.attempt || change.started_at_ms.or(record.started_at_ms) != record.started_at_ms);
     if begins_again {
         record.progress = None;
     }
@@ -119,9 +118,10 @@ fn storable(text: String) -> String {
 
 /// Bytes that a record keeps in memory or takes on its way to the database, roughly.
 pub(super) fn weight(record: &TaskRecord) -> usize {
-    let output = record.output.as_ref().map_or(0, |output| {
-        output.body.len() + output.content_type.as_ref().map_or(0, String::len)
-    });
+    let output = record
+        .output
+        .as_ref()
+        .map_or(0, |output| output.body.len() + output.content_type.as_ref().map_or(0, String::len));
     let failure = record.failure.as_ref().map_or(0, |failure| failure.message.len() + failure.kind.len());
     let progress = record.progress.as_ref().map_or(0, |progress| progress.note.len());
     RECORD_BYTES + record.id.as_str().len() + output + failure + progress
@@ -136,14 +136,9 @@ mod tests {
 
     #[test]
     fn every_status_has_its_number() {
-        for status in [
-            Status::Queued,
-            Status::Running,
-            Status::Retrying,
-            Status::Succeeded,
-            Status::Failed,
-            Status::Cancelled,
-        ] {
+        for status in
+            [Status::Queued, Status::Running, Status::Retrying, Status::Succeeded, Status::Failed, Status::Cancelled]
+        {
             assert_eq!(from_code(code(status)), Some(status));
             assert_eq!(status.is_terminal(), code(status) >= 3);
         }

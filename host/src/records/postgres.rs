@@ -24,9 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::link::{Link, WriteError};
 use super::follow::Followers;
-use super::{
-    NewTask, Progress, Queued, RETENTION_DEFAULT, RecordsError, TaskRecord, TaskRecords, Update, order,
-};
+use super::{NewTask, Progress, Queued, RETENTION_DEFAULT, RecordsError, TaskRecord, TaskRecords, Update, order};
 use crate::store::{HostDatabase, StoreError};
 use crate::task::TaskId;
 

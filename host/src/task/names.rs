@@ -7,9 +7,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     /// Not an agent's name.
-    #[error(
-        "{0:?} is not an agent name: expected 1 to 63 of a-z, 0-9 and '-', starting with a letter"
-    )]
+    #[error("{0:?} is not an agent name: expected 1 to 63 of a-z, 0-9 and '-', starting with a letter")]
     Agent(String),
     /// Not a task's id.
     #[error("{0:?} is not a task id: expected 1 to 128 printable ASCII characters")]
@@ -32,9 +30,7 @@ impl AgentName {
     /// [`InvalidName::Agent`] where the name does not match the pattern.
     pub fn parse(name: &str) -> Result<Self, InvalidName> {
         let starts_with_letter = name.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
-        let rest_allowed = name
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        let rest_allowed = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
         if starts_with_letter && rest_allowed && name.len() <= AGENT_NAME_BYTES_MAX {
             Ok(Self(name.into()))
         } else {

@@ -1,10 +1,6 @@
 //! An AMQP client that sends frames as they are given, for tables that a library would not write.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "test code: a broken expectation ends the test"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code: a broken expectation ends the test")]
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -26,31 +22,12 @@ impl Client {
         let mut client = Self(TcpStream::connect(address).await.unwrap());
         client.0.write_all(b"AMQP\x00\x00\x09\x01").await.unwrap();
         client.read().await;
-        let login = format!(
-            "\0{}\0{}",
-            uri.authority.userinfo.username, uri.authority.userinfo.password
-        );
-        let start_ok = [
-            b"\x00\x0a\x00\x0b\0\0\0\0\x05PLAIN",
-            &long(login.as_bytes())[..],
-            b"\x05en_US",
-        ]
-        .concat();
+        let login = format!("\0{}\0{}", uri.authority.userinfo.username, uri.authority.userinfo.password);
+        let start_ok = [b"\x00\x0a\x00\x0b\0\0\0\0\x05PLAIN", &long(login.as_bytes())[..], b"\x05en_US"].concat();
         client.send(METHOD, 0, &start_ok).await;
         let tune = client.read().await;
-        client
-            .send(
-                METHOD,
-                0,
-                &[b"\x00\x0a\x00\x1f", &tune[4..10], b"\0\0"].concat(),
-            )
-            .await;
-        let open = [
-            b"\x00\x0a\x00\x28",
-            &short(uri.vhost.as_bytes())[..],
-            b"\0\0",
-        ]
-        .concat();
+        client.send(METHOD, 0, &[b"\x00\x0a\x00\x1f", &tune[4..10], b"\0\0"].concat()).await;
+        let open = [b"\x00\x0a\x00\x28", &short(uri.vhost.as_bytes())[..], b"\0\0"].concat();
         client.send(METHOD, 0, &open).await;
         client.read().await;
         client.send(METHOD, 1, b"\x00\x14\x00\x0a\0").await;
@@ -60,20 +37,10 @@ impl Client {
 
     /// Publishes a message with a body of two bytes; `message_id` is left out where empty.
     pub(crate) async fn publish(&mut self, agent: &str, table: &[u8], message_id: &[u8]) {
-        let publish = [
-            b"\x00\x3c\x00\x28\0\0",
-            &short(b"agents")[..],
-            &short(agent.as_bytes()),
-            b"\0",
-        ]
-        .concat();
+        let publish = [b"\x00\x3c\x00\x28\0\0", &short(b"agents")[..], &short(agent.as_bytes()), b"\0"].concat();
         self.send(METHOD, 1, &publish).await;
         let mut header = b"\x00\x3c\0\0\0\0\0\0\0\0\0\x02".to_vec();
-        let id_flag = if message_id.is_empty() {
-            0
-        } else {
-            HAS_MESSAGE_ID
-        };
+        let id_flag = if message_id.is_empty() { 0 } else { HAS_MESSAGE_ID };
         header.extend((HAS_HEADERS | id_flag).to_be_bytes());
         header.extend(long(table));
         if !message_id.is_empty() {
@@ -110,10 +77,7 @@ pub(crate) fn entry(name: &[u8], value: &[u8]) -> Vec<u8> {
 pub(crate) fn nested_arrays(depth: usize) -> Vec<u8> {
     const LEVEL_BYTES: usize = 5;
     let length = |inside: usize| u32::try_from(inside * LEVEL_BYTES).unwrap().to_be_bytes();
-    (0..depth)
-        .rev()
-        .flat_map(|inside| [&b"A"[..], &length(inside)].concat())
-        .collect()
+    (0..depth).rev().flat_map(|inside| [&b"A"[..], &length(inside)].concat()).collect()
 }
 
 fn short(text: &[u8]) -> Vec<u8> {
@@ -121,9 +85,5 @@ fn short(text: &[u8]) -> Vec<u8> {
 }
 
 fn long(bytes: &[u8]) -> Vec<u8> {
-    [
-        &u32::try_from(bytes.len()).unwrap().to_be_bytes()[..],
-        bytes,
-    ]
-    .concat()
+    [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
 }

@@ -1,9 +1,6 @@
 //! A TCP relay in front of the broker that cuts and refuses connections on request.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "test code: a broken expectation ends the test"
-)]
+#![allow(clippy::unwrap_used, reason = "test code: a broken expectation ends the test")]
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -28,10 +25,7 @@ impl Relay {
                 }
             }
         });
-        Self {
-            url: uri.to_string(),
-            allowed,
-        }
+        Self { url: uri.to_string(), allowed }
     }
 
     pub(crate) fn url(&self) -> String {

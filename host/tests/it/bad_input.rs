@@ -95,19 +95,37 @@ async fn wrong_deploys_are_refused_and_the_running_revision_stays() {
     let truncated = module.get(..module.len() / 2).unwrap().to_vec();
     let cases: Vec<(&str, String, Vec<u8>, Vec<&str>)> = vec![
         ("an unknown key", format!("{manifest}\n[limit]\nmemory = \"1MiB\"\n"), module.clone(), vec!["limit"]),
-        ("another agent's name", manifest.replace("name = \"echo\"", "name = \"other\""), module.clone(), vec!["other", "echo"]),
-        ("a limit out of range", format!("{manifest}\n[retry]\nmax_attempts = 0\n"), module.clone(), vec!["max_attempts"]),
+        (
+            "another agent's name",
+            manifest.replace("name = \"echo\"", "name = \"other\""),
+            module.clone(),
+            vec!["other", "echo"],
+        ),
+        (
+            "a limit out of range",
+            format!("{manifest}\n[retry]\nmax_attempts = 0\n"),
+            module.clone(),
+            vec!["max_attempts"],
+        ),
         ("text for a module", manifest.clone(), b"this is no module".to_vec(), vec!["WebAssembly"]),
         ("nothing for a module", manifest.clone(), Vec::new(), vec!["module"]),
         ("half a module", manifest.clone(), truncated, vec!["WebAssembly"]),
-        ("unknown imports", manifest.clone(), unknown_import, vec!["acme:weather/forecast@1.0.0", "acme:bank/vault@2.0.0"]),
+        (
+            "unknown imports",
+            manifest.clone(),
+            unknown_import,
+            vec!["acme:weather/forecast@1.0.0", "acme:bank/vault@2.0.0"],
+        ),
         ("no handler", manifest.clone(), wat_component(""), vec!["agent:runtime/handler"]),
     ];
     for (name, manifest, module, expected) in cases {
         let (status, problem) = problem(host.deploy("echo", &manifest, module).await).await;
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{name}: {problem}");
         for expected in expected {
-            assert!(problem["detail"].as_str().unwrap().contains(expected), "{name}: {expected} is missing in {problem}");
+            assert!(
+                problem["detail"].as_str().unwrap().contains(expected),
+                "{name}: {expected} is missing in {problem}"
+            );
         }
     }
     let after: Value = host.get("/v1/agents/echo").await.unwrap().json().await.unwrap();

@@ -15,7 +15,8 @@ const HANG: Duration = Duration::from_secs(120);
 
 /// A service's URL from the environment.
 pub(crate) fn service(variable: &str) -> String {
-    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run cargo xtask test, or set it to a server's URL"))
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: run cargo xtask test, or set it to a server's URL"))
 }
 
 /// The folder of the sample agents.
@@ -40,7 +41,9 @@ pub(crate) async fn wait_until<T, F: Future<Output = Option<T>>>(what: &str, mut
 pub(crate) fn agent_host() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agent-host"));
     for (name, _) in std::env::vars() {
-        if name.starts_with("AGENT_HOST_") || ["AMQP_URL", "DATABASE_URL", "REDIS_URL", "RUST_LOG"].contains(&name.as_str()) {
+        if name.starts_with("AGENT_HOST_")
+            || ["AMQP_URL", "DATABASE_URL", "REDIS_URL", "RUST_LOG"].contains(&name.as_str())
+        {
             command.env_remove(name);
         }
     }
@@ -109,7 +112,9 @@ impl HostBuilder {
         let url = tokio::time::timeout(HANG, async {
             loop {
                 let Some(line) = log.recv().await else { panic!("the host ended at its start:\n{}", seen.join("\n")) };
-                let address = line.split_once("listening on http://").map(|(_, rest)| rest.split_whitespace().next().unwrap().to_owned());
+                let address = line
+                    .split_once("listening on http://")
+                    .map(|(_, rest)| rest.split_whitespace().next().unwrap().to_owned());
                 seen.push(line);
                 if let Some(address) = address {
                     return format!("http://{address}");
@@ -119,7 +124,10 @@ impl HostBuilder {
         .await
         .expect("the host says where it listens");
         let host = Host { child, url, client: reqwest::Client::new(), log, seen, _data: self.data };
-        wait_until("the host is ready", async || host.get("/readyz").await.ok().filter(|answer| answer.status() == 200)).await;
+        wait_until("the host is ready", async || {
+            host.get("/readyz").await.ok().filter(|answer| answer.status() == 200)
+        })
+        .await;
         host
     }
 }
@@ -138,7 +146,12 @@ impl Host {
     }
 
     /// Submits a body and waits for the result, over HTTP.
-    pub(crate) async fn run(&self, agent: &str, content_type: &str, body: impl Into<reqwest::Body>) -> reqwest::Response {
+    pub(crate) async fn run(
+        &self,
+        agent: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::Response {
         self.client
             .post(self.url(&format!("/v1/agents/{agent}/tasks")))
             .header("content-type", content_type)

@@ -55,7 +55,8 @@ async fn the_same_key_is_the_same_task() {
 async fn a_batch_is_accepted_whole_and_in_order() {
     let host = HostBuilder::real().with_samples().start().await;
     let lines: Vec<String> = (0..1_000).map(|number| json!({ "number": number }).to_string()).collect();
-    let answer = host.client().post(host.url("/v1/agents/echo/tasks:batch")).body(lines.join("\n")).send().await.unwrap();
+    let answer =
+        host.client().post(host.url("/v1/agents/echo/tasks:batch")).body(lines.join("\n")).send().await.unwrap();
     assert_eq!(answer.status(), 202);
     let answer: Value = answer.json().await.unwrap();
     let ids = answer["ids"].as_array().unwrap();
@@ -163,7 +164,8 @@ fn measured(text: &str) -> Metrics {
             metrics.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
         } else if let Some((series, rest)) = line.split_once('{').filter(|_| !line.starts_with('#')) {
             let parts = ["_bucket", "_sum", "_count"];
-            let histogram = parts.iter().find_map(|part| series.strip_suffix(part)).filter(|name| metrics.contains_key(*name));
+            let histogram =
+                parts.iter().find_map(|part| series.strip_suffix(part)).filter(|name| metrics.contains_key(*name));
             let (_, labels) = metrics.get_mut(histogram.unwrap_or(series)).expect("# TYPE stands before the series");
             let (pairs, _) = rest.rsplit_once('}').unwrap();
             // No value of a label has a comma.

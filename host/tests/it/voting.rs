@@ -24,12 +24,14 @@ async fn every_count_is_exact_when_all_vote_twice() {
     let run = uuid::Uuid::new_v4();
     let proposal_id = |proposal: usize| format!("{run}-{proposal}");
     for proposal in 0..PROPOSALS {
-        let body = json!({ "op": "create-proposal", "proposal": proposal_id(proposal), "voters": VOTERS, "quorum": QUORUM });
+        let body =
+            json!({ "op": "create-proposal", "proposal": proposal_id(proposal), "voters": VOTERS, "quorum": QUORUM });
         host.run_json("voter", &body).await;
     }
 
     // Both rounds at the same time: a duplicate may come before, during or after the vote that it repeats.
-    let votes = (0..2).flat_map(|_| (0..PROPOSALS).flat_map(|proposal| (0..VOTERS).map(move |voter| (voter, proposal))));
+    let votes =
+        (0..2).flat_map(|_| (0..PROPOSALS).flat_map(|proposal| (0..VOTERS).map(move |voter| (voter, proposal))));
     let answers: Vec<(String, bool)> = stream::iter(votes)
         .map(|(voter, proposal)| {
             let body = json!({

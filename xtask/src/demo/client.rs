@@ -36,17 +36,8 @@ impl Status {
 
     /// Why it failed.
     pub(super) fn failure(&self) -> String {
-        let part = |key| {
-            self.record
-                .get("failure")
-                .and_then(|failure| failure.get(key))
-                .and_then(Value::as_str)
-        };
-        format!(
-            "{}: {}",
-            part("type").unwrap_or(&self.status),
-            part("message").unwrap_or("no message")
-        )
+        let part = |key| self.record.get("failure").and_then(|failure| failure.get(key)).and_then(Value::as_str);
+        format!("{}: {}", part("type").unwrap_or(&self.status), part("message").unwrap_or("no message"))
     }
 }
 
@@ -60,85 +51,43 @@ impl Client {
             // A proxy in the environment is not meant for this machine itself.
             .proxy(None)
             .build();
-        Self {
-            agent: config.new_agent(),
-            base: format!("http://{address}"),
-        }
+        Self { agent: config.new_agent(), base: format!("http://{address}") }
     }
 
     /// Whether the host consumes tasks for every agent.
     pub(super) fn is_ready(&self) -> bool {
-        self.agent
-            .get(format!("{}/readyz", self.base))
-            .call()
-            .is_ok_and(|response| response.status() == 200)
+        self.agent.get(format!("{}/readyz", self.base)).call().is_ok_and(|response| response.status() == 200)
     }
 
     /// The names of the deployed agents.
     pub(super) fn agents(&self) -> Result<Vec<String>> {
-        let answer = self.read(
-            self.agent.get(format!("{}/v1/agents", self.base)).call(),
-            200,
-        )?;
-        let items = answer
-            .get("items")
-            .unwrap_or(&answer)
-            .as_array()
-            .context("GET /v1/agents gave no list")?;
-        let name = |item: &Value| {
-            item.get("agent")
-                .or_else(|| item.get("name"))
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-        };
+        let answer = self.read(self.agent.get(format!("{}/v1/agents", self.base)).call(), 200)?;
+        let items = answer.get("items").unwrap_or(&answer).as_array().context("GET /v1/agents gave no list")?;
+        let name =
+            |item: &Value| item.get("agent").or_else(|| item.get("name")).and_then(Value::as_str).map(str::to_owned);
         Ok(items.iter().filter_map(name).collect())
     }
 
     /// Hands in a task; gives its id.
     pub(super) fn submit(&self, agent: &str, content_type: &str, body: &[u8]) -> Result<String> {
-        let request = self
-            .agent
-            .post(format!("{}/v1/agents/{agent}/tasks", self.base));
+        let request = self.agent.post(format!("{}/v1/agents/{agent}/tasks", self.base));
         let answer = self.read(request.header("Content-Type", content_type).send(body), 202)?;
-        Ok(answer
-            .get("id")
-            .and_then(Value::as_str)
-            .context("the answer to a submission has no `id`")?
-            .to_owned())
+        Ok(answer.get("id").and_then(Value::as_str).context("the answer to a submission has no `id`")?.to_owned())
     }
 
     /// Where a task stands.
     pub(super) fn task(&self, id: &str) -> Result<Status> {
-        let record = self.read(
-            self.agent
-                .get(format!("{}/v1/tasks/{id}", self.base))
-                .call(),
-            200,
-        )?;
-        let status = record
-            .get("status")
-            .and_then(Value::as_str)
-            .context("a task has no `status`")?
-            .to_owned();
+        let record = self.read(self.agent.get(format!("{}/v1/tasks/{id}", self.base)).call(), 200)?;
+        let status = record.get("status").and_then(Value::as_str).context("a task has no `status`")?.to_owned();
         Ok(Status { status, record })
     }
 
-    fn read(
-        &self,
-        result: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-        expected: u16,
-    ) -> Result<Value> {
+    fn read(&self, result: Result<ureq::http::Response<ureq::Body>, ureq::Error>, expected: u16) -> Result<Value> {
         let mut response = result.with_context(|| format!("no answer from {}", self.base))?;
         let status = response.status();
-        let text = response
-            .body_mut()
-            .read_to_string()
-            .context("an answer broke off")?;
+        let text = response.body_mut().read_to_string().context("an answer broke off")?;
         if status.as_u16() != expected {
-            bail!(
-                "the host answered {status} where {expected} was expected: {}",
-                text.trim()
-            );
+            bail!("the host answered {status} where {expected} was expected: {}", text.trim());
         }
         serde_json::from_str(&text).context("the host answered something that is not JSON")
     }

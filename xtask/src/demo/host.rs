@@ -38,16 +38,12 @@ impl Host {
             .prefix("agent-host-demo-")
             .tempdir()
             .context("could not make a temporary folder")?;
-        let address = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .context("no free port")?;
+        let address =
+            TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).context("no free port")?;
         let log = workspace.own_folder()?.join("demo-host.log");
-        let file =
-            File::create(&log).with_context(|| format!("could not make {}", log.display()))?;
+        let file = File::create(&log).with_context(|| format!("could not make {}", log.display()))?;
         let mut command = Command::new(workspace.target.join("debug/agent-host"));
-        for (name, _) in std::env::vars_os()
-            .filter(|(name, _)| name.to_string_lossy().starts_with("AGENT_HOST_"))
-        {
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AGENT_HOST_")) {
             command.env_remove(name);
         }
         command
@@ -63,12 +59,7 @@ impl Host {
             .stdout(file.try_clone().context("could not share the log")?)
             .stderr(file);
         let child = Child::spawn("agent-host", &mut command, Signal::TERM)?;
-        Ok(Self {
-            child,
-            address,
-            log,
-            _data: data,
-        })
+        Ok(Self { child, address, log, _data: data })
     }
 
     /// Where its HTTP API is.
@@ -82,11 +73,7 @@ impl Host {
         while !client.is_ready() {
             self.check_alive()?;
             if Instant::now() >= until {
-                bail!(
-                    "the host is not ready after {} s; {}",
-                    READY_LIMIT.as_secs(),
-                    self.log_tail()
-                );
+                bail!("the host is not ready after {} s; {}", READY_LIMIT.as_secs(), self.log_tail());
             }
             process::pause(PROBE_INTERVAL)?;
         }
@@ -105,15 +92,9 @@ impl Host {
     pub(super) fn stop(mut self) -> Result<()> {
         self.check_alive()?;
         self.child.ask_to_stop();
-        let status = self
-            .child
-            .wait(Some(Instant::now() + STOP_LIMIT))
-            .with_context(|| self.log_tail())?;
+        let status = self.child.wait(Some(Instant::now() + STOP_LIMIT)).with_context(|| self.log_tail())?;
         if !status.success() {
-            bail!(
-                "the host should exit 0 after SIGTERM ({status}); {}",
-                self.log_tail()
-            );
+            bail!("the host should exit 0 after SIGTERM ({status}); {}", self.log_tail());
         }
         Ok(())
     }
@@ -122,13 +103,7 @@ impl Host {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();
         let lines: Vec<&str> = text.lines().collect();
-        let tail = lines
-            .get(lines.len().saturating_sub(LOG_TAIL_LINES)..)
-            .unwrap_or_default();
-        format!(
-            "its log, {}, ends:\n{}",
-            self.log.display(),
-            tail.join("\n")
-        )
+        let tail = lines.get(lines.len().saturating_sub(LOG_TAIL_LINES)..).unwrap_or_default();
+        format!("its log, {}, ends:\n{}", self.log.display(), tail.join("\n"))
     }
 }

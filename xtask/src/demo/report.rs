@@ -61,28 +61,13 @@ impl Report {
     pub(super) fn headline(&self) -> String {
         let tasks: usize = self.rows.values().map(|row| row.answered_after.len()).sum();
         let seconds = self.running_for.as_secs_f64();
-        format!(
-            "{tasks} tasks in {seconds:.1} s, each in a fresh instance; {} not as planned",
-            self.problems.len()
-        )
+        format!("{tasks} tasks in {seconds:.1} s, each in a fresh instance; {} not as planned", self.problems.len())
     }
 
     /// The table.
     pub(super) fn table(&self) -> String {
-        let head = [
-            "agent",
-            "tasks",
-            "ok",
-            "failed",
-            "p50 ms",
-            "p95 ms",
-            "peak memory",
-        ];
-        let rows: Vec<Vec<String>> = self
-            .rows
-            .iter()
-            .map(|(agent, row)| row.cells(agent))
-            .collect();
+        let head = ["agent", "tasks", "ok", "failed", "p50 ms", "p95 ms", "peak memory"];
+        let rows: Vec<Vec<String>> = self.rows.iter().map(|(agent, row)| row.cells(agent)).collect();
         ui::table(&head, &rows)
     }
 
@@ -92,10 +77,7 @@ impl Report {
             ui::warn(problem);
         }
         if self.problems.len() > PROBLEMS_SHOWN_MAX {
-            ui::warn(&format!(
-                "and {} more",
-                self.problems.len() - PROBLEMS_SHOWN_MAX
-            ));
+            ui::warn(&format!("and {} more", self.problems.len() - PROBLEMS_SHOWN_MAX));
         }
     }
 }

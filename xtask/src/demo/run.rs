@@ -24,12 +24,7 @@ const DRAW_INTERVAL: Duration = Duration::from_millis(100);
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Runs every task of a stage.
-pub(super) fn stage(
-    client: &Client,
-    host: &mut Host,
-    stage: &Stage,
-    report: &mut Report,
-) -> Result<()> {
+pub(super) fn stage(client: &Client, host: &mut Host, stage: &Stage, report: &mut Report) -> Result<()> {
     let begun = Instant::now();
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
@@ -45,11 +40,7 @@ pub(super) fn stage(
             }
         };
         let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(call)).collect();
-        let outcome = watch(host, stage, &ended, || {
-            callers
-                .iter()
-                .all(std::thread::ScopedJoinHandle::is_finished)
-        });
+        let outcome = watch(host, stage, &ended, || callers.iter().all(std::thread::ScopedJoinHandle::is_finished));
         // On an interrupt or a dead host the callers are still at it; they look at this between two questions.
         stop.store(true, Ordering::Relaxed);
         outcome
@@ -61,12 +52,7 @@ pub(super) fn stage(
 }
 
 /// Shows the progress until all callers are done.
-fn watch(
-    host: &mut Host,
-    stage: &Stage,
-    ended: &Mutex<Vec<Ended>>,
-    done: impl Fn() -> bool,
-) -> Result<()> {
+fn watch(host: &mut Host, stage: &Stage, ended: &Mutex<Vec<Ended>>, done: impl Fn() -> bool) -> Result<()> {
     let mut live = ui::Live::default();
     let mut line_at = Instant::now() + LINE_INTERVAL;
     loop {
@@ -96,11 +82,7 @@ fn counts(stage: &Stage, ended: &[Ended]) -> Vec<Count> {
     let count = |agent| Count {
         agent,
         done: ended.iter().filter(|one| one.agent == agent).count(),
-        total: stage
-            .tasks
-            .iter()
-            .filter(|task| task.agent == agent)
-            .count(),
+        total: stage.tasks.iter().filter(|task| task.agent == agent).count(),
     };
     stage.agents().into_iter().map(count).collect()
 }
@@ -121,40 +103,27 @@ fn plain(count: &Count) -> String {
 fn run_one(client: &Client, task: &Task, stop: &AtomicBool) -> Ended {
     let begun = Instant::now();
     let mut memory_bytes_peak = None;
-    let result = client
-        .submit(task.agent, task.content_type, &task.body)
-        .and_then(|id| {
-            loop {
-                let status = client.task(&id)?;
-                if status.is_terminal() {
-                    memory_bytes_peak = status.usage("memory_bytes_peak");
-                    return Ok((task.check)(&status));
-                }
-                if stop.load(Ordering::Relaxed) || begun.elapsed() > TASK_LIMIT {
-                    return Ok(Err(format!(
-                        "task {id} is still {} after {:.0?}",
-                        status.status,
-                        begun.elapsed()
-                    )));
-                }
-                std::thread::sleep(ASK_INTERVAL);
+    let result = client.submit(task.agent, task.content_type, &task.body).and_then(|id| {
+        loop {
+            let status = client.task(&id)?;
+            if status.is_terminal() {
+                memory_bytes_peak = status.usage("memory_bytes_peak");
+                return Ok((task.check)(&status));
             }
-        });
+            if stop.load(Ordering::Relaxed) || begun.elapsed() > TASK_LIMIT {
+                return Ok(Err(format!("task {id} is still {} after {:.0?}", status.status, begun.elapsed())));
+            }
+            std::thread::sleep(ASK_INTERVAL);
+        }
+    });
     let problem = match result {
         Ok(checked) => checked.err(),
         Err(error) => Some(format!("{error:#}")),
     };
-    Ended {
-        agent: task.agent,
-        problem,
-        answered_after: begun.elapsed(),
-        memory_bytes_peak,
-    }
+    Ended { agent: task.agent, problem, answered_after: begun.elapsed(), memory_bytes_peak }
 }
 
 /// A caller that panicked left at worst a finished entry behind; the list is still good.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

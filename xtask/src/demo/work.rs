@@ -63,24 +63,10 @@ pub(super) fn stages() -> Vec<Stage> {
     vec![
         Stage {
             title: "every agent at work: bodies, pictures, counters, orders, rows, cached reads, proposals",
-            tasks: interleave(vec![
-                echoes(),
-                thumbnails(),
-                counts(),
-                orders(),
-                rows(),
-                reads(),
-                proposals(),
-            ]),
+            tasks: interleave(vec![echoes(), thumbnails(), counts(), orders(), rows(), reads(), proposals()]),
         },
-        Stage {
-            title: "votes on every proposal at once, each sent twice",
-            tasks: votes(),
-        },
-        Stage {
-            title: "counting: every vote exactly once, every proposal decided",
-            tasks: tallies(),
-        },
+        Stage { title: "votes on every proposal at once, each sent twice", tasks: votes() },
+        Stage { title: "counting: every vote exactly once, every proposal decided", tasks: tallies() },
     ]
 }
 
@@ -117,11 +103,8 @@ fn counts() -> Vec<Task> {
 
 fn orders() -> Vec<Task> {
     let task = |order| {
-        let body =
-            json!({ "task_id": format!("order-{order}"), "payload": { "items": [1, 2, 3] } });
-        json_task("task-worker", &body, |output| {
-            text(output, "status") == Some("processed")
-        })
+        let body = json!({ "task_id": format!("order-{order}"), "payload": { "items": [1, 2, 3] } });
+        json_task("task-worker", &body, |output| text(output, "status") == Some("processed"))
     };
     (0..ORDERS).map(task).collect()
 }
@@ -142,9 +125,7 @@ fn reads() -> Vec<Task> {
     let task = |read| {
         let key = format!("user:{}", read % READ_KEYS);
         let body = json!({ "key": key });
-        json_task("cache-reader", &body, |output| {
-            text(output, "value").is_some()
-        })
+        json_task("cache-reader", &body, |output| text(output, "value").is_some())
     };
     (0..READS).map(task).collect()
 }
@@ -159,9 +140,7 @@ fn proposals() -> Vec<Task> {
         let body = json!({
             "op": "create-proposal", "proposal": proposal, "voters": VOTERS, "quorum": QUORUM,
         });
-        json_task("voter", &body, |output| {
-            text(output, "result") == Some("created")
-        })
+        json_task("voter", &body, |output| text(output, "result") == Some("created"))
     };
     (0..PROPOSALS).map(task).collect()
 }
@@ -175,9 +154,7 @@ fn votes() -> Vec<Task> {
             let body = json!({
                 "op": "vote", "proposal": proposal(number), "agent": format!("voter {voter}"), "choice": choice,
             });
-            json_task("voter", &body, |output| {
-                matches!(text(output, "result"), Some("counted" | "duplicate"))
-            })
+            json_task("voter", &body, |output| matches!(text(output, "result"), Some("counted" | "duplicate")))
         }));
     }
     tasks
@@ -185,27 +162,19 @@ fn votes() -> Vec<Task> {
 
 fn tallies() -> Vec<Task> {
     let exact = |output: &Value| {
-        [
-            ("yes", YES_VOTERS),
-            ("no", VOTERS - YES_VOTERS),
-            ("total", VOTERS),
-        ]
-        .into_iter()
-        .all(|(key, expected)| number(output, key) == i64::try_from(expected).ok())
+        [("yes", YES_VOTERS), ("no", VOTERS - YES_VOTERS), ("total", VOTERS)]
+            .into_iter()
+            .all(|(key, expected)| number(output, key) == i64::try_from(expected).ok())
     };
     let mut tasks = Vec::new();
     for proposal in (0..PROPOSALS).map(proposal) {
         let count = json!({ "op": "count", "proposal": proposal });
         tasks.push(json_task("voter", &count, exact));
         let consensus = json!({ "op": "consensus", "proposal": proposal });
-        tasks.push(json_task("voter", &consensus, |output| {
-            text(output, "status") == Some("accepted")
-        }));
+        tasks.push(json_task("voter", &consensus, |output| text(output, "status") == Some("accepted")));
     }
     let total = json!({ "key": "demo", "by": 0 });
-    tasks.push(json_task("counter", &total, |output| {
-        number(output, "value") == i64::try_from(COUNTS).ok()
-    }));
+    tasks.push(json_task("counter", &total, |output| number(output, "value") == i64::try_from(COUNTS).ok()));
     tasks
 }
 
@@ -223,11 +192,7 @@ fn interleave(lists: Vec<Vec<Task>>) -> Vec<Task> {
 }
 
 /// A task with a JSON body that must succeed with an output that `expected` accepts.
-fn json_task(
-    agent: &'static str,
-    body: &Value,
-    expected: impl Fn(&Value) -> bool + Send + Sync + 'static,
-) -> Task {
+fn json_task(agent: &'static str, body: &Value, expected: impl Fn(&Value) -> bool + Send + Sync + 'static) -> Task {
     Task {
         agent,
         content_type: "application/json",

@@ -23,12 +23,7 @@ impl Compose {
     /// Whether an engine runs and has compose.
     pub(super) fn available() -> bool {
         let works = |args: &[&str]| {
-            process::output_within(
-                "docker",
-                Command::new("docker").args(args),
-                Some(ENGINE_PROBE_LIMIT),
-            )
-            .is_ok()
+            process::output_within("docker", Command::new("docker").args(args), Some(ENGINE_PROBE_LIMIT)).is_ok()
         };
         works(&["info"]) && works(&["compose", "version"])
     }
@@ -38,16 +33,10 @@ impl Compose {
         ui::say("starting rabbitmq, postgres and redis with docker compose");
         let project = format!("agent-host-test-{}", std::process::id());
         // Made before anything runs, so that a failed start is also taken down.
-        let compose = Self {
-            root: workspace.root.clone(),
-            project,
-            ports: free_ports()?,
-        };
+        let compose = Self { root: workspace.root.clone(), project, ports: free_ports()? };
         process::run(
             "docker compose up",
-            compose
-                .command()
-                .args(["up", "--detach", "--wait", "rabbitmq", "postgres", "redis"]),
+            compose.command().args(["up", "--detach", "--wait", "rabbitmq", "postgres", "redis"]),
         )?;
         Ok(compose)
     }
@@ -57,9 +46,7 @@ impl Compose {
         let [amqp, database, redis] = self.ports;
         match variable {
             "AMQP_URL" => Some(format!("amqp://agent-host:agent-host@127.0.0.1:{amqp}/%2f")),
-            "DATABASE_URL" => Some(format!(
-                "postgres://agent_host:agent-host@127.0.0.1:{database}/agent_host"
-            )),
+            "DATABASE_URL" => Some(format!("postgres://agent_host:agent-host@127.0.0.1:{database}/agent_host")),
             "REDIS_URL" => Some(format!("redis://127.0.0.1:{redis}/0")),
             _ => None,
         }
@@ -83,15 +70,9 @@ impl Compose {
 
 impl Drop for Compose {
     fn drop(&mut self) {
-        let down = process::clean_up(
-            "docker compose down",
-            self.command().args(["down", "--volumes"]),
-        );
+        let down = process::clean_up("docker compose down", self.command().args(["down", "--volumes"]));
         if let Err(error) = down {
-            ui::warn(&format!(
-                "compose project {} may still run: {error:#}",
-                self.project
-            ));
+            ui::warn(&format!("compose project {} may still run: {error:#}", self.project));
         }
     }
 }

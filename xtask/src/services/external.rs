@@ -24,12 +24,9 @@ pub(super) fn probe(name: &str, variable: &str, url: &str) -> Result<()> {
         // Behind TLS the first bytes are not the protocol's; that something listens must do.
         ("AMQP_URL", "amqps") => (None, 5671),
         ("REDIS_URL", "rediss") => (None, 6379),
-        _ => bail!(
-            "{variable} must be the URL of a real {name} server (tests do not run against the embedded one)"
-        ),
+        _ => bail!("{variable} must be the URL of a real {name} server (tests do not run against the embedded one)"),
     };
-    let address = address_of(url, port)
-        .with_context(|| format!("{variable} does not name a reachable host"))?;
+    let address = address_of(url, port).with_context(|| format!("{variable} does not name a reachable host"))?;
     let answered = match probe {
         Some(probe) => probe.ask(address),
         None => std::net::TcpStream::connect(address).map(|_| true),
@@ -37,9 +34,7 @@ pub(super) fn probe(name: &str, variable: &str, url: &str) -> Result<()> {
     match answered {
         Ok(true) => Ok(()),
         Ok(false) => bail!("{variable}: what listens on {address} does not answer as {name}"),
-        Err(error) => {
-            Err(error).with_context(|| format!("{variable}: no {name} answers on {address}"))
-        }
+        Err(error) => Err(error).with_context(|| format!("{variable}: no {name} answers on {address}")),
     }
 }
 
@@ -47,17 +42,9 @@ pub(super) fn probe(name: &str, variable: &str, url: &str) -> Result<()> {
 fn address_of(url: &str, default_port: u16) -> Result<SocketAddr> {
     let (_, rest) = url.split_once("://").context("a URL has `://`")?;
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    let host = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
-    let ends_with_port = host
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let mut addresses = if ends_with_port {
-        host.to_socket_addrs()
-    } else {
-        (host, default_port).to_socket_addrs()
-    }?;
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let ends_with_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let mut addresses = if ends_with_port { host.to_socket_addrs() } else { (host, default_port).to_socket_addrs() }?;
     addresses.next().context("the name has no address")
 }
 
@@ -72,30 +59,15 @@ impl PrivateDatabase {
     /// Makes one, if `psql` is there to do it; otherwise the user's database is used as it stands, and we say so.
     pub(super) fn create(server_url: &str) -> Result<Option<Self>> {
         if find_program("psql").is_none() {
-            ui::warn(
-                "psql was not found, so the tests run in the very database that DATABASE_URL names",
-            );
+            ui::warn("psql was not found, so the tests run in the very database that DATABASE_URL names");
             return Ok(None);
         }
-        let since = std::time::SystemTime::UNIX_EPOCH
-            .elapsed()
-            .map(|time| time.as_secs())
-            .unwrap_or_default();
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().map(|time| time.as_secs()).unwrap_or_default();
         let name = format!("agent_host_test_{since}_{}", std::process::id());
-        process::output_within(
-            "psql",
-            &mut psql(server_url, &format!("CREATE DATABASE {name}")),
-            Some(PSQL_LIMIT),
-        )
-        .context(
-            "DATABASE_URL's user could not create a private database there (it needs CREATEDB)",
-        )?;
+        process::output_within("psql", &mut psql(server_url, &format!("CREATE DATABASE {name}")), Some(PSQL_LIMIT))
+            .context("DATABASE_URL's user could not create a private database there (it needs CREATEDB)")?;
         let url = with_database(server_url, &name);
-        Ok(Some(Self {
-            server_url: server_url.to_owned(),
-            name,
-            url,
-        }))
+        Ok(Some(Self { server_url: server_url.to_owned(), name, url }))
     }
 
     /// Its URL.
@@ -106,15 +78,9 @@ impl PrivateDatabase {
 
 impl Drop for PrivateDatabase {
     fn drop(&mut self) {
-        let mut drop = psql(
-            &self.server_url,
-            &format!("DROP DATABASE {} WITH (FORCE)", self.name),
-        );
+        let mut drop = psql(&self.server_url, &format!("DROP DATABASE {} WITH (FORCE)", self.name));
         if let Err(error) = process::clean_up("psql", &mut drop) {
-            ui::warn(&format!(
-                "the database {} is left on the server: {error:#}",
-                self.name
-            ));
+            ui::warn(&format!("the database {} is left on the server: {error:#}", self.name));
         }
     }
 }
@@ -139,15 +105,9 @@ fn without_password(url: &str) -> (String, Option<String>) {
         let (user, _) = authority.rsplit_once('@')?;
         let (name, password) = user.split_once(':')?;
         let after = rest.strip_prefix(user)?;
-        Some((
-            format!("{scheme}://{name}{after}"),
-            percent_decoded(password),
-        ))
+        Some((format!("{scheme}://{name}{after}"), percent_decoded(password)))
     };
-    split().map_or_else(
-        || (url.to_owned(), None),
-        |(url, password)| (url, Some(password)),
-    )
+    split().map_or_else(|| (url.to_owned(), None), |(url, password)| (url, Some(password)))
 }
 
 /// `%40` becomes `@`, and so on; what is no such escape stays.
@@ -156,10 +116,7 @@ fn percent_decoded(text: &str) -> String {
     let mut rest = text;
     while let Some((plain, escape)) = rest.split_once('%') {
         bytes.extend_from_slice(plain.as_bytes());
-        match escape
-            .get(..2)
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
-        {
+        match escape.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);
                 rest = escape.get(2..).unwrap_or_default();
@@ -176,19 +133,11 @@ fn percent_decoded(text: &str) -> String {
 
 /// The URL with another database in its path.
 fn with_database(url: &str, name: &str) -> String {
-    let (before, query) = url
-        .split_once('?')
-        .map_or((url, None), |(before, query)| (before, Some(query)));
+    let (before, query) = url.split_once('?').map_or((url, None), |(before, query)| (before, Some(query)));
     let authority_at = before.find("://").map_or(0, |at| at + 3);
-    let path_at = before
-        .get(authority_at..)
-        .and_then(|rest| rest.find('/'))
-        .map(|at| authority_at + at);
+    let path_at = before.get(authority_at..).and_then(|rest| rest.find('/')).map(|at| authority_at + at);
     let server = path_at.and_then(|at| before.get(..at)).unwrap_or(before);
-    query.map_or_else(
-        || format!("{server}/{name}"),
-        |query| format!("{server}/{name}?{query}"),
-    )
+    query.map_or_else(|| format!("{server}/{name}"), |query| format!("{server}/{name}?{query}"))
 }
 
 #[cfg(test)]
@@ -197,15 +146,9 @@ mod tests {
 
     #[test]
     fn the_database_of_a_url_is_replaced_and_nothing_else() {
-        assert_eq!(
-            with_database("postgres://a:b@h:1/old", "new"),
-            "postgres://a:b@h:1/new"
-        );
+        assert_eq!(with_database("postgres://a:b@h:1/old", "new"), "postgres://a:b@h:1/new");
         assert_eq!(with_database("postgres://h", "new"), "postgres://h/new");
-        assert_eq!(
-            with_database("postgres://h/old?sslmode=disable", "new"),
-            "postgres://h/new?sslmode=disable"
-        );
+        assert_eq!(with_database("postgres://h/old?sslmode=disable", "new"), "postgres://h/new?sslmode=disable");
     }
 
     #[test]
@@ -221,10 +164,7 @@ mod tests {
         let split = |url| without_password(url);
         let expected = ("postgres://u@h:1/d?x=y".to_owned(), Some("p@%/".to_owned()));
         assert_eq!(split("postgres://u:p%40%%2f@h:1/d?x=y"), expected);
-        assert_eq!(
-            split("postgres://u@h/d"),
-            ("postgres://u@h/d".to_owned(), None)
-        );
+        assert_eq!(split("postgres://u@h/d"), ("postgres://u@h/d".to_owned(), None));
         assert_eq!(split("postgres://h"), ("postgres://h".to_owned(), None));
     }
 }

@@ -28,32 +28,17 @@ pub(super) const PROBE: Probe = Probe {
 };
 
 /// The same for a server that is not ours, and may well refuse this user.
-pub(super) const PROBE_ANY: Probe = Probe {
-    ready: |answer| answer == b"R" || answer == b"E",
-    ..PROBE
-};
+pub(super) const PROBE_ANY: Probe = Probe { ready: |answer| answer == b"R" || answer == b"E", ..PROBE };
 
 /// The installed server: beside `initdb`, in `PATH` or where Debian keeps its versions.
 pub(super) fn program() -> Option<PathBuf> {
-    let usable =
-        |program: &PathBuf| program.is_file() && program.with_file_name("initdb").is_file();
-    if let Some(found) = find_program("postgres")
-        .and_then(|program| program.canonicalize().ok())
-        .filter(usable)
-    {
+    let usable = |program: &PathBuf| program.is_file() && program.with_file_name("initdb").is_file();
+    if let Some(found) = find_program("postgres").and_then(|program| program.canonicalize().ok()).filter(usable) {
         return Some(found);
     }
-    let versions = std::fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten();
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<(u32, PathBuf)> = versions
-        .filter_map(|entry| {
-            Some((
-                entry.file_name().to_str()?.parse().ok()?,
-                entry.path().join("bin/postgres"),
-            ))
-        })
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin/postgres"))))
         .filter(|(_, program)| usable(program))
         .collect();
     found.sort();
@@ -65,8 +50,7 @@ pub(super) fn start(folder: &Path) -> Result<Server> {
     let postgres = program().context("postgres was not found")?;
     let user = unprivileged_user();
     if let Some((uid, gid)) = user {
-        chown(folder, Some(uid), Some(gid))
-            .context("could not give the folder to the database's user")?;
+        chown(folder, Some(uid), Some(gid)).context("could not give the folder to the database's user")?;
     }
     let command = |program: &Path| {
         let mut command = Command::new(program);
@@ -82,50 +66,25 @@ pub(super) fn start(folder: &Path) -> Result<Server> {
     // Readable by the database's user; the folder above it is closed to all others.
     std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o644))
         .context("could not open the password file")?;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))
-        .context("could not close the folder")?;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).context("could not close the folder")?;
 
     let data = folder.join("data");
     let mut initdb = command(&postgres.with_file_name("initdb"));
     // --no-sync: what initdb writes need not survive a power cut; the server itself runs with fsync.
-    initdb.args([
-        "--no-sync",
-        "--no-locale",
-        "--encoding=UTF8",
-        "--auth=scram-sha-256",
-        "--username",
-        USER,
-    ]);
-    initdb
-        .arg("--pwfile")
-        .arg(&password)
-        .arg("--pgdata")
-        .arg(&data);
+    initdb.args(["--no-sync", "--no-locale", "--encoding=UTF8", "--auth=scram-sha-256", "--username", USER]);
+    initdb.arg("--pwfile").arg(&password).arg("--pgdata").arg(&data);
     process::output("initdb", &mut initdb)?;
 
     let [port] = free_ports()?;
     let mut server = command(&postgres);
     server.arg("-D").arg(&data).arg("-p").arg(port.to_string());
     let max_connections = format!("max_connections={CONNECTIONS_MAX}");
-    for setting in [
-        "listen_addresses=127.0.0.1",
-        "unix_socket_directories=",
-        "fsync=on",
-        &max_connections,
-    ] {
+    for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=on", &max_connections] {
         server.args(["-c", setting]);
     }
     let url = format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{port}/postgres");
     // SIGINT is PostgreSQL's fast shutdown: it ends sessions and gives back shared memory.
-    Server::spawn(
-        "postgres",
-        &mut server,
-        Signal::INT,
-        folder,
-        loopback(port),
-        url,
-        &PROBE,
-    )
+    Server::spawn("postgres", &mut server, Signal::INT, folder, loopback(port), url, &PROBE)
 }
 
 /// Whom to run as, when we are root (PostgreSQL refuses root): `postgres` where the package made that user, else `nobody`.
@@ -135,15 +94,9 @@ fn unprivileged_user() -> Option<(u32, u32)> {
     }
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let find = |name: &str| {
-        let mut fields = users
-            .lines()
-            .find(|line| line.split(':').next() == Some(name))?
-            .split(':')
-            .skip(2);
+        let mut fields = users.lines().find(|line| line.split(':').next() == Some(name))?.split(':').skip(2);
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     };
     // 65534 is `nobody` on Linux wherever /etc/passwd does not say so.
-    find("postgres")
-        .or_else(|| find("nobody"))
-        .or(Some((65534, 65534)))
+    find("postgres").or_else(|| find("nobody")).or(Some((65534, 65534)))
 }

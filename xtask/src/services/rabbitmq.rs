@@ -14,26 +14,18 @@ use crate::workspace::find_program;
 
 /// Erlang's schedulers spin while they wait for work; on a small machine that takes the cores from what is tested.
 /// Distribution (unused by a single node, but always on) stays on loopback.
-const ERLANG_ARGS: &str =
-    "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}";
+const ERLANG_ARGS: &str = "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}";
 /// epmd listens a few milliseconds after it starts; this only bounds a broken one.
 const EPMD_LIMIT: Duration = Duration::from_secs(10);
 
 /// The protocol header; a broker that serves clients answers with `connection.start`: a method frame (1) on channel 0.
-pub(super) const PROBE: Probe = Probe {
-    send: b"AMQP\x00\x00\x09\x01",
-    answer_bytes: 3,
-    ready: |answer| answer == b"\x01\x00\x00",
-};
+pub(super) const PROBE: Probe =
+    Probe { send: b"AMQP\x00\x00\x09\x01", answer_bytes: 3, ready: |answer| answer == b"\x01\x00\x00" };
 
 /// The installed server. Debian's `/usr/sbin/rabbitmq-server` insists on the system's user; the program below it does not.
 pub(super) fn program() -> Option<PathBuf> {
     let direct = PathBuf::from("/usr/lib/rabbitmq/bin/rabbitmq-server");
-    if direct.is_file() {
-        Some(direct)
-    } else {
-        find_program("rabbitmq-server")
-    }
+    if direct.is_file() { Some(direct) } else { find_program("rabbitmq-server") }
 }
 
 /// Starts one in `folder`.
@@ -54,9 +46,7 @@ pub(super) fn start(folder: &Path) -> Result<Server> {
     std::fs::write(&plugins, "[].\n").context("could not write enabled_plugins")?;
 
     let mut command = Command::new(program().context("rabbitmq-server was not found")?);
-    for (name, _) in
-        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RABBITMQ_"))
-    {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RABBITMQ_")) {
         command.env_remove(name);
     }
     command
@@ -72,10 +62,7 @@ pub(super) fn start(folder: &Path) -> Result<Server> {
         .env("RABBITMQ_DIST_PORT", distribution_port.to_string())
         .env("RABBITMQ_CONF_ENV_FILE", folder.join("rabbitmq-env.conf"))
         .env("RABBITMQ_CONFIG_FILE", &config)
-        .env(
-            "RABBITMQ_ADVANCED_CONFIG_FILE",
-            folder.join("advanced.config"),
-        )
+        .env("RABBITMQ_ADVANCED_CONFIG_FILE", folder.join("advanced.config"))
         .env("RABBITMQ_ENABLED_PLUGINS_FILE", &plugins)
         .env("RABBITMQ_MNESIA_BASE", folder.join("mnesia"))
         .env("RABBITMQ_LOG_BASE", folder.join("log"))
@@ -83,15 +70,7 @@ pub(super) fn start(folder: &Path) -> Result<Server> {
         .env("RABBITMQ_PID_FILE", folder.join("pid"))
         .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG_ARGS);
     let url = format!("amqp://guest:guest@127.0.0.1:{port}/%2f");
-    let server = Server::spawn(
-        "rabbitmq-server",
-        &mut command,
-        Signal::TERM,
-        folder,
-        loopback(port),
-        url,
-        &PROBE,
-    )?;
+    let server = Server::spawn("rabbitmq-server", &mut command, Signal::TERM, folder, loopback(port), url, &PROBE)?;
     Ok(server.with_helper(epmd))
 }
 
@@ -99,17 +78,11 @@ pub(super) fn start(folder: &Path) -> Result<Server> {
 fn start_epmd(port: u16) -> Result<Child> {
     let mut command = Command::new(epmd_program());
     command.args(["-port", &port.to_string(), "-address", "127.0.0.1"]);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let epmd = Child::spawn("epmd", &mut command, Signal::TERM)?;
     let until = Instant::now() + EPMD_LIMIT;
     while std::net::TcpStream::connect(loopback(port)).is_err() {
-        anyhow::ensure!(
-            Instant::now() < until,
-            "epmd does not listen on port {port}"
-        );
+        anyhow::ensure!(Instant::now() < until, "epmd does not listen on port {port}");
         process::pause(Duration::from_millis(10))?;
     }
     Ok(epmd)
@@ -117,14 +90,7 @@ fn start_epmd(port: u16) -> Result<Child> {
 
 /// epmd, from `PATH` or from the Erlang runtime's own folder.
 fn epmd_program() -> PathBuf {
-    let beside = std::fs::read_dir("/usr/lib/erlang")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let inside = beside
-        .map(|entry| entry.path().join("bin/epmd"))
-        .find(|candidate| candidate.is_file());
-    find_program("epmd")
-        .or(inside)
-        .unwrap_or_else(|| PathBuf::from("epmd"))
+    let beside = std::fs::read_dir("/usr/lib/erlang").into_iter().flatten().flatten();
+    let inside = beside.map(|entry| entry.path().join("bin/epmd")).find(|candidate| candidate.is_file());
+    find_program("epmd").or(inside).unwrap_or_else(|| PathBuf::from("epmd"))
 }

@@ -10,11 +10,8 @@ use super::server::{Probe, Server, free_ports, loopback};
 use crate::workspace::find_program;
 
 /// `PONG`, or the refusal of a server with a password: either way it serves clients.
-pub(super) const PROBE: Probe = Probe {
-    send: b"PING\r\n",
-    answer_bytes: 5,
-    ready: |answer| answer == b"+PONG" || answer == b"-NOAU",
-};
+pub(super) const PROBE: Probe =
+    Probe { send: b"PING\r\n", answer_bytes: 5, ready: |answer| answer == b"+PONG" || answer == b"-NOAU" };
 
 /// The installed server.
 pub(super) fn program() -> Option<PathBuf> {
@@ -25,30 +22,8 @@ pub(super) fn program() -> Option<PathBuf> {
 pub(super) fn start(folder: &Path) -> Result<Server> {
     let [port] = free_ports()?;
     let mut command = Command::new(program().context("redis-server was not found")?);
-    command
-        .current_dir(folder)
-        .arg("--port")
-        .arg(port.to_string())
-        .arg("--dir")
-        .arg(folder);
-    command.args([
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-        "--daemonize",
-        "no",
-    ]);
+    command.current_dir(folder).arg("--port").arg(port.to_string()).arg("--dir").arg(folder);
+    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]);
     let url = format!("redis://127.0.0.1:{port}/0");
-    Server::spawn(
-        "redis-server",
-        &mut command,
-        Signal::TERM,
-        folder,
-        loopback(port),
-        url,
-        &PROBE,
-    )
+    Server::spawn("redis-server", &mut command, Signal::TERM, folder, loopback(port), url, &PROBE)
 }

@@ -69,20 +69,11 @@ impl Server {
         probe: &'static Probe,
     ) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
-        let file =
-            File::create(&log).with_context(|| format!("could not make {}", log.display()))?;
+        let file = File::create(&log).with_context(|| format!("could not make {}", log.display()))?;
         let again = file.try_clone().context("could not share the log")?;
         command.stdin(Stdio::null()).stdout(file).stderr(again);
         let child = Child::spawn(name, command, stop_signal)?;
-        Ok(Self {
-            name,
-            url,
-            address,
-            probe,
-            log,
-            child,
-            _helpers: Vec::new(),
-        })
+        Ok(Self { name, url, address, probe, log, child, _helpers: Vec::new() })
     }
 
     /// Ties the life of another process to this server's.
@@ -120,11 +111,7 @@ impl Server {
     pub(super) fn check_alive(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!(
-                "{} ended by itself ({status}); its log ends:\n{}",
-                self.name,
-                self.log_tail()
-            ),
+            Some(status) => bail!("{} ended by itself ({status}); its log ends:\n{}", self.name, self.log_tail()),
         }
     }
 
@@ -141,9 +128,7 @@ impl Server {
 
     fn log_tail(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
-        let tail = text
-            .get(text.len().saturating_sub(LOG_TAIL_BYTES)..)
-            .unwrap_or_default();
+        let tail = text.get(text.len().saturating_sub(LOG_TAIL_BYTES)..).unwrap_or_default();
         String::from_utf8_lossy(tail).trim().to_owned()
     }
 }
@@ -155,10 +140,7 @@ pub(super) fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut listeners = Vec::with_capacity(N);
     for port in &mut ports {
         let listener = TcpListener::bind(loopback(0)).context("no free port on 127.0.0.1")?;
-        *port = listener
-            .local_addr()
-            .context("a listener has no address")?
-            .port();
+        *port = listener.local_addr().context("a listener has no address")?.port();
         listeners.push(listener);
     }
     Ok(ports)

@@ -43,14 +43,8 @@ struct Links {
 
 impl Default for Health {
     fn default() -> Self {
-        let links = Links {
-            publish: Connectivity::Down,
-            consume: Connectivity::Down,
-        };
-        Self {
-            links: Mutex::new(links),
-            combined: watch::channel(Connectivity::Down).0,
-        }
+        let links = Links { publish: Connectivity::Down, consume: Connectivity::Down };
+        Self { links: Mutex::new(links), combined: watch::channel(Connectivity::Down).0 }
     }
 }
 
@@ -67,16 +61,12 @@ impl Health {
             (Connectivity::Blocked, _) => Connectivity::Blocked,
             (Connectivity::Up, _) => Connectivity::Up,
         };
-        self.combined
-            .send_if_modified(|known| std::mem::replace(known, combined) != combined);
+        self.combined.send_if_modified(|known| std::mem::replace(known, combined) != combined);
     }
 
     /// The state of the publishing connection alone.
     pub(super) fn publishing(&self) -> Connectivity {
-        self.links
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .publish
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).publish
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<Connectivity> {

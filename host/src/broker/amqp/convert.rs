@@ -20,14 +20,9 @@ const CONTENT_ENCODING: &str = "content-encoding";
 /// A received message.
 pub(super) fn message(properties: &BasicProperties, body: Vec<u8>) -> Message {
     let text = |value: &Option<ShortString>| value.as_ref().map(|value| value.as_str().to_owned());
-    let mut headers = properties
-        .headers()
-        .as_ref()
-        .map_or_else(BTreeMap::new, |table| from_table(table, 0));
+    let mut headers = properties.headers().as_ref().map_or_else(BTreeMap::new, |table| from_table(table, 0));
     if let Some(encoding) = text(properties.content_encoding()) {
-        headers
-            .entry(CONTENT_ENCODING.to_owned())
-            .or_insert(HeaderValue::Text(encoding));
+        headers.entry(CONTENT_ENCODING.to_owned()).or_insert(HeaderValue::Text(encoding));
     }
     Message {
         message_id: text(properties.message_id()),
@@ -35,9 +30,7 @@ pub(super) fn message(properties: &BasicProperties, body: Vec<u8>) -> Message {
         reply_to: text(properties.reply_to()),
         content_type: text(properties.content_type()),
         kind: text(properties.kind()),
-        timestamp_ms: properties
-            .timestamp()
-            .map(|seconds| seconds.saturating_mul(MS_PER_S)),
+        timestamp_ms: properties.timestamp().map(|seconds| seconds.saturating_mul(MS_PER_S)),
         expiration: text(properties.expiration()),
         headers,
         body: body.into(),
@@ -45,11 +38,7 @@ pub(super) fn message(properties: &BasicProperties, body: Vec<u8>) -> Message {
 }
 
 fn from_table(table: &FieldTable, depth: u8) -> BTreeMap<String, HeaderValue> {
-    table
-        .inner()
-        .iter()
-        .map(|(name, value)| (name.as_str().to_owned(), from_value(value, depth)))
-        .collect()
+    table.inner().iter().map(|(name, value)| (name.as_str().to_owned(), from_value(value, depth))).collect()
 }
 
 fn from_value(value: &AMQPValue, depth: u8) -> HeaderValue {
@@ -64,9 +53,7 @@ fn from_value(value: &AMQPValue, depth: u8) -> HeaderValue {
         AMQPValue::LongLongInt(value) => HeaderValue::Int(*value),
         AMQPValue::Float(value) => HeaderValue::Float((*value).into()),
         AMQPValue::Double(value) => HeaderValue::Float(*value),
-        AMQPValue::DecimalValue(value) => {
-            HeaderValue::Float(f64::from(value.value) / 10f64.powi(value.scale.into()))
-        }
+        AMQPValue::DecimalValue(value) => HeaderValue::Float(f64::from(value.value) / 10f64.powi(value.scale.into())),
         AMQPValue::ShortString(value) => HeaderValue::Text(value.as_str().to_owned()),
         AMQPValue::LongString(value) => match std::str::from_utf8(value.as_bytes()) {
             Ok(text) => HeaderValue::Text(text.to_owned()),
@@ -74,16 +61,10 @@ fn from_value(value: &AMQPValue, depth: u8) -> HeaderValue {
         },
         AMQPValue::ByteArray(value) => HeaderValue::Bytes(Bytes::copy_from_slice(value.as_slice())),
         AMQPValue::Timestamp(seconds) => HeaderValue::Timestamp(seconds.saturating_mul(MS_PER_S)),
-        AMQPValue::FieldArray(_) | AMQPValue::FieldTable(_) if depth >= DEPTH_MAX => {
-            HeaderValue::Void
+        AMQPValue::FieldArray(_) | AMQPValue::FieldTable(_) if depth >= DEPTH_MAX => HeaderValue::Void,
+        AMQPValue::FieldArray(values) => {
+            HeaderValue::List(values.as_slice().iter().map(|value| from_value(value, depth + 1)).collect())
         }
-        AMQPValue::FieldArray(values) => HeaderValue::List(
-            values
-                .as_slice()
-                .iter()
-                .map(|value| from_value(value, depth + 1))
-                .collect(),
-        ),
         AMQPValue::FieldTable(table) => HeaderValue::Table(from_table(table, depth + 1)),
         AMQPValue::Void => HeaderValue::Void,
     }
@@ -128,9 +109,8 @@ fn short(what: &str, text: Option<&str>) -> Result<Option<ShortString>, String> 
 fn to_table(headers: &BTreeMap<String, HeaderValue>) -> Result<FieldTable, String> {
     let mut table = FieldTable::default();
     for (name, value) in headers {
-        let name = ShortString::try_new(name.as_str()).map_err(|_| {
-            format!("the name of a header is longer than AMQP's {NAME_BYTES_MAX} bytes")
-        })?;
+        let name = ShortString::try_new(name.as_str())
+            .map_err(|_| format!("the name of a header is longer than AMQP's {NAME_BYTES_MAX} bytes"))?;
         table.insert(name, to_value(value)?);
     }
     Ok(table)
@@ -164,16 +144,14 @@ mod tests {
             any::<i64>().prop_map(HeaderValue::Int),
             (-1e9..1e9f64).prop_map(HeaderValue::Float),
             ".*".prop_map(HeaderValue::Text),
-            proptest::collection::vec(any::<u8>(), 0..32)
-                .prop_map(|bytes| HeaderValue::Bytes(bytes.into())),
+            proptest::collection::vec(any::<u8>(), 0..32).prop_map(|bytes| HeaderValue::Bytes(bytes.into())),
             (0..u64::from(u32::MAX)).prop_map(|seconds| HeaderValue::Timestamp(seconds * 1000)),
             Just(HeaderValue::Void),
         ];
         leaf.prop_recursive(3, 16, 4, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..4).prop_map(HeaderValue::List),
-                proptest::collection::btree_map("[a-z]{1,8}", inner, 0..4)
-                    .prop_map(HeaderValue::Table),
+                proptest::collection::btree_map("[a-z]{1,8}", inner, 0..4).prop_map(HeaderValue::Table),
             ]
         })
     }
@@ -199,15 +177,9 @@ mod tests {
     #[test]
     fn what_amqp_cannot_carry_is_named() {
         let long = "x".repeat(256);
-        let message = Message {
-            content_type: Some(long.clone()),
-            ..Message::default()
-        };
+        let message = Message { content_type: Some(long.clone()), ..Message::default() };
         assert!(properties(&message).unwrap_err().contains("content-type"));
-        let message = Message {
-            headers: BTreeMap::from([(long, HeaderValue::Void)]),
-            ..Message::default()
-        };
+        let message = Message { headers: BTreeMap::from([(long, HeaderValue::Void)]), ..Message::default() };
         assert!(properties(&message).unwrap_err().contains("header"));
     }
 }

@@ -20,38 +20,24 @@ pub(super) async fn apply(
 ) -> Result<(), BrokerError> {
     let channel = open(connection).await?;
     for declaration in declarations {
-        one(&channel, declaration, predeclared)
-            .await
-            .map_err(|error| explain(&error, declaration, predeclared))?;
+        one(&channel, declaration, predeclared).await.map_err(|error| explain(&error, declaration, predeclared))?;
     }
     close(&channel).await;
     Ok(())
 }
 
 /// The number of ready messages in a queue.
-pub(super) async fn message_count(
-    connection: &Connection,
-    queue: &str,
-) -> Result<u64, BrokerError> {
+pub(super) async fn message_count(connection: &Connection, queue: &str) -> Result<u64, BrokerError> {
     let channel = open(connection).await?;
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let counted = channel
-        .queue_declare(short(queue)?, options, FieldTable::default())
-        .await;
-    let counted = counted
-        .map_err(|error| BrokerError(format!("queue {queue} cannot be inspected: {error}")))?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let counted = channel.queue_declare(short(queue)?, options, FieldTable::default()).await;
+    let counted = counted.map_err(|error| BrokerError(format!("queue {queue} cannot be inspected: {error}")))?;
     close(&channel).await;
     Ok(counted.message_count().into())
 }
 
 async fn open(connection: &Connection) -> Result<Channel, BrokerError> {
-    connection
-        .create_channel()
-        .await
-        .map_err(|error| BrokerError(format!("no channel could be opened: {error}")))
+    connection.create_channel().await.map_err(|error| BrokerError(format!("no channel could be opened: {error}")))
 }
 
 async fn close(channel: &Channel) {
@@ -67,42 +53,17 @@ async fn one(channel: &Channel, declaration: &Declaration, passive: bool) -> lap
                 ExchangeType::Direct => ExchangeKind::Direct,
                 ExchangeType::Fanout => ExchangeKind::Fanout,
             };
-            let options = ExchangeDeclareOptions {
-                passive,
-                durable: true,
-                ..ExchangeDeclareOptions::default()
-            };
-            channel
-                .exchange_declare(name.as_str().into(), kind, options, FieldTable::default())
-                .await
+            let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
+            channel.exchange_declare(name.as_str().into(), kind, options, FieldTable::default()).await
         }
         Declaration::Queue { name, arguments } => {
-            let options = QueueDeclareOptions {
-                passive,
-                durable: true,
-                ..QueueDeclareOptions::default()
-            };
-            channel
-                .queue_declare(name.as_str().into(), options, table(arguments))
-                .await
-                .map(|_| ())
+            let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(name.as_str().into(), options, table(arguments)).await.map(|_| ())
         }
-        Declaration::Binding {
-            exchange,
-            queue,
-            routing_key,
-        } if !passive => {
+        Declaration::Binding { exchange, queue, routing_key } if !passive => {
             let (queue, exchange) = (queue.as_str().into(), exchange.as_str().into());
             let options = QueueBindOptions::default();
-            channel
-                .queue_bind(
-                    queue,
-                    exchange,
-                    routing_key.as_str().into(),
-                    options,
-                    FieldTable::default(),
-                )
-                .await
+            channel.queue_bind(queue, exchange, routing_key.as_str().into(), options, FieldTable::default()).await
         }
         Declaration::Binding { .. } => Ok(()),
     }
@@ -124,9 +85,7 @@ fn explain(error: &lapin::Error, declaration: &Declaration, predeclared: bool) -
     let what = match declaration {
         Declaration::Exchange { name, .. } => format!("exchange {name}"),
         Declaration::Queue { name, .. } => format!("queue {name}"),
-        Declaration::Binding {
-            exchange, queue, ..
-        } => format!("the binding of {queue} to {exchange}"),
+        Declaration::Binding { exchange, queue, .. } => format!("the binding of {queue} to {exchange}"),
     };
     let code = match error.kind() {
         ErrorKind::ProtocolError(refusal) => Some(refusal.get_id()),
@@ -134,9 +93,7 @@ fn explain(error: &lapin::Error, declaration: &Declaration, predeclared: bool) -
     };
     BrokerError(match code {
         Some(NOT_FOUND) if predeclared => {
-            format!(
-                "{what} does not exist, and predeclared = true declares nothing: declare it as `{declaration}`"
-            )
+            format!("{what} does not exist, and predeclared = true declares nothing: declare it as `{declaration}`")
         }
         Some(PRECONDITION_FAILED) => {
             format!(
@@ -148,6 +105,5 @@ fn explain(error: &lapin::Error, declaration: &Declaration, predeclared: bool) -
 }
 
 fn short(name: &str) -> Result<ShortString, BrokerError> {
-    ShortString::try_new(name)
-        .map_err(|_| BrokerError(format!("{name:?} is too long for a queue's name")))
+    ShortString::try_new(name).map_err(|_| BrokerError(format!("{name:?} is too long for a queue's name")))
 }

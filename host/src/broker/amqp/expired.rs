@@ -26,10 +26,7 @@ pub(super) async fn send_round(
 ) {
     while let Some((routing_key, delivery)) = deliveries.recv().await {
         let Ok(agent) = AgentName::parse(&routing_key) else {
-            tracing::error!(
-                routing_key,
-                "a message in agents.expired is no agent's; it is dropped"
-            );
+            tracing::error!(routing_key, "a message in agents.expired is no agent's; it is dropped");
             delivery.receipt.acknowledge();
             continue;
         };
@@ -49,23 +46,11 @@ pub(super) async fn send_round(
 }
 
 /// An agent whose queue was deleted meanwhile gets it back: the task has to end somewhere.
-async fn send(
-    publisher: &Publisher,
-    agent: &AgentName,
-    message: Message,
-) -> Result<(), PublishError> {
-    match publisher
-        .publish(Route::Agent(agent.clone()), message.clone())
-        .await
-    {
+async fn send(publisher: &Publisher, agent: &AgentName, message: Message) -> Result<(), PublishError> {
+    match publisher.publish(Route::Agent(agent.clone()), message.clone()).await {
         Err(PublishError::Unroutable { .. }) => {
-            publisher
-                .declare(agent)
-                .await
-                .map_err(PublishError::Unavailable)?;
-            publisher
-                .publish(Route::Agent(agent.clone()), message)
-                .await
+            publisher.declare(agent).await.map_err(PublishError::Unavailable)?;
+            publisher.publish(Route::Agent(agent.clone()), message).await
         }
         settled => settled,
     }

@@ -11,9 +11,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions,
-};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use tokio::sync::mpsc;
@@ -40,21 +38,14 @@ impl AmqpFixture {
     /// The broker's URL.
     #[must_use]
     pub fn url() -> String {
-        std::env::var("AMQP_URL")
-            .expect("these tests need RabbitMQ: run `cargo xtask test`, or set AMQP_URL")
+        std::env::var("AMQP_URL").expect("these tests need RabbitMQ: run `cargo xtask test`, or set AMQP_URL")
     }
 
     /// Connects with a configuration of the test's own.
     pub async fn with(config: AmqpConfig) -> Self {
-        let connection = Connection::connect(&config.url, ConnectionProperties::default())
-            .await
-            .unwrap();
+        let connection = Connection::connect(&config.url, ConnectionProperties::default()).await.unwrap();
         let broker = AmqpBroker::connect(config).await.unwrap();
-        Self {
-            broker,
-            connection,
-            agents: Mutex::default(),
-        }
+        Self { broker, connection, agents: Mutex::default() }
     }
 
     /// A channel beside the broker under test, to do what no host would.
@@ -87,36 +78,16 @@ impl Fixture for AmqpFixture {
     async fn reply_queue(&self) -> (String, mpsc::Receiver<Message>) {
         let channel = self.channel().await;
         // Goes with the connection.
-        let options = QueueDeclareOptions {
-            exclusive: true,
-            auto_delete: true,
-            ..QueueDeclareOptions::default()
-        };
-        let queue = channel
-            .queue_declare("".into(), options, FieldTable::default())
-            .await
-            .unwrap();
-        let options = BasicConsumeOptions {
-            no_ack: true,
-            ..BasicConsumeOptions::default()
-        };
-        let mut consumer = channel
-            .basic_consume(
-                queue.name().clone(),
-                "".into(),
-                options,
-                FieldTable::default(),
-            )
-            .await
-            .unwrap();
+        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let mut consumer =
+            channel.basic_consume(queue.name().clone(), "".into(), options, FieldTable::default()).await.unwrap();
         let (sender, replies) = mpsc::channel(1024);
         tokio::spawn(async move {
             let _open = channel;
             while let Some(Ok(delivery)) = consumer.next().await {
-                sender
-                    .send(convert::message(&delivery.properties, delivery.data))
-                    .await
-                    .ok();
+                sender.send(convert::message(&delivery.properties, delivery.data)).await.ok();
             }
         });
         (queue.name().as_str().to_owned(), replies)
@@ -126,15 +97,9 @@ impl Fixture for AmqpFixture {
         let channel = self.channel().await;
         let queue = topology::dead_letter_queue(agent);
         loop {
-            let got = channel
-                .basic_get(queue.as_str().into(), BasicGetOptions::default())
-                .await
-                .unwrap();
+            let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.unwrap();
             if let Some(got) = got {
-                channel
-                    .basic_ack(got.delivery.delivery_tag, BasicAckOptions::default())
-                    .await
-                    .unwrap();
+                channel.basic_ack(got.delivery.delivery_tag, BasicAckOptions::default()).await.unwrap();
                 return convert::message(&got.delivery.properties, got.delivery.data);
             }
             tokio::time::sleep(POLL).await;
@@ -146,14 +111,8 @@ impl Fixture for AmqpFixture {
         let channel = self.channel().await;
         let agents = std::mem::take(&mut *self.agents.lock().unwrap());
         for agent in agents {
-            for queue in [
-                topology::task_queue(&agent),
-                topology::dead_letter_queue(&agent),
-            ] {
-                channel
-                    .queue_delete(queue.as_str().into(), QueueDeleteOptions::default())
-                    .await
-                    .unwrap();
+            for queue in [topology::task_queue(&agent), topology::dead_letter_queue(&agent)] {
+                channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
             }
         }
         self.connection.close(200, "done".into()).await.unwrap();

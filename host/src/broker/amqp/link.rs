@@ -35,9 +35,7 @@ impl Link {
         closed: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Arc<Self> {
-        let link = Arc::new(Self {
-            current: watch::channel(None).0,
-        });
+        let link = Arc::new(Self { current: watch::channel(None).0 });
         let (config, health, closed) = (Arc::clone(config), Arc::clone(health), closed.clone());
         let first = link.stands(role, first, &health);
         tasks.spawn(Arc::clone(&link).keep(role, first, config, health, closed));
@@ -96,10 +94,7 @@ impl Link {
         }
         self.current.send_replace(None);
         health.set(role, Connectivity::Down);
-        if let Err(error) = connection
-            .close(REPLY_SUCCESS, "the host is shutting down".into())
-            .await
-        {
+        if let Err(error) = connection.close(REPLY_SUCCESS, "the host is shutting down".into()).await {
             tracing::debug!(role = role.name(), %error, "closing the connection");
         }
     }
@@ -111,22 +106,11 @@ async fn until_lost(connection: &Connection, role: Role, health: &Health) -> Str
     loop {
         // Covers alarms raised before anybody listened, too.
         let blocked = connection.status().blocked();
-        health.set(
-            role,
-            if blocked {
-                Connectivity::Blocked
-            } else {
-                Connectivity::Up
-            },
-        );
+        health.set(role, if blocked { Connectivity::Blocked } else { Connectivity::Up });
         let event = tokio::time::timeout(STATUS_INTERVAL, events.next()).await;
         match event {
             Ok(Some(Event::ConnectionBlocked(reason))) => {
-                tracing::warn!(
-                    role = role.name(),
-                    reason,
-                    "the broker holds publishers back"
-                );
+                tracing::warn!(role = role.name(), reason, "the broker holds publishers back");
             }
             Ok(Some(Event::ConnectionUnblocked)) => {
                 tracing::info!(role = role.name(), "the broker takes messages again");
@@ -163,11 +147,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     pub(super) fn new(config: &AmqpConfig) -> Self {
-        Self {
-            next: config.reconnect_initial,
-            initial: config.reconnect_initial,
-            max: config.reconnect_max,
-        }
+        Self { next: config.reconnect_initial, initial: config.reconnect_initial, max: config.reconnect_max }
     }
 
     pub(super) fn next_wait(&mut self) -> Duration {
@@ -190,25 +170,20 @@ pub(super) fn down() -> BrokerError {
 pub(super) async fn establish(config: &AmqpConfig, role: Role) -> Result<Connection, BrokerError> {
     let mut uri: AMQPUri = config.url.parse().map_err(|_| {
         // The parser's own words may quote the URL, password and all.
-        BrokerError("the broker's URL cannot be read: expected amqp://user:password@host:port/vhost in AMQP_URL".to_owned())
+        BrokerError(
+            "the broker's URL cannot be read: expected amqp://user:password@host:port/vhost in AMQP_URL".to_owned(),
+        )
     })?;
     let place = format!("{}:{}", uri.authority.host, uri.authority.port);
     let (vhost, tls) = (uri.vhost.clone(), uri.scheme == AMQPScheme::AMQPS);
-    uri.query
-        .heartbeat
-        .get_or_insert(u16::try_from(config.heartbeat.as_secs().max(1)).unwrap_or(u16::MAX));
-    uri.query
-        .connection_timeout
-        .get_or_insert(u64::try_from(config.connect_timeout.as_millis()).unwrap_or(u64::MAX));
+    uri.query.heartbeat.get_or_insert(u16::try_from(config.heartbeat.as_secs().max(1)).unwrap_or(u16::MAX));
+    uri.query.connection_timeout.get_or_insert(u64::try_from(config.connect_timeout.as_millis()).unwrap_or(u64::MAX));
     let name = format!("agent-host {} ({})", role.name(), std::process::id());
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connecting = Connection::connect_uri(uri, properties);
     match tokio::time::timeout(config.connect_timeout, connecting).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(BrokerError(format!(
-            "the broker at {place} {}",
-            explain(&error, &vhost, tls)
-        ))),
+        Ok(Err(error)) => Err(BrokerError(format!("the broker at {place} {}", explain(&error, &vhost, tls)))),
         Err(_) => Err(BrokerError(format!(
             "the broker at {place} did not answer within {:?}: is that address and port an AMQP listener{}, and is there a firewall in between?",
             config.connect_timeout,

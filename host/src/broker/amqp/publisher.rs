@@ -15,11 +15,9 @@ use tokio_util::task::TaskTracker;
 use super::connectivity::Health;
 use super::link::{self, Link};
 use super::{AmqpConfig, convert, declare};
-use crate::delivery::envelope::headers;
 use crate::broker::topology::{self, Bucket};
-use crate::delivery::{
-    BrokerError, Connectivity, Delivery, HeaderValue, Message, PublishError, Route,
-};
+use crate::delivery::envelope::headers;
+use crate::delivery::{BrokerError, Connectivity, Delivery, HeaderValue, Message, PublishError, Route};
 use crate::task::{AgentName, UnixMs, unix_ms_now};
 use lane::{Lane, Request};
 
@@ -77,42 +75,24 @@ impl Publisher {
             Connectivity::Up => {}
             Connectivity::Down => return Err(PublishError::Unavailable(link::down())),
             Connectivity::Blocked => {
-                return Err(unavailable(
-                    "the broker holds publishers back: it is short of memory or disk",
-                ));
+                return Err(unavailable("the broker holds publishers back: it is short of memory or disk"));
             }
         }
-        let confirmed =
-            tokio::time::timeout(self.config.confirm_timeout, self.send(route, message)).await;
-        confirmed.unwrap_or_else(|_| {
-            Err(unavailable(&format!(
-                "no confirm came within {:?}",
-                self.config.confirm_timeout
-            )))
-        })
+        let confirmed = tokio::time::timeout(self.config.confirm_timeout, self.send(route, message)).await;
+        confirmed
+            .unwrap_or_else(|_| Err(unavailable(&format!("no confirm came within {:?}", self.config.confirm_timeout))))
     }
 
     async fn send(&self, route: Route, message: Message) -> Result<(), PublishError> {
         let (message, exchange, routing_key) = self.resolve(route, message).await?;
         let properties = convert::properties(&message).map_err(PublishError::Refused)?;
-        let routing_key = ShortString::try_new(routing_key).map_err(|_| {
-            PublishError::Refused("its routing key is longer than AMQP's 255 bytes".to_owned())
-        })?;
-        let _in_flight = self
-            .in_flight
-            .acquire()
-            .await
-            .map_err(|_| PublishError::Unavailable(link::down()))?;
+        let routing_key = ShortString::try_new(routing_key)
+            .map_err(|_| PublishError::Refused("its routing key is longer than AMQP's 255 bytes".to_owned()))?;
+        let _in_flight = self.in_flight.acquire().await.map_err(|_| PublishError::Unavailable(link::down()))?;
         let (request, answer) = Request::new(exchange, routing_key, properties, message.body);
-        let lane = if request.is_reply() {
-            &self.replies
-        } else {
-            &self.tasks
-        };
+        let lane = if request.is_reply() { &self.replies } else { &self.tasks };
         lane.send(request);
-        answer
-            .await
-            .unwrap_or_else(|_| Err(PublishError::Unavailable(link::down())))
+        answer.await.unwrap_or_else(|_| Err(PublishError::Unavailable(link::down())))
     }
 
     /// Exchange and routing key of a route, with the delay queue made where it is one's first use.
@@ -126,27 +106,18 @@ impl Publisher {
         }
         Ok(match route {
             Route::Agent(agent) => (message, topology::TASKS_EXCHANGE.into(), agent.to_string()),
-            Route::Delayed(agent, Duration::ZERO) => {
-                (message, topology::TASKS_EXCHANGE.into(), agent.to_string())
-            }
+            Route::Delayed(agent, Duration::ZERO) => (message, topology::TASKS_EXCHANGE.into(), agent.to_string()),
             Route::Delayed(agent, delay) => {
                 let bucket = Bucket::for_delay(delay);
                 if delay > Duration::from_millis(bucket.delay_ms()) {
                     let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                     let not_before_ms = unix_ms_now().saturating_add(delay_ms);
-                    message.headers.insert(
-                        headers::NOT_BEFORE.to_owned(),
-                        HeaderValue::from(not_before_ms),
-                    );
+                    message.headers.insert(headers::NOT_BEFORE.to_owned(), HeaderValue::from(not_before_ms));
                 }
                 self.declare_bucket(bucket).await?;
                 (message, bucket.name().as_str().into(), agent.to_string())
             }
-            Route::DeadLetter(agent) => (
-                message,
-                ShortString::default(),
-                topology::dead_letter_queue(&agent),
-            ),
+            Route::DeadLetter(agent) => (message, ShortString::default(), topology::dead_letter_queue(&agent)),
             Route::Reply(routing_key) => (message, ShortString::default(), routing_key),
         })
     }
@@ -156,14 +127,9 @@ impl Publisher {
         if known().contains(&bucket) {
             return Ok(());
         }
-        let connection = self
-            .declaring
-            .get()
-            .ok_or_else(|| PublishError::Unavailable(link::down()))?;
+        let connection = self.declaring.get().ok_or_else(|| PublishError::Unavailable(link::down()))?;
         let declarations = topology::for_bucket(bucket);
-        declare::apply(&connection, &declarations, self.config.predeclared)
-            .await
-            .map_err(PublishError::Unavailable)?;
+        declare::apply(&connection, &declarations, self.config.predeclared).await.map_err(PublishError::Unavailable)?;
         known().insert(bucket);
         Ok(())
     }
@@ -171,26 +137,13 @@ impl Publisher {
     /// Makes an agent's queues.
     pub(super) async fn declare(&self, agent: &AgentName) -> Result<(), BrokerError> {
         let connection = self.declaring.get().ok_or_else(link::down)?;
-        declare::apply(
-            &connection,
-            &topology::for_agent(agent),
-            self.config.predeclared,
-        )
-        .await
+        declare::apply(&connection, &topology::for_agent(agent), self.config.predeclared).await
     }
 
     /// Sends a delivery that came out of the longest delay queue round again.
-    pub(super) async fn delay_again(
-        self: Arc<Self>,
-        agent: AgentName,
-        delivery: Delivery,
-        not_before_ms: UnixMs,
-    ) {
+    pub(super) async fn delay_again(self: Arc<Self>, agent: AgentName, delivery: Delivery, not_before_ms: UnixMs) {
         let rest = Duration::from_millis(not_before_ms.saturating_sub(unix_ms_now()));
-        match self
-            .publish(Route::Delayed(agent, rest), delivery.message)
-            .await
-        {
+        match self.publish(Route::Delayed(agent, rest), delivery.message).await {
             Ok(()) => delivery.receipt.acknowledge(),
             Err(error) => {
                 tracing::warn!(%error, "a task with a long delay could not be sent round again; trying later");
@@ -210,15 +163,11 @@ impl Publisher {
 fn refuse_what_is_too_large(message: &Message) -> Result<(), PublishError> {
     let (body, headers) = (message.body.len(), headers::size(&message.headers));
     if body > BODY_BYTES_MAX {
-        return Err(PublishError::Refused(format!(
-            "its body has {body} bytes, expected at most {BODY_BYTES_MAX}"
-        )));
+        return Err(PublishError::Refused(format!("its body has {body} bytes, expected at most {BODY_BYTES_MAX}")));
     }
     if headers > headers::HEADERS_BYTES_MAX {
         let max = headers::HEADERS_BYTES_MAX;
-        return Err(PublishError::Refused(format!(
-            "its headers take {headers} bytes, expected at most {max}"
-        )));
+        return Err(PublishError::Refused(format!("its headers take {headers} bytes, expected at most {max}")));
     }
     Ok(())
 }

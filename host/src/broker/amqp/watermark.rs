@@ -58,11 +58,7 @@ impl Watermark {
         // naming it would close the channel.
         let up_to = self.untold.last().copied();
         self.untold = above;
-        let single = if everything {
-            std::mem::take(&mut self.untold).into_iter().collect()
-        } else {
-            Vec::new()
-        };
+        let single = if everything { std::mem::take(&mut self.untold).into_iter().collect() } else { Vec::new() };
         Acknowledgements { up_to, single }
     }
 }
@@ -78,13 +74,7 @@ mod tests {
         marks.finished(1);
         marks.finished(2);
         marks.handed_back(3);
-        assert_eq!(
-            marks.take(false),
-            Acknowledgements {
-                up_to: Some(2),
-                single: vec![]
-            }
-        );
+        assert_eq!(marks.take(false), Acknowledgements { up_to: Some(2), single: vec![] });
         assert_eq!(marks.take(true), Acknowledgements::default());
     }
 
@@ -95,22 +85,10 @@ mod tests {
         marks.finished(3);
         assert_eq!(marks.take(false), Acknowledgements::default());
         assert_eq!(marks.untold(), 2);
-        assert_eq!(
-            marks.take(true),
-            Acknowledgements {
-                up_to: None,
-                single: vec![2, 3]
-            }
-        );
+        assert_eq!(marks.take(true), Acknowledgements { up_to: None, single: vec![2, 3] });
         marks.finished(4);
         marks.finished(1);
-        assert_eq!(
-            marks.take(false),
-            Acknowledgements {
-                up_to: Some(4),
-                single: vec![]
-            }
-        );
+        assert_eq!(marks.take(false), Acknowledgements { up_to: Some(4), single: vec![] });
     }
 
     proptest! {

@@ -75,11 +75,7 @@ pub async fn what_a_stopped_consumer_left_goes_to_another(fixture: &dyn Fixture)
     while let Some(delivery) = within("the end of deliveries", consumer.deliveries.recv()).await {
         delivery.receipt.hand_back();
     }
-    assert!(
-        !*within("the consumer's end", consumer.live.wait_for(|live| !live))
-            .await
-            .unwrap()
-    );
+    assert!(!*within("the consumer's end", consumer.live.wait_for(|live| !live)).await.unwrap());
     let mut other = consume(fixture, &agent, 30).await;
     while done.len() < MESSAGES {
         let delivery = next(&mut other).await;
@@ -98,11 +94,7 @@ pub async fn receipts_outlive_the_stop(fixture: &dyn Fixture) {
     let mut consumer = consume(fixture, &agent, 2).await;
     let (a, b) = (next(&mut consumer).await, next(&mut consumer).await);
     consumer.stop.cancel();
-    assert!(
-        within("the end of deliveries", consumer.deliveries.recv())
-            .await
-            .is_none()
-    );
+    assert!(within("the end of deliveries", consumer.deliveries.recv()).await.is_none());
     a.receipt.acknowledge();
     b.receipt.hand_back();
     let mut other = consume(fixture, &agent, 2).await;
@@ -117,10 +109,7 @@ pub async fn receipts_outlive_the_stop(fixture: &dyn Fixture) {
 pub async fn consumers_share_a_queue(fixture: &dyn Fixture) {
     const MESSAGES: usize = 100;
     let agent = declared(fixture).await;
-    let mut consumers = [
-        consume(fixture, &agent, 5).await,
-        consume(fixture, &agent, 5).await,
-    ];
+    let mut consumers = [consume(fixture, &agent, 5).await, consume(fixture, &agent, 5).await];
     for n in 0..MESSAGES {
         publish(fixture, &agent, &format!("m{n}")).await;
     }
@@ -172,14 +161,8 @@ pub async fn acknowledgements_in_any_order_all_count(fixture: &dyn Fixture) {
     oldest.receipt.acknowledge();
     until_depth(fixture, &agent, QueueDepth::default()).await;
     consumer.stop.cancel();
-    assert!(
-        within("the end of deliveries", consumer.deliveries.recv())
-            .await
-            .is_none()
-    );
-    within("the consumer's end", consumer.live.wait_for(|live| !live))
-        .await
-        .unwrap();
+    assert!(within("the end of deliveries", consumer.deliveries.recv()).await.is_none());
+    within("the consumer's end", consumer.live.wait_for(|live| !live)).await.unwrap();
     let mut other = consume(fixture, &agent, 20).await;
     publish(fixture, &agent, "marker").await;
     let delivery = next(&mut other).await;
@@ -192,18 +175,8 @@ pub async fn a_closed_broker_does_nothing(fixture: &dyn Fixture) {
     let agent = declared(fixture).await;
     let mut consumer = consume(fixture, &agent, 1).await;
     within("the close", fixture.broker().close()).await;
-    assert!(
-        within("the end of deliveries", consumer.deliveries.recv())
-            .await
-            .is_none()
-    );
-    let refused = fixture
-        .broker()
-        .publish(Route::Delayed(agent.clone(), Duration::ZERO), message("m"))
-        .await;
-    assert!(
-        matches!(refused, Err(PublishError::Unavailable(_))),
-        "{refused:?}"
-    );
+    assert!(within("the end of deliveries", consumer.deliveries.recv()).await.is_none());
+    let refused = fixture.broker().publish(Route::Delayed(agent.clone(), Duration::ZERO), message("m")).await;
+    assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
     assert!(fixture.broker().consume(&agent, 1).await.is_err());
 }

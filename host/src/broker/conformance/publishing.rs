@@ -4,10 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 
-use super::{
-    Fixture, as_sent, consume, declared, full_message, id, message, next, publish, until_depth,
-    within,
-};
+use super::{Fixture, as_sent, consume, declared, full_message, id, message, next, publish, until_depth, within};
 use crate::delivery::envelope;
 use crate::delivery::{Message, PublishError, QueueDepth, Route};
 use crate::task::unix_ms_now;
@@ -15,11 +12,7 @@ use crate::task::unix_ms_now;
 /// Every property, every kind of header and the body come through unchanged.
 pub async fn a_message_arrives_as_it_was_sent(fixture: &dyn Fixture) {
     let agent = declared(fixture).await;
-    fixture
-        .broker()
-        .publish(Route::Agent(agent.clone()), full_message())
-        .await
-        .unwrap();
+    fixture.broker().publish(Route::Agent(agent.clone()), full_message()).await.unwrap();
     let delivery = next(&mut consume(fixture, &agent, 1).await).await;
     assert_eq!(as_sent(&delivery.message), full_message());
     assert!(!delivery.redelivered);
@@ -29,19 +22,9 @@ pub async fn a_message_arrives_as_it_was_sent(fixture: &dyn Fixture) {
 /// A body of many frames.
 pub async fn a_large_body_arrives(fixture: &dyn Fixture) {
     let agent = declared(fixture).await;
-    let body: Vec<u8> = (0..1024 * 1024u32)
-        .map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1])
-        .collect();
-    let sent = Message {
-        message_id: Some("large".to_owned()),
-        body: body.into(),
-        ..Message::default()
-    };
-    fixture
-        .broker()
-        .publish(Route::Agent(agent.clone()), sent.clone())
-        .await
-        .unwrap();
+    let body: Vec<u8> = (0..1024 * 1024u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+    let sent = Message { message_id: Some("large".to_owned()), body: body.into(), ..Message::default() };
+    fixture.broker().publish(Route::Agent(agent.clone()), sent.clone()).await.unwrap();
     let delivery = next(&mut consume(fixture, &agent, 1).await).await;
     assert!(as_sent(&delivery.message) == sent);
     delivery.receipt.acknowledge();
@@ -65,19 +48,9 @@ pub async fn messages_arrive_in_order(fixture: &dyn Fixture) {
 /// Nobody's agent, nobody's reply queue, nobody's dead letters.
 pub async fn what_no_queue_takes_is_unroutable(fixture: &dyn Fixture) {
     let agent = fixture.agent();
-    for route in [
-        Route::Agent(agent.clone()),
-        Route::Reply(format!("nobody.{agent}")),
-        Route::DeadLetter(agent),
-    ] {
-        let refused = fixture
-            .broker()
-            .publish(route.clone(), message("lost"))
-            .await;
-        assert!(
-            matches!(refused, Err(PublishError::Unroutable { .. })),
-            "{route:?}: {refused:?}"
-        );
+    for route in [Route::Agent(agent.clone()), Route::Reply(format!("nobody.{agent}")), Route::DeadLetter(agent)] {
+        let refused = fixture.broker().publish(route.clone(), message("lost")).await;
+        assert!(matches!(refused, Err(PublishError::Unroutable { .. })), "{route:?}: {refused:?}");
     }
 }
 
@@ -90,23 +63,8 @@ pub async fn every_message_gets_its_own_verdict(fixture: &dyn Fixture) {
     let (agent, nobody) = (declared(fixture).await, fixture.agent());
     let is_lost = |n: u64| n.is_multiple_of(ONE_IN);
     let attempts = (0..MESSAGES).map(|n| {
-        let (agent, id) = (
-            if is_lost(n) {
-                nobody.clone()
-            } else {
-                agent.clone()
-            },
-            format!("m{n}"),
-        );
-        async move {
-            (
-                n,
-                fixture
-                    .broker()
-                    .publish(Route::Agent(agent), message(&id))
-                    .await,
-            )
-        }
+        let (agent, id) = (if is_lost(n) { nobody.clone() } else { agent.clone() }, format!("m{n}"));
+        async move { (n, fixture.broker().publish(Route::Agent(agent), message(&id)).await) }
     });
     for (n, verdict) in within("the verdicts", join_all(attempts)).await {
         match verdict {
@@ -124,31 +82,17 @@ pub async fn every_message_gets_its_own_verdict(fixture: &dyn Fixture) {
 /// The default exchange with the sender's routing key.
 pub async fn results_reach_their_reply_queue(fixture: &dyn Fixture) {
     let (routing_key, mut replies) = fixture.reply_queue().await;
-    fixture
-        .broker()
-        .publish(Route::Reply(routing_key), full_message())
-        .await
-        .unwrap();
-    assert_eq!(
-        within("the reply", replies.recv()).await.unwrap(),
-        full_message()
-    );
+    fixture.broker().publish(Route::Reply(routing_key), full_message()).await.unwrap();
+    assert_eq!(within("the reply", replies.recv()).await.unwrap(), full_message());
 }
 
 /// Dead letters are counted apart from tasks, and are read unchanged.
 pub async fn dead_letters_are_kept(fixture: &dyn Fixture) {
     let agent = declared(fixture).await;
     publish(fixture, &agent, "alive").await;
-    fixture
-        .broker()
-        .publish(Route::DeadLetter(agent.clone()), full_message())
-        .await
-        .unwrap();
+    fixture.broker().publish(Route::DeadLetter(agent.clone()), full_message()).await.unwrap();
     until_depth(fixture, &agent, QueueDepth { ready: 1, dead: 1 }).await;
-    assert_eq!(
-        as_sent(&within("the dead letter", fixture.dead_letter(&agent)).await),
-        full_message()
-    );
+    assert_eq!(as_sent(&within("the dead letter", fixture.dead_letter(&agent)).await), full_message());
 }
 
 /// Delayed messages come after their delay, and shorter ones do not wait for longer ones.
@@ -163,11 +107,7 @@ pub async fn a_delay_is_never_early(fixture: &dyn Fixture) {
     for (wanted, delay_ms) in [("none", 0), ("short", 300), ("long", 1100)] {
         let delivery = next(&mut consumer).await;
         assert_eq!(id(&delivery), wanted);
-        assert!(
-            began.elapsed() >= Duration::from_millis(delay_ms),
-            "{wanted} came after {:?}",
-            began.elapsed()
-        );
+        assert!(began.elapsed() >= Duration::from_millis(delay_ms), "{wanted} came after {:?}", began.elapsed());
         delivery.receipt.acknowledge();
     }
 }
@@ -175,15 +115,8 @@ pub async fn a_delay_is_never_early(fixture: &dyn Fixture) {
 /// A message whose expiration passes in the queue is not lost to its sender: it arrives, and its deadline has passed.
 pub async fn an_expired_message_arrives_with_its_deadline(fixture: &dyn Fixture) {
     let agent = declared(fixture).await;
-    let sent = Message {
-        expiration: Some("1".to_owned()),
-        ..message("late")
-    };
-    fixture
-        .broker()
-        .publish(Route::Agent(agent.clone()), sent)
-        .await
-        .unwrap();
+    let sent = Message { expiration: Some("1".to_owned()), ..message("late") };
+    fixture.broker().publish(Route::Agent(agent.clone()), sent).await.unwrap();
     // Not consumed before it has expired: an expired message leaves the queue of itself only at its head.
     tokio::time::sleep(Duration::from_millis(5)).await;
     let delivery = next(&mut consume(fixture, &agent, 1).await).await;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use crate::delivery::envelope::headers;
 use crate::delivery::Message;
+use crate::delivery::envelope::headers;
 use crate::task::AgentName;
 
 /// Everything that the broker holds.
@@ -46,12 +46,7 @@ const ITEM_OVERHEAD_BYTES: usize = 256;
 impl Item {
     pub(super) fn new(message: Message) -> Self {
         let bytes = message.body.len() + headers::size(&message.headers) + ITEM_OVERHEAD_BYTES;
-        Self {
-            message,
-            bytes,
-            redelivered: false,
-            enqueued_at: Instant::now(),
-        }
+        Self { message, bytes, redelivered: false, enqueued_at: Instant::now() }
     }
 }
 
@@ -82,14 +77,7 @@ impl State {
 
     /// Puts an unsettled message back where it was.
     pub(super) fn put_back(&mut self, agent: &AgentName, sequence: u64, item: Item) {
-        self.put(
-            agent,
-            Some(sequence),
-            Item {
-                redelivered: true,
-                ..item
-            },
-        );
+        self.put(agent, Some(sequence), Item { redelivered: true, ..item });
     }
 
     fn put(&mut self, agent: &AgentName, sequence: Option<u64>, item: Item) {
@@ -126,14 +114,7 @@ impl State {
                 return Some(until);
             }
             let (agent, item) = entry.remove();
-            self.put(
-                &agent,
-                None,
-                Item {
-                    enqueued_at: now,
-                    ..item
-                },
-            );
+            self.put(&agent, None, Item { enqueued_at: now, ..item });
         }
         None
     }

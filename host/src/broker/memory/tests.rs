@@ -14,11 +14,7 @@ impl Fixture for Embedded {
     }
 
     fn agent(&self) -> AgentName {
-        AgentName::parse(&format!(
-            "agent-{}",
-            self.agents.fetch_add(1, Ordering::Relaxed)
-        ))
-        .unwrap()
+        AgentName::parse(&format!("agent-{}", self.agents.fetch_add(1, Ordering::Relaxed))).unwrap()
     }
 
     async fn reply_queue(&self) -> (String, mpsc::Receiver<Message>) {
@@ -32,94 +28,40 @@ impl Fixture for Embedded {
     async fn clean_up(&self) {}
 }
 
-crate::broker_conformance!(Embedded {
-    broker: MemoryBroker::default(),
-    agents: AtomicU32::new(0)
-});
+crate::broker_conformance!(Embedded { broker: MemoryBroker::default(), agents: AtomicU32::new(0) });
 
 fn agent() -> AgentName {
     AgentName::parse("a").unwrap()
 }
 
 fn of_size(bytes: usize) -> Message {
-    Message {
-        body: vec![0; bytes].into(),
-        ..Message::default()
-    }
+    Message { body: vec![0; bytes].into(), ..Message::default() }
 }
 
 #[tokio::test]
 async fn a_full_broker_refuses_new_tasks_and_takes_what_ends_old_ones() {
-    let broker = MemoryBroker::new(MemoryLimits {
-        bytes_max: 10_000,
-        ..MemoryLimits::default()
-    });
+    let broker = MemoryBroker::new(MemoryLimits { bytes_max: 10_000, ..MemoryLimits::default() });
     broker.declare(&agent()).await.unwrap();
-    broker
-        .publish(Route::Agent(agent()), of_size(9_000))
-        .await
-        .unwrap();
+    broker.publish(Route::Agent(agent()), of_size(9_000)).await.unwrap();
     let refused = broker.publish(Route::Agent(agent()), of_size(9_000)).await;
-    assert!(
-        matches!(refused, Err(PublishError::Unavailable(_))),
-        "{refused:?}"
-    );
-    broker
-        .publish(
-            Route::Delayed(agent(), Duration::from_secs(60)),
-            of_size(9_000),
-        )
-        .await
-        .unwrap();
-    broker
-        .publish(Route::DeadLetter(agent()), of_size(9_000))
-        .await
-        .unwrap();
-    let refused = broker
-        .publish(
-            Route::Delayed(agent(), Duration::from_secs(60)),
-            of_size(9_000),
-        )
-        .await;
-    assert!(
-        matches!(refused, Err(PublishError::Unavailable(_))),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
+    broker.publish(Route::Delayed(agent(), Duration::from_secs(60)), of_size(9_000)).await.unwrap();
+    broker.publish(Route::DeadLetter(agent()), of_size(9_000)).await.unwrap();
+    let refused = broker.publish(Route::Delayed(agent(), Duration::from_secs(60)), of_size(9_000)).await;
+    assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
     let mut consumer = broker.consume(&agent(), 1).await.unwrap();
-    consumer
-        .deliveries
-        .recv()
-        .await
-        .unwrap()
-        .receipt
-        .acknowledge();
-    broker
-        .publish(Route::Agent(agent()), of_size(100))
-        .await
-        .unwrap();
+    consumer.deliveries.recv().await.unwrap().receipt.acknowledge();
+    broker.publish(Route::Agent(agent()), of_size(100)).await.unwrap();
 }
 
 #[tokio::test]
 async fn the_oldest_dead_letters_make_room() {
-    let broker = MemoryBroker::new(MemoryLimits {
-        dead_letters_bytes_max: 2_000,
-        ..MemoryLimits::default()
-    });
+    let broker = MemoryBroker::new(MemoryLimits { dead_letters_bytes_max: 2_000, ..MemoryLimits::default() });
     broker.declare(&agent()).await.unwrap();
     for id in ["one", "two", "three"] {
-        let dead = Message {
-            message_id: Some(id.to_owned()),
-            ..of_size(600)
-        };
-        broker
-            .publish(Route::DeadLetter(agent()), dead)
-            .await
-            .unwrap();
+        let dead = Message { message_id: Some(id.to_owned()), ..of_size(600) };
+        broker.publish(Route::DeadLetter(agent()), dead).await.unwrap();
     }
-    let kept: Vec<_> = broker
-        .dead_letters(&agent())
-        .into_iter()
-        .filter_map(|letter| letter.message_id)
-        .collect();
+    let kept: Vec<_> = broker.dead_letters(&agent()).into_iter().filter_map(|letter| letter.message_id).collect();
     assert_eq!(kept, ["two", "three"]);
 }

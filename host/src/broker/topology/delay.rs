@@ -25,9 +25,7 @@ const STEP_MS: u64 = 250;
 
 impl Bucket {
     /// The longest delay: 30 days.
-    pub const LONGEST: Self = Self {
-        delay_ms: 30 * 24 * 60 * 60 * 1000,
-    };
+    pub const LONGEST: Self = Self { delay_ms: 30 * 24 * 60 * 60 * 1000 };
 
     /// The bucket of a delay: the first that is not shorter, or the longest that there is.
     #[must_use]
@@ -43,11 +41,7 @@ impl Bucket {
             (*bucket < Self::LONGEST).then(|| {
                 let tenth_more_ms = bucket.delay_ms.saturating_add(bucket.delay_ms / 10);
                 let whole_steps_ms = tenth_more_ms - tenth_more_ms % STEP_MS;
-                Self {
-                    delay_ms: whole_steps_ms
-                        .max(bucket.delay_ms + STEP_MS)
-                        .min(Self::LONGEST.delay_ms),
-                }
+                Self { delay_ms: whole_steps_ms.max(bucket.delay_ms + STEP_MS).min(Self::LONGEST.delay_ms) }
             })
         })
     }

@@ -30,13 +30,7 @@ fn the_plan_is_the_contracts() {
     );
     let mut printed = Vec::new();
     print(&plan(&agents), &mut printed).unwrap();
-    assert_eq!(
-        String::from_utf8(printed)
-            .unwrap()
-            .lines()
-            .collect::<Vec<_>>(),
-        lines
-    );
+    assert_eq!(String::from_utf8(printed).unwrap().lines().collect::<Vec<_>>(), lines);
 }
 
 #[test]

@@ -85,7 +85,12 @@ pub(super) fn data_dir(folder: &Path) -> Finding {
             format!("{shown} cannot be written: {error}"),
             format!("sudo install -d -o \"$USER\" {shown}, or name another with --data-dir"),
         ),
-        None => Finding::problem("data folder", Exit::Unavailable, format!("{shown} has no parent"), "name another with --data-dir"),
+        None => Finding::problem(
+            "data folder",
+            Exit::Unavailable,
+            format!("{shown} has no parent"),
+            "name another with --data-dir",
+        ),
     }
 }
 
@@ -112,7 +117,10 @@ fn agent(folder: &Path) -> Finding {
     match Package::read(folder) {
         Ok(package) => {
             let name = &package.manifest.agent.name;
-            Finding::ok("agents", format!("{name} in {}, module of {} bytes", folder.display(), package.upload.module.len()))
+            Finding::ok(
+                "agents",
+                format!("{name} in {}, module of {} bytes", folder.display(), package.upload.module.len()),
+            )
         }
         Err(error) => {
             let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
@@ -144,7 +152,8 @@ mod tests {
     #[test]
     fn the_limit_on_open_files_is_read_from_proc() {
         let level = |soft: &str| {
-            let limits = format!("Limit   Soft Limit  Hard Limit  Units\nMax open files            {soft}    524288    files\n");
+            let limits =
+                format!("Limit   Soft Limit  Hard Limit  Units\nMax open files            {soft}    524288    files\n");
             open_files(&limits).map(|finding| finding.level)
         };
         assert_eq!(level("1024"), Some(Level::Warning));

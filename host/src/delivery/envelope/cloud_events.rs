@@ -28,10 +28,7 @@ pub(super) fn attribute_header(name: &str) -> Option<String> {
 
 /// Whether a content type says structured mode, in JSON or in any other format.
 pub(super) fn is_structured(content_type: &str) -> bool {
-    content_type
-        .trim_start()
-        .get(..CLOUD_EVENTS.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(CLOUD_EVENTS))
+    content_type.trim_start().get(..CLOUD_EVENTS.len()).is_some_and(|start| start.eq_ignore_ascii_case(CLOUD_EVENTS))
 }
 
 const CLOUD_EVENTS: &str = "application/cloudevents";
@@ -39,15 +36,11 @@ const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
 
 /// Reads an event in the JSON format.
 pub(super) fn parse_structured(body: &[u8]) -> Result<Event, String> {
-    let mut members: BTreeMap<String, Box<RawValue>> =
-        serde_json::from_slice(body).map_err(|error| {
-            format!("the content type says one CloudEvent in JSON, expected a JSON object: {error}")
-        })?;
+    let mut members: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body)
+        .map_err(|error| format!("the content type says one CloudEvent in JSON, expected a JSON object: {error}"))?;
     for name in REQUIRED {
         if !members.contains_key(name) {
-            return Err(format!(
-                "the CloudEvent has no {name:?}, expected specversion, id, source and type"
-            ));
+            return Err(format!("the CloudEvent has no {name:?}, expected specversion, id, source and type"));
         }
     }
     let data = members.remove("data");
@@ -65,20 +58,14 @@ pub(super) fn parse_structured(body: &[u8]) -> Result<Event, String> {
     }
     let data = match (data, data_base64) {
         (Some(_), Some(_)) => {
-            return Err(
-                "the CloudEvent has both \"data\" and \"data_base64\", expected one".to_owned(),
-            );
+            return Err("the CloudEvent has both \"data\" and \"data_base64\", expected one".to_owned());
         }
         (Some(data), None) => data_bytes(&data, content_type.as_deref()),
         (None, Some(encoded)) => decode(&encoded)?,
         (None, None) => Bytes::new(),
     };
     let content_type = content_type.or_else(|| Some("application/json".to_owned()));
-    Ok(Event {
-        attributes,
-        content_type,
-        data,
-    })
+    Ok(Event { attributes, content_type, data })
 }
 
 /// An attribute's value as text: strings as they are, numbers and booleans as JSON writes them, null as absent.
@@ -92,12 +79,7 @@ fn attribute_text(value: &RawValue) -> Option<String> {
 /// `data` as bytes: the JSON text itself, except that a string which is not declared as JSON is the data.
 fn data_bytes(data: &RawValue, content_type: Option<&str>) -> Bytes {
     let is_json = content_type.is_none_or(|content_type| {
-        let essence = content_type
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase();
+        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         essence.ends_with("/json") || essence.ends_with("+json")
     });
     if !is_json && let Ok(text) = serde_json::from_str::<String>(data.get()) {
@@ -107,11 +89,7 @@ fn data_bytes(data: &RawValue, content_type: Option<&str>) -> Bytes {
 }
 
 fn decode(encoded: &RawValue) -> Result<Bytes, String> {
-    let expected =
-        || "the CloudEvent's \"data_base64\" is not a string of standard base64".to_owned();
+    let expected = || "the CloudEvent's \"data_base64\" is not a string of standard base64".to_owned();
     let text: String = serde_json::from_str(encoded.get()).map_err(|_| expected())?;
-    base64::engine::general_purpose::STANDARD
-        .decode(text)
-        .map(Bytes::from)
-        .map_err(|_| expected())
+    base64::engine::general_purpose::STANDARD.decode(text).map(Bytes::from).map_err(|_| expected())
 }

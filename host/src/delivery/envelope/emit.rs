@@ -10,10 +10,7 @@ use crate::task::{Outcome, Task, TaskId, UnixMs};
 pub fn submission(task: &Task) -> Message {
     let mut message = Message {
         message_id: Some(task.id.to_string()),
-        correlation_id: task
-            .reply
-            .as_ref()
-            .and_then(|reply| reply.correlation_id.clone()),
+        correlation_id: task.reply.as_ref().and_then(|reply| reply.correlation_id.clone()),
         reply_to: task.reply.as_ref().map(|reply| reply.routing_key.clone()),
         content_type: Some(task.content_type.clone()),
         timestamp_ms: Some(task.enqueued_at_ms),
@@ -29,20 +26,13 @@ pub fn submission(task: &Task) -> Message {
     }
     stamp(&mut message, task, task.attempt);
     if let Some(attempts_max) = task.attempts_max {
-        message.headers.insert(
-            headers::ATTEMPTS_MAX.to_owned(),
-            u64::from(attempts_max).into(),
-        );
+        message.headers.insert(headers::ATTEMPTS_MAX.to_owned(), u64::from(attempts_max).into());
     }
     if let Some(revision) = task.revision {
-        message
-            .headers
-            .insert(headers::REVISION.to_owned(), revision.into());
+        message.headers.insert(headers::REVISION.to_owned(), revision.into());
     }
     if let Some(traceparent) = &task.traceparent {
-        message
-            .headers
-            .insert(headers::TRACEPARENT.to_owned(), traceparent.as_str().into());
+        message.headers.insert(headers::TRACEPARENT.to_owned(), traceparent.as_str().into());
     }
     message
 }
@@ -66,21 +56,12 @@ fn stamp(message: &mut Message, task: &Task, attempt: u32) {
     // Replaced in whatever case the sender wrote them.
     message.headers.retain(|name, _| {
         let name = name.to_ascii_lowercase();
-        !matches!(
-            name.as_str(),
-            headers::ATTEMPT | headers::ENQUEUED_AT | headers::DEADLINE
-        )
+        !matches!(name.as_str(), headers::ATTEMPT | headers::ENQUEUED_AT | headers::DEADLINE)
     });
-    message
-        .headers
-        .insert(headers::ATTEMPT.to_owned(), u64::from(attempt).into());
-    message
-        .headers
-        .insert(headers::ENQUEUED_AT.to_owned(), task.enqueued_at_ms.into());
+    message.headers.insert(headers::ATTEMPT.to_owned(), u64::from(attempt).into());
+    message.headers.insert(headers::ENQUEUED_AT.to_owned(), task.enqueued_at_ms.into());
     if let Some(deadline_ms) = task.deadline_ms {
-        message
-            .headers
-            .insert(headers::DEADLINE.to_owned(), deadline_ms.into());
+        message.headers.insert(headers::DEADLINE.to_owned(), deadline_ms.into());
     }
 }
 
@@ -90,12 +71,7 @@ pub fn result(task: &Task, outcome: &Outcome) -> Option<(Route, Message)> {
     let reply = task.reply.as_ref()?;
     let mut message = Message {
         message_id: Some(task.id.to_string()),
-        correlation_id: Some(
-            reply
-                .correlation_id
-                .clone()
-                .unwrap_or_else(|| task.id.to_string()),
-        ),
+        correlation_id: Some(reply.correlation_id.clone().unwrap_or_else(|| task.id.to_string())),
         kind: Some(outcome.name().to_owned()),
         ..Message::default()
     };
@@ -108,18 +84,11 @@ pub fn result(task: &Task, outcome: &Outcome) -> Option<(Route, Message)> {
         headers::shrink_to_fit(&mut message.headers);
     }
     if let Some(failure) = outcome.failure() {
-        message
-            .headers
-            .insert(headers::ERROR_TYPE.to_owned(), failure.kind.into());
-        message.headers.insert(
-            headers::ERROR_MESSAGE.to_owned(),
-            printable(&failure.message).into(),
-        );
+        message.headers.insert(headers::ERROR_TYPE.to_owned(), failure.kind.into());
+        message.headers.insert(headers::ERROR_MESSAGE.to_owned(), printable(&failure.message).into());
     }
     if let Some(traceparent) = &task.traceparent {
-        message
-            .headers
-            .insert(headers::TRACEPARENT.to_owned(), traceparent.as_str().into());
+        message.headers.insert(headers::TRACEPARENT.to_owned(), traceparent.as_str().into());
     }
     Some((Route::Reply(reply.routing_key.clone()), message))
 }
@@ -151,18 +120,12 @@ pub fn dead_letter(original: &Message, note: &DeathNote) -> Message {
     let mut headers = headers::that_travel_on(&original.headers);
     // Kept, an expiration would remove the dead letter from its queue.
     if let Ok(Some(deadline_ms)) = expiration_deadline_ms(original, note.failed_at_ms) {
-        headers
-            .entry(headers::DEADLINE.to_owned())
-            .or_insert_with(|| deadline_ms.into());
+        headers.entry(headers::DEADLINE.to_owned()).or_insert_with(|| deadline_ms.into());
     }
     headers::shrink_to_fit(&mut headers);
-    let mut add =
-        |name: &str, value: crate::delivery::HeaderValue| headers.insert(name.to_owned(), value);
+    let mut add = |name: &str, value: crate::delivery::HeaderValue| headers.insert(name.to_owned(), value);
     add(headers::ERROR_TYPE, printable(&note.error_type).into());
-    add(
-        headers::ERROR_MESSAGE,
-        printable(&note.error_message).into(),
-    );
+    add(headers::ERROR_MESSAGE, printable(&note.error_message).into());
     add(headers::FAILED_AT, note.failed_at_ms.into());
     add(headers::ATTEMPTS, u64::from(note.attempts).into());
     add(headers::HOST, printable(&note.host).into());
@@ -172,12 +135,7 @@ pub fn dead_letter(original: &Message, note: &DeathNote) -> Message {
     if let Some(digest) = &note.digest {
         add(headers::AGENT_DIGEST, printable(digest).into());
     }
-    Message {
-        message_id: Some(note.task_id.to_string()),
-        expiration: None,
-        headers,
-        ..original.clone()
-    }
+    Message { message_id: Some(note.task_id.to_string()), expiration: None, headers, ..original.clone() }
 }
 
 /// A message that the broker took out of an agent's queue because its `expiration` passed, made fit to go back there:
@@ -185,15 +143,9 @@ pub fn dead_letter(original: &Message, note: &DeathNote) -> Message {
 #[must_use]
 pub fn expired_again(message: &Message, now_ms: UnixMs) -> Message {
     let mut headers = headers::that_travel_on(&message.headers);
-    let sent = headers
-        .get(headers::DEADLINE)
-        .and_then(|value| moment(headers::DEADLINE, value).ok());
+    let sent = headers.get(headers::DEADLINE).and_then(|value| moment(headers::DEADLINE, value).ok());
     if let Some(deadline_ms) = earliest(sent, Some(now_ms)) {
         headers.insert(headers::DEADLINE.to_owned(), deadline_ms.into());
     }
-    Message {
-        expiration: None,
-        headers,
-        ..message.clone()
-    }
+    Message { expiration: None, headers, ..message.clone() }
 }

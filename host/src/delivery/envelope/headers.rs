@@ -76,9 +76,7 @@ pub(super) fn is_the_brokers(name: &str) -> bool {
 }
 
 /// The headers that go along when a received message is published again.
-pub(super) fn that_travel_on(
-    headers: &BTreeMap<String, HeaderValue>,
-) -> BTreeMap<String, HeaderValue> {
+pub(super) fn that_travel_on(headers: &BTreeMap<String, HeaderValue>) -> BTreeMap<String, HeaderValue> {
     headers
         .iter()
         .filter(|(name, _)| {
@@ -91,20 +89,14 @@ pub(super) fn that_travel_on(
 
 /// How many bytes the headers take, give or take the type marks.
 pub(crate) fn size(headers: &BTreeMap<String, HeaderValue>) -> usize {
-    headers
-        .iter()
-        .map(|(name, value)| entry_size(name, value))
-        .sum()
+    headers.iter().map(|(name, value)| entry_size(name, value)).sum()
 }
 
 /// Removes the largest headers until the rest fit: for dead letters, which have to get through whatever was sent.
 pub(super) fn shrink_to_fit(headers: &mut BTreeMap<String, HeaderValue>) {
     let mut total = size(headers);
     while total > HEADERS_BYTES_MAX {
-        let largest = headers
-            .iter()
-            .map(|(name, value)| (entry_size(name, value), name))
-            .max();
+        let largest = headers.iter().map(|(name, value)| (entry_size(name, value), name)).max();
         let Some((bytes, name)) = largest.map(|(bytes, name)| (bytes, name.clone())) else {
             return;
         };
@@ -128,13 +120,7 @@ fn value_size(value: &HeaderValue) -> usize {
         HeaderValue::Int(_) | HeaderValue::Float(_) | HeaderValue::Timestamp(_) => NUMBER_BYTES,
         HeaderValue::Text(text) => LENGTH_BYTES + text.len(),
         HeaderValue::Bytes(bytes) => LENGTH_BYTES + bytes.len(),
-        HeaderValue::List(values) => {
-            LENGTH_BYTES
-                + values
-                    .iter()
-                    .map(|value| 1 + value_size(value))
-                    .sum::<usize>()
-        }
+        HeaderValue::List(values) => LENGTH_BYTES + values.iter().map(|value| 1 + value_size(value)).sum::<usize>(),
         HeaderValue::Table(table) => LENGTH_BYTES + size(table),
         HeaderValue::Void => 0,
     }

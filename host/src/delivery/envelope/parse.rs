@@ -23,9 +23,7 @@ impl Malformed {
     /// How it ends: it is refused for good, without running.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        Outcome::Rejected {
-            message: self.to_string(),
-        }
+        Outcome::Rejected { message: self.to_string() }
     }
 }
 
@@ -42,11 +40,7 @@ pub fn parse(agent: &AgentName, message: &Message, now_ms: UnixMs) -> Result<Tas
         Ok((id, deadline_ms, reply.clone()?))
     });
     let (id, deadline_ms, reply_to) = read.map_err(|reason| Malformed {
-        task_id: message
-            .message_id
-            .as_deref()
-            .and_then(|id| TaskId::parse(id).ok())
-            .unwrap_or_else(TaskId::generate),
+        task_id: message.message_id.as_deref().and_then(|id| TaskId::parse(id).ok()).unwrap_or_else(TaskId::generate),
         reply: reply.ok().flatten(),
         reason: headers::printable(&reason),
     })?;
@@ -59,10 +53,7 @@ pub fn parse(agent: &AgentName, message: &Message, now_ms: UnixMs) -> Result<Tas
         agent: agent.clone(),
         attempt: fields.attempt.unwrap_or(1),
         attempts_max: fields.attempts_max,
-        enqueued_at_ms: fields
-            .enqueued_at_ms
-            .or(message.timestamp_ms)
-            .unwrap_or(now_ms),
+        enqueued_at_ms: fields.enqueued_at_ms.or(message.timestamp_ms).unwrap_or(now_ms),
         deadline_ms,
         revision: fields.revision,
         headers: fields.senders.into_iter().collect(),
@@ -75,10 +66,7 @@ pub fn parse(agent: &AgentName, message: &Message, now_ms: UnixMs) -> Result<Tas
 
 /// When a delivery may run at the earliest, if it is still going round through delay queues.
 pub(crate) fn not_before_ms(message: &Message) -> Option<UnixMs> {
-    message
-        .headers
-        .get(headers::NOT_BEFORE)
-        .and_then(HeaderValue::as_count)
+    message.headers.get(headers::NOT_BEFORE).and_then(HeaderValue::as_count)
 }
 
 /// What the header table says.
@@ -98,18 +86,12 @@ impl Fields {
     fn read(&mut self, message: &Message) -> Result<(), String> {
         let bytes = headers::size(&message.headers);
         if bytes > HEADERS_BYTES_MAX {
-            return Err(format!(
-                "its headers take {bytes} bytes, expected at most {HEADERS_BYTES_MAX}"
-            ));
+            return Err(format!("its headers take {bytes} bytes, expected at most {HEADERS_BYTES_MAX}"));
         }
         for (name, value) in &message.headers {
             self.read_header(&name.to_ascii_lowercase(), value)?;
         }
-        if message
-            .content_type
-            .as_deref()
-            .is_some_and(cloud_events::is_structured)
-        {
+        if message.content_type.as_deref().is_some_and(cloud_events::is_structured) {
             let event = cloud_events::parse_structured(&message.body)?;
             for (name, value) in &event.attributes {
                 self.senders.insert(name.clone(), value.clone());
@@ -117,11 +99,7 @@ impl Fields {
             self.event = Some(event);
         }
         if self.traceparent.is_none() {
-            self.traceparent = self
-                .senders
-                .get("ce-traceparent")
-                .cloned()
-                .and_then(well_formed_traceparent);
+            self.traceparent = self.senders.get("ce-traceparent").cloned().and_then(well_formed_traceparent);
         }
         Ok(())
     }
@@ -134,16 +112,13 @@ impl Fields {
             headers::DEADLINE => self.deadline_ms = Some(moment(name, value)?),
             headers::ENQUEUED_AT => self.enqueued_at_ms = Some(moment(name, value)?),
             headers::TRACEPARENT => {
-                let text = value
-                    .as_text()
-                    .ok_or_else(|| unexpected(name, value, "text"))?;
+                let text = value.as_text().ok_or_else(|| unexpected(name, value, "text"))?;
                 self.traceparent = well_formed_traceparent(text);
             }
             _ if headers::is_ours(name) || headers::is_the_brokers(name) => {}
             _ => {
                 if let Some(text) = value.as_text() {
-                    let name =
-                        cloud_events::attribute_header(name).unwrap_or_else(|| name.to_owned());
+                    let name = cloud_events::attribute_header(name).unwrap_or_else(|| name.to_owned());
                     // Names that differ in case only are one header, as in HTTP.
                     self.senders
                         .entry(name)
@@ -179,35 +154,22 @@ fn reply_to(message: &Message) -> Result<Option<ReplyTo>, String> {
             "reply-to is {routing_key:?}, expected a queue of the sender's own: agent.* and agents.* are not"
         ));
     }
-    Ok(Some(ReplyTo {
-        routing_key: routing_key.clone(),
-        correlation_id: message.correlation_id.clone(),
-    }))
+    Ok(Some(ReplyTo { routing_key: routing_key.clone(), correlation_id: message.correlation_id.clone() }))
 }
 
 /// How far AMQP's `timestamp`, in whole seconds, may lie before the moment of sending.
 const TIMESTAMP_ROUNDING_MS: u64 = 999;
 
 /// The deadline that `expiration` means: it counts from the sender's timestamp, or from now where there is none.
-pub(super) fn expiration_deadline_ms(
-    message: &Message,
-    now_ms: UnixMs,
-) -> Result<Option<UnixMs>, String> {
+pub(super) fn expiration_deadline_ms(message: &Message, now_ms: UnixMs) -> Result<Option<UnixMs>, String> {
     let Some(expiration) = &message.expiration else {
         return Ok(None);
     };
     let expiration_ms: u64 = expiration.trim().parse().map_err(|_| {
-        format!(
-            "expiration is {:?}, expected milliseconds as a decimal number",
-            headers::printable(expiration)
-        )
+        format!("expiration is {:?}, expected milliseconds as a decimal number", headers::printable(expiration))
     })?;
     let sent_at_ms = message.timestamp_ms.map_or(now_ms, |timestamp_ms| {
-        let rounding_ms = if timestamp_ms.is_multiple_of(1000) {
-            TIMESTAMP_ROUNDING_MS
-        } else {
-            0
-        };
+        let rounding_ms = if timestamp_ms.is_multiple_of(1000) { TIMESTAMP_ROUNDING_MS } else { 0 };
         timestamp_ms.saturating_add(rounding_ms).min(now_ms)
     });
     Ok(Some(sent_at_ms.saturating_add(expiration_ms)))
@@ -235,13 +197,10 @@ pub(super) fn moment(name: &str, value: &HeaderValue) -> Result<UnixMs, String> 
             .map(|time| u64::try_from(time.timestamp_millis()).unwrap_or(0)),
         _ => None,
     };
-    value.as_count().or_else(rfc3339).ok_or_else(|| {
-        unexpected(
-            name,
-            value,
-            "Unix milliseconds or RFC 3339 text such as 2030-01-31T12:00:00Z",
-        )
-    })
+    value
+        .as_count()
+        .or_else(rfc3339)
+        .ok_or_else(|| unexpected(name, value, "Unix milliseconds or RFC 3339 text such as 2030-01-31T12:00:00Z"))
 }
 
 fn unexpected(name: &str, value: &HeaderValue, expected: &str) -> String {
@@ -250,15 +209,7 @@ fn unexpected(name: &str, value: &HeaderValue, expected: &str) -> String {
         HeaderValue::List(_) => "a list".to_owned(),
         HeaderValue::Table(_) => "a table".to_owned(),
         HeaderValue::Void => "no value".to_owned(),
-        scalar => format!(
-            "{:?}",
-            scalar
-                .as_text()
-                .unwrap_or_default()
-                .chars()
-                .take(80)
-                .collect::<String>()
-        ),
+        scalar => format!("{:?}", scalar.as_text().unwrap_or_default().chars().take(80).collect::<String>()),
     };
     format!("header {name} is {found}, expected {expected}")
 }
@@ -268,15 +219,9 @@ fn well_formed_traceparent(text: String) -> Option<String> {
     let mut parts = text.split('-');
     let hex = |part: Option<&str>, digits: usize| {
         part.is_some_and(|part| {
-            part.len() == digits
-                && part
-                    .bytes()
-                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            part.len() == digits && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         })
     };
-    let known = hex(parts.next(), 2)
-        && hex(parts.next(), 32)
-        && hex(parts.next(), 16)
-        && hex(parts.next(), 2);
+    let known = hex(parts.next(), 2) && hex(parts.next(), 32) && hex(parts.next(), 16) && hex(parts.next(), 2);
     known.then_some(text)
 }

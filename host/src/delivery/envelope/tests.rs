@@ -14,10 +14,7 @@ fn agent() -> AgentName {
 }
 
 fn headers<const N: usize>(entries: [(&str, HeaderValue); N]) -> BTreeMap<String, HeaderValue> {
-    entries
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
+    entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn parsed(message: &Message) -> Task {
@@ -45,19 +42,8 @@ fn note() -> DeathNote {
 
 #[test]
 fn a_bare_message_is_a_task_with_defaults() {
-    let task = parsed(&Message {
-        body: Bytes::from_static(b"x"),
-        ..Message::default()
-    });
-    assert_eq!(
-        (
-            task.attempt,
-            task.attempts_max,
-            task.deadline_ms,
-            task.revision
-        ),
-        (1, None, None, None)
-    );
+    let task = parsed(&Message { body: Bytes::from_static(b"x"), ..Message::default() });
+    assert_eq!((task.attempt, task.attempts_max, task.deadline_ms, task.revision), (1, None, None, None));
     assert_eq!(task.enqueued_at_ms, NOW_MS);
     assert_eq!(task.content_type, "application/octet-stream");
     assert_eq!(task.id.as_str().len(), 36);
@@ -72,10 +58,7 @@ fn headers_reach_the_agent_in_lower_case_and_the_hosts_own_do_not() {
             ("x-max-attempts", "4".into()),
             ("x-revision", HeaderValue::Int(3)),
             ("x-deadline", "2030-01-01T00:00:00+01:00".into()),
-            (
-                "traceparent",
-                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
-            ),
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
             ("x-death", HeaderValue::List(vec![])),
             ("x-first-death-queue", "agent.voter".into()),
             ("Priority", HeaderValue::Int(5)),
@@ -85,14 +68,10 @@ fn headers_reach_the_agent_in_lower_case_and_the_hosts_own_do_not() {
         ]),
         ..Message::default()
     });
-    assert_eq!(
-        (task.attempt, task.attempts_max, task.revision),
-        (2, Some(4), Some(3))
-    );
+    assert_eq!((task.attempt, task.attempts_max, task.revision), (2, Some(4), Some(3)));
     assert_eq!(task.deadline_ms, Some(1_893_452_400_000));
     assert!(task.traceparent.is_some());
-    let expected =
-        [("a", "2, 1"), ("priority", "5")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let expected = [("a", "2, 1"), ("priority", "5")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(task.headers, expected);
 }
 
@@ -100,59 +79,19 @@ fn headers_reach_the_agent_in_lower_case_and_the_hosts_own_do_not() {
 fn wrong_headers_are_named_with_what_was_expected() {
     for (name, value, expected) in [
         ("x-attempt", HeaderValue::Int(0), "a whole number from 1"),
-        (
-            "x-attempt",
-            HeaderValue::Int(1 << 40),
-            "a whole number from 1",
-        ),
-        (
-            "x-max-attempts",
-            HeaderValue::Text("many".to_owned()),
-            "a whole number from 1",
-        ),
-        (
-            "x-revision",
-            HeaderValue::List(vec![]),
-            "a whole number from 1",
-        ),
-        (
-            "x-deadline",
-            HeaderValue::Text("tomorrow\u{1b}[2J".to_owned()),
-            "Unix milliseconds or RFC 3339",
-        ),
+        ("x-attempt", HeaderValue::Int(1 << 40), "a whole number from 1"),
+        ("x-max-attempts", HeaderValue::Text("many".to_owned()), "a whole number from 1"),
+        ("x-revision", HeaderValue::List(vec![]), "a whole number from 1"),
+        ("x-deadline", HeaderValue::Text("tomorrow\u{1b}[2J".to_owned()), "Unix milliseconds or RFC 3339"),
         ("traceparent", HeaderValue::Void, "text"),
     ] {
-        let text = refused(&Message {
-            headers: headers([(name, value)]),
-            ..Message::default()
-        });
-        assert!(
-            text.contains(name) && text.contains(expected) && !text.contains('\u{1b}'),
-            "{text}"
-        );
+        let text = refused(&Message { headers: headers([(name, value)]), ..Message::default() });
+        assert!(text.contains(name) && text.contains(expected) && !text.contains('\u{1b}'), "{text}");
     }
-    assert!(
-        refused(&Message {
-            message_id: Some("ä".to_owned()),
-            ..Message::default()
-        })
-        .contains("message-id")
-    );
-    assert!(
-        refused(&Message {
-            expiration: Some("soon".to_owned()),
-            ..Message::default()
-        })
-        .contains("expiration")
-    );
+    assert!(refused(&Message { message_id: Some("ä".to_owned()), ..Message::default() }).contains("message-id"));
+    assert!(refused(&Message { expiration: Some("soon".to_owned()), ..Message::default() }).contains("expiration"));
     let many = headers([("large", "x".repeat(headers::HEADERS_BYTES_MAX).into())]);
-    assert!(
-        refused(&Message {
-            headers: many,
-            ..Message::default()
-        })
-        .contains("headers take")
-    );
+    assert!(refused(&Message { headers: many, ..Message::default() }).contains("headers take"));
 }
 
 #[test]
@@ -167,41 +106,22 @@ fn a_malformed_message_keeps_its_id_and_its_senders_address() {
     assert_eq!(malformed.task_id.as_str(), "id");
     assert_eq!(malformed.reply.unwrap().routing_key, "replies");
     for own in ["agent.voter", "agent.voter.dead", "agents.delay.250ms"] {
-        let message = Message {
-            reply_to: Some(own.to_owned()),
-            ..Message::default()
-        };
+        let message = Message { reply_to: Some(own.to_owned()), ..Message::default() };
         assert!(refused(&message).contains("reply-to"));
-        assert!(
-            parse(&agent(), &message, NOW_MS)
-                .unwrap_err()
-                .reply
-                .is_none()
-        );
+        assert!(parse(&agent(), &message, NOW_MS).unwrap_err().reply.is_none());
     }
 }
 
 #[test]
 fn expiration_counts_from_the_senders_timestamp_and_the_earlier_deadline_holds() {
     let with = |timestamp_ms, deadline: Option<u64>| {
-        let headers = deadline
-            .map(|ms| ("x-deadline".to_owned(), ms.into()))
-            .into_iter()
-            .collect();
-        parsed(&Message {
-            expiration: Some("5000".to_owned()),
-            timestamp_ms,
-            headers,
-            ..Message::default()
-        })
-        .deadline_ms
+        let headers = deadline.map(|ms| ("x-deadline".to_owned(), ms.into())).into_iter().collect();
+        parsed(&Message { expiration: Some("5000".to_owned()), timestamp_ms, headers, ..Message::default() })
+            .deadline_ms
     };
     assert_eq!(with(None, None), Some(NOW_MS + 5000));
     // AMQP's timestamp may lie up to a second before the moment that it was taken at.
-    assert_eq!(
-        with(Some(NOW_MS - 60_123), None),
-        Some(NOW_MS - 60_123 + 999 + 5000)
-    );
+    assert_eq!(with(Some(NOW_MS - 60_123), None), Some(NOW_MS - 60_123 + 999 + 5000));
     assert_eq!(with(Some(NOW_MS + 60_000), None), Some(NOW_MS + 5000));
     assert_eq!(with(None, Some(NOW_MS + 1)), Some(NOW_MS + 1));
 }
@@ -211,36 +131,16 @@ fn cloud_events_come_in_headers_or_as_json() {
     for prefix in ["ce-", "cloudEvents_", "cloudEvents:", "CloudEvents:"] {
         let binary = Message {
             content_type: Some("text/plain".to_owned()),
-            headers: [
-                ("id", "e1"),
-                ("type", "vote"),
-                ("source", "/s"),
-                ("specversion", "1.0"),
-            ]
-            .map(|(name, value)| (format!("{prefix}{name}"), value.into()))
-            .into(),
+            headers: [("id", "e1"), ("type", "vote"), ("source", "/s"), ("specversion", "1.0")]
+                .map(|(name, value)| (format!("{prefix}{name}"), value.into()))
+                .into(),
             body: Bytes::from_static(b"data"),
             ..Message::default()
         };
         let task = parsed(&binary);
-        assert_eq!(
-            (task.id.as_str(), task.content_type.as_str()),
-            ("e1", "text/plain")
-        );
-        assert!(
-            task.headers
-                .contains(&("ce-type".to_owned(), "vote".to_owned())),
-            "{task:?}"
-        );
-        assert_eq!(
-            parsed(&Message {
-                message_id: Some("m1".to_owned()),
-                ..binary
-            })
-            .id
-            .as_str(),
-            "m1"
-        );
+        assert_eq!((task.id.as_str(), task.content_type.as_str()), ("e1", "text/plain"));
+        assert!(task.headers.contains(&("ce-type".to_owned(), "vote".to_owned())), "{task:?}");
+        assert_eq!(parsed(&Message { message_id: Some("m1".to_owned()), ..binary }).id.as_str(), "m1");
     }
     let structured = |json: &str| Message {
         content_type: Some("application/cloudevents+json; charset=utf-8".to_owned()),
@@ -249,56 +149,22 @@ fn cloud_events_come_in_headers_or_as_json() {
     };
     let envelope = r#""specversion":"1.0","id":"e2","source":"/s","type":"vote""#;
     for (data, content_type, body) in [
-        (
-            r#""data":{"a": 1.10}"#,
-            "application/json",
-            &br#"{"a": 1.10}"#[..],
-        ),
-        (
-            r#""data":"hi","datacontenttype":"text/plain""#,
-            "text/plain",
-            b"hi",
-        ),
-        (
-            r#""data":"hi","datacontenttype":"application/json""#,
-            "application/json",
-            b"\"hi\"",
-        ),
-        (
-            r#""data_base64":"/wA=","datacontenttype":"image/png""#,
-            "image/png",
-            &[0xff, 0],
-        ),
+        (r#""data":{"a": 1.10}"#, "application/json", &br#"{"a": 1.10}"#[..]),
+        (r#""data":"hi","datacontenttype":"text/plain""#, "text/plain", b"hi"),
+        (r#""data":"hi","datacontenttype":"application/json""#, "application/json", b"\"hi\""),
+        (r#""data_base64":"/wA=","datacontenttype":"image/png""#, "image/png", &[0xff, 0]),
         (r#""n":5"#, "application/json", b""),
     ] {
         let task = parsed(&structured(&format!("{{{envelope},{data}}}")));
-        assert_eq!(
-            (task.id.as_str(), task.content_type.as_str(), &task.body[..]),
-            ("e2", content_type, body)
-        );
-        assert!(
-            task.headers
-                .contains(&("ce-source".to_owned(), "/s".to_owned()))
-        );
+        assert_eq!((task.id.as_str(), task.content_type.as_str(), &task.body[..]), ("e2", content_type, body));
+        assert!(task.headers.contains(&("ce-source".to_owned(), "/s".to_owned())));
     }
-    for wrong in [
-        "",
-        "[]",
-        r#"{"id":"e"}"#,
-        &format!("{{{envelope},\"data\":1,\"data_base64\":\"\"}}"),
-        &"[".repeat(100_000),
-    ] {
-        assert!(
-            refused(&structured(wrong)).contains("CloudEvent"),
-            "{wrong:.80}"
-        );
+    for wrong in
+        ["", "[]", r#"{"id":"e"}"#, &format!("{{{envelope},\"data\":1,\"data_base64\":\"\"}}"), &"[".repeat(100_000)]
+    {
+        assert!(refused(&structured(wrong)).contains("CloudEvent"), "{wrong:.80}");
     }
-    assert!(
-        refused(&structured(&format!(
-            "{{{envelope},\"data_base64\":\"%\"}}"
-        )))
-        .contains("base64")
-    );
+    assert!(refused(&structured(&format!("{{{envelope},\"data_base64\":\"%\"}}"))).contains("base64"));
 }
 
 #[test]
@@ -322,10 +188,7 @@ fn a_retry_is_the_original_with_the_attempt_raised() {
     let again = retry(&original, &task, 2);
     let left: Vec<&str> = again.headers.keys().map(String::as_str).collect();
     assert_eq!(left, ["keep", "x-attempt", "x-deadline", "x-enqueued-at"]);
-    assert_eq!(
-        (again.expiration.as_deref(), &again.body),
-        (None, &original.body)
-    );
+    assert_eq!((again.expiration.as_deref(), &again.body), (None, &original.body));
     let next = parse(&agent(), &again, NOW_MS + 500).unwrap();
     assert_eq!(next, Task { attempt: 2, ..task });
 }
@@ -334,38 +197,17 @@ fn a_retry_is_the_original_with_the_attempt_raised() {
 fn results_go_to_those_who_asked() {
     let mut task = Task::new(agent(), "");
     assert!(result(&task, &Outcome::Succeeded(None)).is_none());
-    task.reply = Some(ReplyTo {
-        routing_key: "r".to_owned(),
-        correlation_id: None,
-    });
-    let output = Output {
-        content_type: Some("text/plain".to_owned()),
-        headers: Vec::new(),
-        body: "hi".into(),
-    };
+    task.reply = Some(ReplyTo { routing_key: "r".to_owned(), correlation_id: None });
+    let output = Output { content_type: Some("text/plain".to_owned()), headers: Vec::new(), body: "hi".into() };
     let (route, message) = result(&task, &Outcome::Succeeded(Some(output))).unwrap();
     assert_eq!(route, Route::Reply("r".to_owned()));
     assert_eq!(message.correlation_id.as_deref(), Some(task.id.as_str()));
-    assert_eq!(
-        (message.kind.as_deref(), message.content_type.as_deref()),
-        (Some("succeeded"), Some("text/plain"))
-    );
-    assert_eq!(
-        (&message.body[..], message.headers.is_empty()),
-        (&b"hi"[..], true)
-    );
-    let limit = Limit {
-        name: "limits.timeout",
-        allowed: "30s".to_owned(),
-    };
+    assert_eq!((message.kind.as_deref(), message.content_type.as_deref()), (Some("succeeded"), Some("text/plain")));
+    assert_eq!((&message.body[..], message.headers.is_empty()), (&b"hi"[..], true));
+    let limit = Limit { name: "limits.timeout", allowed: "30s".to_owned() };
     let (_, message) = result(&task, &Outcome::TimedOut(limit)).unwrap();
     assert_eq!(message.headers["x-error-type"], "timed-out".into());
-    assert!(
-        message.headers["x-error-message"]
-            .as_text()
-            .unwrap()
-            .contains("limits.timeout = 30s")
-    );
+    assert!(message.headers["x-error-message"].as_text().unwrap().contains("limits.timeout = 30s"));
 }
 
 #[test]
@@ -382,11 +224,7 @@ fn a_dead_letter_is_the_original_and_the_reason() {
     };
     let letter = dead_letter(&original, &note());
     assert_eq!(
-        (
-            letter.expiration.as_deref(),
-            letter.message_id.as_deref(),
-            &letter.body[..]
-        ),
+        (letter.expiration.as_deref(), letter.message_id.as_deref(), &letter.body[..]),
         (None, Some("t"), &b"b"[..])
     );
     let expected = headers([
@@ -406,13 +244,7 @@ fn a_dead_letter_is_the_original_and_the_reason() {
 #[test]
 fn a_message_with_too_many_headers_can_still_be_buried() {
     let huge = headers([("huge", "x".repeat(100_000).into()), ("small", "y".into())]);
-    let letter = dead_letter(
-        &Message {
-            headers: huge,
-            ..Message::default()
-        },
-        &note(),
-    );
+    let letter = dead_letter(&Message { headers: huge, ..Message::default() }, &note());
     assert!(!letter.headers.contains_key("huge") && letter.headers.contains_key("small"));
     assert!(headers::size(&letter.headers) <= headers::HEADERS_BYTES_MAX + 8 * 1024);
 }
@@ -424,8 +256,7 @@ fn any_value() -> impl Strategy<Value = HeaderValue> {
         any::<f64>().prop_map(HeaderValue::Float),
         ".*".prop_map(HeaderValue::Text),
         "[0-9]{1,30}".prop_map(HeaderValue::Text),
-        proptest::collection::vec(any::<u8>(), 0..32)
-            .prop_map(|bytes| HeaderValue::Bytes(bytes.into())),
+        proptest::collection::vec(any::<u8>(), 0..32).prop_map(|bytes| HeaderValue::Bytes(bytes.into())),
         any::<u64>().prop_map(HeaderValue::Timestamp),
         Just(HeaderValue::Void),
     ];
@@ -448,108 +279,65 @@ fn any_name() -> impl Strategy<Value = String> {
         "ce-id",
         "cloudEvents:id",
     ];
-    prop_oneof![
-        ".{0,20}",
-        proptest::sample::select(&KNOWN[..]).prop_map(str::to_owned)
-    ]
+    prop_oneof![".{0,20}", proptest::sample::select(&KNOWN[..]).prop_map(str::to_owned)]
 }
 
 fn any_message() -> impl Strategy<Value = Message> {
-    let text = || {
-        proptest::option::of(prop_oneof![
-            ".{0,140}",
-            Just("application/cloudevents+json".to_owned())
-        ])
-    };
+    let text = || proptest::option::of(prop_oneof![".{0,140}", Just("application/cloudevents+json".to_owned())]);
     let body = prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..64),
         r#"\{"specversion":"1.0","id":"[a-z]{0,3}","source":"","type":"","data":[0-9"\[{]{0,4}\}"#
             .prop_map(String::into_bytes),
     ];
-    let texts = (
-        text(),
-        text(),
-        text(),
-        text(),
-        text(),
-        proptest::option::of("[0-9 a]{0,25}"),
-    );
-    (
-        texts,
-        proptest::option::of(any::<u64>()),
-        proptest::collection::btree_map(any_name(), any_value(), 0..8),
-        body,
-    )
+    let texts = (text(), text(), text(), text(), text(), proptest::option::of("[0-9 a]{0,25}"));
+    (texts, proptest::option::of(any::<u64>()), proptest::collection::btree_map(any_name(), any_value(), 0..8), body)
         .prop_map(
-            |(
-                (message_id, correlation_id, reply_to, content_type, kind, expiration),
-                timestamp_ms,
-                headers,
-                body,
-            )| Message {
-                message_id,
-                correlation_id,
-                reply_to,
-                content_type,
-                kind,
-                timestamp_ms,
-                expiration,
-                headers,
-                body: body.into(),
+            |((message_id, correlation_id, reply_to, content_type, kind, expiration), timestamp_ms, headers, body)| {
+                Message {
+                    message_id,
+                    correlation_id,
+                    reply_to,
+                    content_type,
+                    kind,
+                    timestamp_ms,
+                    expiration,
+                    headers,
+                    body: body.into(),
+                }
             },
         )
 }
 
 fn any_task() -> impl Strategy<Value = Task> {
-    let reply =
-        proptest::option::of(("[b-z.]{1,20}", proptest::option::of(".{0,20}"))).prop_map(|reply| {
-            reply.map(|(routing_key, correlation_id)| ReplyTo {
-                routing_key,
-                correlation_id,
-            })
-        });
-    let numbers = (
-        1..=u32::MAX,
-        proptest::option::of(1..=u32::MAX),
-        proptest::option::of(1..i64::MAX as u64),
-    );
+    let reply = proptest::option::of(("[b-z.]{1,20}", proptest::option::of(".{0,20}")))
+        .prop_map(|reply| reply.map(|(routing_key, correlation_id)| ReplyTo { routing_key, correlation_id }));
+    let numbers = (1..=u32::MAX, proptest::option::of(1..=u32::MAX), proptest::option::of(1..i64::MAX as u64));
     let times = (0..i64::MAX as u64, proptest::option::of(0..i64::MAX as u64));
     let trace = proptest::option::of("00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]");
-    let texts = (
-        "[ -~]{1,128}",
-        "[a-z/;= ]{0,40}",
-        trace,
-        proptest::collection::btree_map("y[a-z0-9_.-]{0,20}", ".*", 0..5),
-    );
-    (
-        texts,
-        numbers,
-        times,
-        reply,
-        proptest::collection::vec(any::<u8>(), 0..64),
+    let texts =
+        ("[ -~]{1,128}", "[a-z/;= ]{0,40}", trace, proptest::collection::btree_map("y[a-z0-9_.-]{0,20}", ".*", 0..5));
+    (texts, numbers, times, reply, proptest::collection::vec(any::<u8>(), 0..64)).prop_map(
+        |(
+            (id, content_type, traceparent, headers),
+            (attempt, attempts_max, revision),
+            (enqueued_at_ms, deadline_ms),
+            reply,
+            body,
+        )| Task {
+            id: TaskId::parse(&id).unwrap(),
+            agent: agent(),
+            attempt,
+            attempts_max,
+            enqueued_at_ms,
+            deadline_ms,
+            revision,
+            headers: headers.into_iter().collect(),
+            content_type,
+            body: body.into(),
+            traceparent,
+            reply,
+        },
     )
-        .prop_map(
-            |(
-                (id, content_type, traceparent, headers),
-                (attempt, attempts_max, revision),
-                (enqueued_at_ms, deadline_ms),
-                reply,
-                body,
-            )| Task {
-                id: TaskId::parse(&id).unwrap(),
-                agent: agent(),
-                attempt,
-                attempts_max,
-                enqueued_at_ms,
-                deadline_ms,
-                revision,
-                headers: headers.into_iter().collect(),
-                content_type,
-                body: body.into(),
-                traceparent,
-                reply,
-            },
-        )
 }
 
 proptest! {

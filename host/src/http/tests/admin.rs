@@ -36,7 +36,8 @@ async fn agents_are_listed_in_pages_and_shown() {
     let (doubles, _published) = Doubles::new();
     doubles.lock().agents = ["a", "b", "c"].map(agent_info).to_vec();
     let router = doubles.router(Config::default());
-    let names = |page: &Value| page["items"].as_array().unwrap().iter().map(|item| item["name"].clone()).collect::<Vec<_>>();
+    let names =
+        |page: &Value| page["items"].as_array().unwrap().iter().map(|item| item["name"].clone()).collect::<Vec<_>>();
     let first = get(&router, "/v1/agents?limit=2").await.json();
     assert_eq!((names(&first), &first["next"]), (vec!["a".into(), "b".into()], &"b".into()));
     let second = get(&router, "/v1/agents?limit=2&cursor=b").await.json();
@@ -46,7 +47,10 @@ async fn agents_are_listed_in_pages_and_shown() {
         get(&router, &format!("/v1/agents?{bad}")).await.problem(400, "bad-request");
     }
     let agent = get(&router, "/v1/agents/a").await.json();
-    assert_eq!((&agent["digest"], &agent["state"], &agent["queue_depth"]), (&"sha256:2".into(), &"consuming".into(), &7.into()));
+    assert_eq!(
+        (&agent["digest"], &agent["state"], &agent["queue_depth"]),
+        (&"sha256:2".into(), &"consuming".into(), &7.into())
+    );
     assert_eq!((&agent["traffic"]["2"], &agent["limits"]["memory_bytes"]), (&100.into(), &(64 << 20).into()));
     assert_eq!(agent["revisions"].as_array().unwrap().len(), 2);
     get(&router, "/v1/agents/nobody").await.problem(404, "unknown-agent");
@@ -65,7 +69,10 @@ async fn a_deploy_hands_over_what_was_sent() {
     assert_eq!(answer.json(), expected);
     assert_eq!(answer.header("location"), Some("/v1/agents/echo"));
     let (agent, upload, activate) = doubles.lock().deploys.pop().unwrap();
-    assert_eq!((agent.as_str(), &upload.module[..], upload.manifest.as_str()), ("echo", MODULE.2, "manifest_version = 1"));
+    assert_eq!(
+        (agent.as_str(), &upload.module[..], upload.manifest.as_str()),
+        ("echo", MODULE.2, "manifest_version = 1")
+    );
     assert!(activate);
     let names: Vec<_> = upload.migrations.iter().map(|migration| migration.name.as_str()).collect();
     assert_eq!(names, ["0001_a.sql", "0002_b.sql"]);
@@ -104,7 +111,8 @@ async fn a_form_that_is_not_as_expected_is_400() {
     }
     post(&router, REVISIONS, &[("content-type", "application/wasm")], "x").await.problem(400, "bad-request");
     post(&router, REVISIONS, &MULTIPART, "not a form").await.problem(400, "bad-request");
-    let detail = deploy(&router, &format!("{REVISIONS}?plan=true"), &[MODULE, MANIFEST]).await.problem(400, "bad-request");
+    let detail =
+        deploy(&router, &format!("{REVISIONS}?plan=true"), &[MODULE, MANIFEST]).await.problem(400, "bad-request");
     assert!(detail.contains("plan"), "{detail}");
     deploy(&router, REVISIONS, &[MODULE, ("manifest", None, &[b' '; 300 << 10])]).await.problem(413, "too-large");
     deploy(&router, "/v1/agents/Bad_Name/revisions", &[MODULE, MANIFEST]).await.problem(404, "unknown-agent");
@@ -175,7 +183,11 @@ async fn each_route_asks_for_its_token() {
     ] {
         assert_eq!(status(&method, path, None).await, 401, "{method} {path}");
         assert_eq!(status(&method, path, Some("wrong")).await, 401, "{method} {path}");
-        let got = [status(&method, path, Some("s")).await, status(&method, path, Some("r")).await, status(&method, path, Some("a")).await];
+        let got = [
+            status(&method, path, Some("s")).await,
+            status(&method, path, Some("r")).await,
+            status(&method, path, Some("a")).await,
+        ];
         assert_eq!(got, [submit, read, admin], "{method} {path}");
     }
     for open in ["/healthz", "/readyz", "/metrics", "/openapi.json"] {

@@ -47,7 +47,8 @@ pub(crate) struct Doubles {
 pub(crate) type Published = mpsc::UnboundedReceiver<(Task, Option<Duration>)>;
 
 pub(crate) fn agent_info(name: &str) -> AgentInfo {
-    let manifest = format!("manifest_version = 1\n[agent]\nname = \"{name}\"\nmodule = \"m.wasm\"\ndescription = \"does\"\n");
+    let manifest =
+        format!("manifest_version = 1\n[agent]\nname = \"{name}\"\nmodule = \"m.wasm\"\ndescription = \"does\"\n");
     AgentInfo {
         name: AgentName::parse(name).unwrap(),
         revision: 2,
@@ -133,7 +134,8 @@ impl Doubles {
             record.status = Status::Succeeded;
             record.revision = Some(2);
             record.usage = Some(Usage { memory_bytes_peak: 1, cpu_us: 2, wall_us: 3, host_calls: 4 });
-            record.output = Some(Output { content_type: content_type.map(str::to_owned), headers: Vec::new(), body: body.into() });
+            record.output =
+                Some(Output { content_type: content_type.map(str::to_owned), headers: Vec::new(), body: body.into() });
             record.finished_at_ms = Some(9);
         });
     }

@@ -16,14 +16,20 @@ async fn a_task_shows_itself_as_the_contract_says() {
     let id = submitted(&router).await;
     let path = format!("/v1/tasks/{id}");
     let queued = get(&router, &path).await.json();
-    assert_eq!((&queued["status"], &queued["output"], &queued["revision"]), (&"queued".into(), &Value::Null, &Value::Null));
+    assert_eq!(
+        (&queued["status"], &queued["output"], &queued["revision"]),
+        (&"queued".into(), &Value::Null, &Value::Null)
+    );
     let mut fields: Vec<_> = queued.as_object().unwrap().keys().cloned().collect();
     fields.sort();
     let expected = "agent attempt enqueued_at failure finished_at id output progress revision started_at status usage";
     assert_eq!(fields.join(" "), expected);
     doubles.succeed(&id, Some("application/json"), b"{\"sum\": 3}");
     let done = get(&router, &path).await.json();
-    assert_eq!((&done["status"], &done["output"]["sum"], &done["finished_at"]), (&"succeeded".into(), &3.into(), &9.into()));
+    assert_eq!(
+        (&done["status"], &done["output"]["sum"], &done["finished_at"]),
+        (&"succeeded".into(), &3.into(), &9.into())
+    );
     let usage = serde_json::json!({ "memory_bytes_peak": 1, "cpu_us": 2, "wall_us": 3, "host_calls": 4 });
     assert_eq!(done["usage"], usage);
     let raw = get(&router, &format!("{path}/output")).await;

@@ -65,7 +65,8 @@ async fn a_client_that_asks_first_is_refused_without_sending() {
     let (doubles, _published) = Doubles::new();
     let url = serve(doubles.router(Config::default())).await;
     let mut stream = tokio::net::TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
-    let head = "POST /v1/agents/echo/tasks HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 10000000\r\n\r\n";
+    let head =
+        "POST /v1/agents/echo/tasks HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 10000000\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = vec![0; 12];
     stream.read_exact(&mut answer).await.unwrap();

@@ -36,7 +36,9 @@ async fn a_task_is_published_as_it_was_sent_and_recorded() {
 async fn unknown_and_malformed_agents_are_404() {
     let (doubles, mut published) = Doubles::new();
     let router = doubles.router(Config::default());
-    for path in ["/v1/agents/nobody/tasks", "/v1/agents/Echo/tasks", "/v1/agents/a%2Fb/tasks", "/v1/agents/nobody/tasks:batch"] {
+    for path in
+        ["/v1/agents/nobody/tasks", "/v1/agents/Echo/tasks", "/v1/agents/a%2Fb/tasks", "/v1/agents/nobody/tasks:batch"]
+    {
         let detail = post(&router, path, &[], "1").await.problem(404, "unknown-agent");
         assert!(detail.contains("deployed"), "{detail}");
     }
@@ -126,7 +128,8 @@ async fn an_idempotency_key_stands_for_one_task() {
 async fn prefer_wait_answers_with_the_result() {
     let (doubles, mut published) = Doubles::new();
     let router = doubles.router(Config::default());
-    let waiting = |router: Router| tokio::spawn(async move { post(&router, TASKS, &[("prefer", "wait=60")], "x").await });
+    let waiting =
+        |router: Router| tokio::spawn(async move { post(&router, TASKS, &[("prefer", "wait=60")], "x").await });
     let request = waiting(router.clone());
     let id = published.recv().await.unwrap().0.id;
     doubles.succeed(&id, Some("image/png"), b"\x89PNG");

@@ -72,10 +72,10 @@ impl Writer {
                     progress.extend(note.progress.map(|progress| (id, progress)));
                 }
             }
-            pending.extend(ends.drain(..).map(|Finished { change, reply, allowance }| Pending {
-                change,
-                waiting: vec![(reply, allowance)],
-            }));
+            pending.extend(
+                ends.drain(..)
+                    .map(|Finished { change, reply, allowance }| Pending { change, waiting: vec![(reply, allowance)] }),
+            );
             if !pending.is_empty() {
                 self.write(coalesced(pending)).await;
             }

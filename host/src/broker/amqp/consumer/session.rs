@@ -6,9 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 use tokio::sync::mpsc;
@@ -87,9 +85,7 @@ pub(super) async fn run<T, F: Fn(Delivery, &str) -> Option<T>>(
     closing: &CancellationToken,
 ) -> Result<End, BrokerError> {
     declare::apply(connection, &source.declarations, predeclared).await?;
-    let mut session = Session::open(connection, source)
-        .await
-        .map_err(|error| BrokerError(error.to_string()))?;
+    let mut session = Session::open(connection, source).await.map_err(|error| BrokerError(error.to_string()))?;
     source.live.send_replace(true);
     match session.pump(source, closing).await {
         Ok(end) => {
@@ -106,14 +102,10 @@ impl Session {
         source: &Source<T, F>,
     ) -> lapin::Result<Self> {
         let channel = connection.create_channel().await?;
-        channel
-            .basic_qos(source.prefetch, BasicQosOptions::default())
-            .await?;
+        channel.basic_qos(source.prefetch, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions::default();
         let queue = source.queue.as_str().into();
-        let consumer = channel
-            .basic_consume(queue, "".into(), options, FieldTable::default())
-            .await?;
+        let consumer = channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
         let (settled_sender, settled) = mpsc::unbounded_channel();
         Ok(Self {
             channel,
@@ -183,16 +175,9 @@ impl Session {
     }
 
     fn receive(&self, delivery: lapin::message::Delivery) -> (Delivery, String) {
-        let receipt = SessionReceipt {
-            tag: delivery.delivery_tag,
-            settled: self.settled_sender.clone(),
-        };
+        let receipt = SessionReceipt { tag: delivery.delivery_tag, settled: self.settled_sender.clone() };
         let message = convert::message(&delivery.properties, delivery.data);
-        let received = Delivery {
-            message,
-            redelivered: delivery.redelivered,
-            receipt: Receipt::new(receipt),
-        };
+        let received = Delivery { message, redelivered: delivery.redelivered, receipt: Receipt::new(receipt) };
         (received, delivery.routing_key.as_str().to_owned())
     }
 
@@ -220,36 +205,22 @@ impl Session {
 
     /// Tells the broker what is finished: in bulk, and one by one what waits for too long or too many for the bulk.
     async fn flush(&mut self, everything: bool) -> lapin::Result<()> {
-        let waited = self
-            .stragglers_since
-            .is_some_and(|since| since.elapsed() >= STRAGGLER_DELAY);
-        let told = self.marks.take(
-            everything || waited || self.marks.untold() >= self.stragglers_max.max(FLUSH_COUNT),
-        );
+        let waited = self.stragglers_since.is_some_and(|since| since.elapsed() >= STRAGGLER_DELAY);
+        let told = self.marks.take(everything || waited || self.marks.untold() >= self.stragglers_max.max(FLUSH_COUNT));
         if let Some(tag) = told.up_to {
-            self.channel
-                .basic_ack(tag, BasicAckOptions { multiple: true })
-                .await?;
+            self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
         }
         // Together, so that they leave in one write.
-        let single = told.single.iter().map(|tag| {
-            self.channel
-                .basic_ack(*tag, BasicAckOptions { multiple: false })
-        });
+        let single = told.single.iter().map(|tag| self.channel.basic_ack(*tag, BasicAckOptions { multiple: false }));
         futures::future::try_join_all(single).await?;
-        self.stragglers_since =
-            (self.marks.untold() > 0).then(|| self.stragglers_since.unwrap_or_else(Instant::now));
+        self.stragglers_since = (self.marks.untold() > 0).then(|| self.stragglers_since.unwrap_or_else(Instant::now));
         Ok(())
     }
 
     /// Cancels the consumer at the broker and hands back what came before it heard of that.
     async fn cancel(&mut self) -> lapin::Result<()> {
-        self.channel
-            .basic_cancel(self.consumer.tag(), BasicCancelOptions::default())
-            .await?;
-        while let Ok(Some(delivery)) =
-            tokio::time::timeout(CANCEL_TIMEOUT, self.consumer.next()).await
-        {
+        self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default()).await?;
+        while let Ok(Some(delivery)) = tokio::time::timeout(CANCEL_TIMEOUT, self.consumer.next()).await {
             let tag = delivery?.delivery_tag;
             self.marks.handed_back(tag);
             hand_back(&self.channel, tag).await?;
@@ -278,15 +249,7 @@ impl Session {
 }
 
 async fn hand_back(channel: &Channel, tag: u64) -> lapin::Result<()> {
-    channel
-        .basic_nack(
-            tag,
-            BasicNackOptions {
-                multiple: false,
-                requeue: true,
-            },
-        )
-        .await
+    channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await
 }
 
 fn arm(wanted: bool, set: &mut bool, timer: Pin<&mut Sleep>) {
@@ -303,10 +266,7 @@ enum Next<'a, T> {
 }
 
 /// The next delivery, once there is room for it: until then it stays with the driver, and so with the prefetch.
-async fn next<'a, T>(
-    consumer: &mut lapin::Consumer,
-    deliveries: Option<&'a mpsc::Sender<T>>,
-) -> Next<'a, T> {
+async fn next<'a, T>(consumer: &mut lapin::Consumer, deliveries: Option<&'a mpsc::Sender<T>>) -> Next<'a, T> {
     let Some(deliveries) = deliveries else {
         return Next::NobodyTakesThem;
     };

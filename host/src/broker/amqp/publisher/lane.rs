@@ -34,16 +34,7 @@ impl Request {
         body: Bytes,
     ) -> (Self, oneshot::Receiver<Result<(), PublishError>>) {
         let (answer, answered) = oneshot::channel();
-        (
-            Self {
-                exchange,
-                routing_key,
-                properties,
-                body,
-                answer,
-            },
-            answered,
-        )
+        (Self { exchange, routing_key, properties, body, answer }, answered)
     }
 
     /// Whether it goes to a queue by name that is not one of the host's.
@@ -94,12 +85,7 @@ impl Lane {
     }
 }
 
-async fn run(
-    name: &str,
-    link: &Link,
-    mut requests: mpsc::UnboundedReceiver<Request>,
-    on_loss: impl Fn(),
-) {
+async fn run(name: &str, link: &Link, mut requests: mpsc::UnboundedReceiver<Request>, on_loss: impl Fn()) {
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let connection = tokio::select! {
@@ -116,11 +102,7 @@ async fn run(
         match open(&connection).await {
             Ok(channel) => {
                 let reason = serve(&channel, &mut requests, &mut batch).await;
-                tracing::warn!(
-                    lane = name,
-                    reason,
-                    "lost a publishing channel; opening another"
-                );
+                tracing::warn!(lane = name, reason, "lost a publishing channel; opening another");
                 on_loss();
             }
             Err(error) => {
@@ -133,9 +115,7 @@ async fn run(
 
 async fn open(connection: &Connection) -> lapin::Result<Channel> {
     let channel = connection.create_channel().await?;
-    channel
-        .confirm_select(ConfirmSelectOptions::default())
-        .await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
     Ok(channel)
 }
 
@@ -155,11 +135,7 @@ struct Answered {
 type InFlight<'a> = FuturesUnordered<BoxFuture<'a, Answered>>;
 
 /// Publishes until the channel is lost; says why it is.
-async fn serve(
-    channel: &Channel,
-    requests: &mut mpsc::UnboundedReceiver<Request>,
-    batch: &mut Vec<Request>,
-) -> String {
+async fn serve(channel: &Channel, requests: &mut mpsc::UnboundedReceiver<Request>, batch: &mut Vec<Request>) -> String {
     let mut in_flight: InFlight = FuturesUnordered::new();
     let mut returns = Returns::default();
     // A batch that the last channel could no longer take.
@@ -201,31 +177,15 @@ fn send_all<'a>(channel: &'a Channel, batch: &mut Vec<Request>, in_flight: &InFl
 }
 
 async fn send(channel: &Channel, request: Request) -> Answered {
-    let Request {
-        exchange,
-        routing_key,
-        properties,
-        body,
-        answer,
-    } = request;
+    let Request { exchange, routing_key, properties, body, answer } = request;
     let fingerprint = Fingerprint::of(exchange.as_str(), routing_key.as_str(), &properties);
-    let options = BasicPublishOptions {
-        mandatory: true,
-        ..BasicPublishOptions::default()
-    };
-    let published = channel
-        .basic_publish(exchange, routing_key.clone(), options, &body, properties)
-        .await;
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let published = channel.basic_publish(exchange, routing_key.clone(), options, &body, properties).await;
     let confirmation = match published {
         Ok(confirm) => confirm.await,
         Err(error) => Err(error),
     };
-    Answered {
-        fingerprint,
-        confirmation,
-        answer,
-        routing_key,
-    }
+    Answered { fingerprint, confirmation, answer, routing_key }
 }
 
 /// Answers what the broker has answered; an error means that the channel is lost.
@@ -247,24 +207,22 @@ fn settle(
             {
                 returns.note(returned);
                 // Noted once: it may be another message than the one that it came with.
-                answered.confirmation = match std::mem::replace(
-                    &mut answered.confirmation,
-                    Ok(Confirmation::NotRequested),
-                ) {
-                    Ok(Confirmation::Nack(_)) => Ok(Confirmation::Nack(None)),
-                    _ => Ok(Confirmation::Ack(None)),
-                };
+                answered.confirmation =
+                    match std::mem::replace(&mut answered.confirmation, Ok(Confirmation::NotRequested)) {
+                        Ok(Confirmation::Nack(_)) => Ok(Confirmation::Nack(None)),
+                        _ => Ok(Confirmation::Ack(None)),
+                    };
             }
         }
         for answered in known {
             let verdict = match answered.confirmation {
-                _ if returns.claim(answered.fingerprint) => Err(PublishError::Unroutable {
-                    route: answered.routing_key.as_str().to_owned(),
-                }),
+                _ if returns.claim(answered.fingerprint) => {
+                    Err(PublishError::Unroutable { route: answered.routing_key.as_str().to_owned() })
+                }
                 Ok(Confirmation::Ack(_)) => Ok(()),
-                Ok(Confirmation::Nack(_)) => Err(unavailable(
-                    "the broker refused the message: its queue is full or in trouble",
-                )),
+                Ok(Confirmation::Nack(_)) => {
+                    Err(unavailable("the broker refused the message: its queue is full or in trouble"))
+                }
                 Ok(Confirmation::NotRequested) => Err(unavailable("the channel does not confirm")),
                 Err(error) => {
                     drop(answered.answer.send(Err(unavailable(&error.to_string()))));

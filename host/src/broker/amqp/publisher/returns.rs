@@ -29,9 +29,7 @@ impl Fingerprint {
         let mut hasher = DefaultHasher::new();
         (exchange, routing_key).hash(&mut hasher);
         for text in [properties.message_id(), properties.correlation_id()] {
-            text.as_ref()
-                .map(lapin::types::ShortString::as_str)
-                .hash(&mut hasher);
+            text.as_ref().map(lapin::types::ShortString::as_str).hash(&mut hasher);
         }
         Self(hasher.finish())
     }
@@ -53,11 +51,8 @@ impl Returns {
     /// A message came back.
     pub(super) fn note(&mut self, returned: &BasicReturnMessage) {
         let delivery = &returned.delivery;
-        let fingerprint = Fingerprint::of(
-            delivery.exchange.as_str(),
-            delivery.routing_key.as_str(),
-            &delivery.properties,
-        );
+        let fingerprint =
+            Fingerprint::of(delivery.exchange.as_str(), delivery.routing_key.as_str(), &delivery.properties);
         *self.unclaimed.entry(fingerprint).or_default() += 1;
     }
 
