@@ -4,6 +4,14 @@
 //! The difference is what the host adds: admission, memory rationing, limits, timeouts, capability sessions, outcomes.
 //! Tasks are started 64 at a time, as a busy host does, so that neither side measures the wake-up of an idle thread.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a benchmark that does not run measures nothing"
+)]
+
 use std::path::Path;
 use std::sync::Arc;
 

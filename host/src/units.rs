@@ -54,7 +54,7 @@ impl std::fmt::Display for ByteSize {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (unit, bytes_per_unit) = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("MB", 1_000_000), ("KiB", 1 << 10)]
             .into_iter()
-            .find(|(_, bytes)| self.0 >= *bytes && self.0 % bytes == 0)
+            .find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes))
             .unwrap_or(("B", 1));
         write!(f, "{}{unit}", self.0 / bytes_per_unit)
     }
@@ -83,7 +83,7 @@ pub fn format_duration(duration: Duration) -> String {
     let (unit, ms_per_unit) = DURATION_UNITS
         .into_iter()
         .rev()
-        .find(|(_, per_unit)| ms >= *per_unit && ms % per_unit == 0)
+        .find(|(_, per_unit)| ms >= *per_unit && ms.is_multiple_of(*per_unit))
         .unwrap_or(("ms", 1));
     format!("{}{unit}", ms / ms_per_unit)
 }

@@ -4,6 +4,14 @@
 //! `cargo xtask test` starts the servers and builds the agents. Each test has a host, a virtual broker user's view of
 //! nothing but its own queues, and fails, never skips, where a server is missing.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's helpers fail like the test itself"
+)]
+
 mod bad_input;
 mod common;
 mod files;
