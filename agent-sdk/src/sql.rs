@@ -39,7 +39,7 @@ pub use raw::DbValue as Value;
 /// How many rows one call to the host fetches: enough to make its cost small, few enough to hold in memory.
 const BATCH_ROWS: u32 = 256;
 
-/// Makes the parameters of a statement from values that implement [`ToParam`](crate::sql::ToParam), in the order of
+/// Makes the parameters of a statement from values that implement [`ToParam`], in the order of
 /// `$1`, `$2`, …
 #[macro_export]
 macro_rules! params {

@@ -9,7 +9,7 @@
 //! Two connections, because under a memory alarm the broker stops reading from connections that publish, and an
 //! acknowledgement sent there would wait for the alarm to clear (measured).
 //!
-//! Everything heals itself: a [`link::Link`] per connection remakes it, and each lane and each consumer remakes its
+//! Everything heals itself: a `link::Link` per connection remakes it, and each lane and each consumer remakes its
 //! channel, also where only the channel died (a consumer timeout, a deleted queue). The driver's own recovery is not
 //! used: it knows nothing of channels that die alone, and nothing of receipts that became void.
 

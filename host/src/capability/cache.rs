@@ -1,7 +1,7 @@
 //! Cache: values that may be forgotten, with times to live, for what can be computed again.
 //!
 //! Keys are confined to `ah:{agent}:cache:`. [`Cache`] has two implementations side by side, Redis and in process;
-//! [`conformance`] holds both to the same rules.
+//! `conformance` holds both to the same rules.
 
 #[cfg(any(test, feature = "test-support"))]
 pub mod conformance;

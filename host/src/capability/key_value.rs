@@ -4,7 +4,7 @@
 //! two agents never meet, whatever the key says. Effects are immediate and at least once: they are not part of the
 //! task's transaction.
 //!
-//! [`KeyValue`] has two implementations side by side, Redis and in process; [`conformance`] holds both to the same rules.
+//! [`KeyValue`] has two implementations side by side, Redis and in process; `conformance` holds both to the same rules.
 
 #[cfg(any(test, feature = "test-support"))]
 pub mod conformance;

@@ -25,7 +25,7 @@ const RECONNECT_ATTEMPTS_MAX: usize = 4;
 const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(50);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(500);
 
-/// Reads all keys, unless their values together pass ARGV[1] bytes: then it gives nil instead of building the reply.
+/// Reads all keys, unless their values together pass `ARGV[1]` bytes: then it gives nil instead of building the reply.
 pub(super) const GET_MANY_SCRIPT: &str = "\
 local bytes = 0
 for _, key in ipairs(KEYS) do

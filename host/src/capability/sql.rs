@@ -2,11 +2,11 @@
 //!
 //! The agent opens a database that its manifest grants and never sees an address. All statements of a task share one
 //! connection under the agent's own login role; under `transaction = "task"` they are one transaction, opened with the
-//! first statement and ended by [`SqlSession::finish`]. Statements go through the extended protocol: one statement a
+//! first statement and ended by `SqlSession::finish`. Statements go through the extended protocol: one statement a
 //! call, values apart from the text.
 //!
 //! [`Database`] is the port. [`Postgres`] is a server that is there already, [`LazyDatabase`] a private one that is
-//! started for the first agent that wants it; [`conformance`] holds both to the same rules.
+//! started for the first agent that wants it; `conformance` holds both to the same rules.
 
 #[cfg(any(test, feature = "test-support"))]
 pub mod conformance;
