@@ -90,23 +90,37 @@ impl Dispatcher {
             Ok(task) => Arc::new(task),
             Err(malformed) => return self.settle_malformed(delivery, &active.agent, malformed).await,
         };
-        // Pinning to a revision that is not loaded here is decided with traffic splitting; the active one runs it.
         let attempt = Attempt { delivery, task, revision: active, started_at_ms: now_ms };
-        let completion = if attempt.task.is_expired(now_ms) {
-            Completion { outcome: Outcome::Expired, usage: Usage::default(), init: None, follow_ups: Vec::new() }
-        } else {
-            self.records.note(attempt.update(Status::Running, None));
-            let interrupt = self.interrupt.clone();
-            self.runner.run(Arc::clone(&attempt.revision), Arc::clone(&attempt.task), interrupt).await
+        let completion = match attempt.not_to_be_run(now_ms) {
+            Some(outcome) => Completion { outcome, usage: Usage::default(), init: None, follow_ups: Vec::new() },
+            None => {
+                self.records.note(attempt.update(Status::Running, None));
+                let interrupt = self.interrupt.clone();
+                let completion =
+                    self.runner.run(Arc::clone(&attempt.revision), Arc::clone(&attempt.task), interrupt).await;
+                self.metrics.ran(&attempt.task.agent, &completion);
+                completion
+            }
         };
         // The instance is gone: the next task may start while this one's results are being confirmed.
         drop(admission);
-        self.metrics.ran(&attempt.task.agent, &completion);
         self.settle(attempt, completion).await;
     }
 }
 
 impl Attempt {
+    /// How a task ends that is not worth an instance.
+    fn not_to_be_run(&self, now_ms: UnixMs) -> Option<Outcome> {
+        if self.task.is_expired(now_ms) {
+            return Some(Outcome::Expired);
+        }
+        let (pinned, active) = (self.task.revision?, self.revision.number);
+        // On another revision than its sender asked for it might do anything; a dead letter tells.
+        (pinned != active).then(|| Outcome::Rejected {
+            message: format!("x-revision pins it to revision {pinned}, but revision {active} is the active one"),
+        })
+    }
+
     fn update(&self, status: Status, completion: Option<&Completion>) -> Update {
         let output = match completion.map(|completion| &completion.outcome) {
             Some(Outcome::Succeeded(output)) => output.clone(),

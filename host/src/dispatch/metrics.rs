@@ -108,7 +108,7 @@ impl DispatchMetrics {
 
     pub(super) fn ran(&self, agent: &AgentName, completion: &Completion) {
         // An interrupted attempt is handed back and counts where it runs to its end.
-        if matches!(completion.outcome, Outcome::Interrupted | Outcome::Expired) {
+        if completion.outcome == Outcome::Interrupted {
             return;
         }
         let label = &[agent.as_str()];

@@ -29,6 +29,8 @@ TASKS = [
     ("echo", "text/plain", "grüezi".encode(), {}, "succeeded", lambda b: b == "grüezi".encode()),
     ("echo", "application/octet-stream", bytes(range(256)), {}, "succeeded", lambda b: b == bytes(range(256))),
     ("echo", "application/octet-stream", b"", {}, "succeeded", lambda b: b == b""),
+    ("echo", "text/plain", b"pinned to a revision that is not active", {"x-revision": 1_000_000}, "rejected", None),
+    ("echo", "text/plain", b"an attempt that is no number", {"x-attempt": "soon"}, "rejected", None),
     ("thumbnail", "image/png", PIXEL, {"width": 16, "height": 16}, "succeeded", lambda b: b.startswith(b"\x89PNG")),
     ("thumbnail", "image/png", b"no image", {}, "rejected", None),
     ("counter", JSON, json.dumps({"key": run, "by": 5}).encode(), {}, "succeeded", lambda b: json_of(b)["value"] == 5),
