@@ -123,6 +123,9 @@ impl Submit {
             }
             Err(ClientError::Refused(refused)) if refused.failure.is_some() => {
                 let id = refused.task_id.unwrap_or_else(|| "-".to_owned());
+                if console.format == Format::Json {
+                    print_document(&client.task(&id).await?, console)?;
+                }
                 let (kind, message) = refused.failure.map_or_else(Default::default, |why| (why.kind, why.message));
                 Err(task_failed(&id, "failed", &kind, &message))
             }

@@ -121,6 +121,8 @@ async fn submit_and_wait_prints_the_output_as_it_is() {
     let said = ended.err.strip_prefix("agent-host: task ").unwrap();
     assert!(said.contains(" failed: timed-out: ") && said.contains("limits.timeout"), "{}", ended.err);
     let json = ["submit", "echo", "x", "--wait", "--format", "json"];
+    let ended = host.run_while(&json, |doubles, id| doubles.fail(id, "rejected", "no")).await;
+    assert_eq!((ended.status, &ended.json()["failure"]["message"]), (1, &"no".into()), "{}", ended.err);
     let ended = host.run_while(&json, |doubles, id| doubles.succeed(id, None, b"done")).await;
     assert_eq!((&ended.json()["status"], &ended.json()["output"]), (&"succeeded".into(), &"done".into()));
 }
