@@ -1,7 +1,7 @@
 //! Log lines. The host adds the agent, its revision, the task's id and the attempt, and caps their length and rate.
 //!
-//! The macros format like `format!`: `agent_sdk::info!("{count} votes")`. What the agent prints to standard error is
-//! logged as well.
+//! The macros format like `format!`: `agent_sdk::info!("{count} votes")`. What the agent prints to standard output
+//! and standard error is logged as well, at `info` and `warn`.
 
 use crate::bindings::wasi::logging::logging as raw;
 

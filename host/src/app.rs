@@ -194,6 +194,7 @@ impl App {
             }
         }
         self.deployer.start_is_over();
+        tracing::info!(agents = self.deployer.active().1.len(), "ready");
         self.background.spawn(follow_catalog(Arc::clone(&self.deployer), self.draining.clone()));
         Ok(())
     }

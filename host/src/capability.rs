@@ -138,7 +138,7 @@ impl HasData for Views {
 }
 
 /// Links everything that the host implements itself: key-value in both drafts, logging, configuration, cache, sql, tasks,
-/// secrets and the messaging types. WASI itself and `wasi:http` are linked by their reference implementations.
+/// secrets and the messaging types. WASI itself is linked by its reference implementation; `wasi:http` is not linked.
 ///
 /// # Errors
 /// An interface is linked already.

@@ -168,7 +168,7 @@ fn load(flags: &ConfigFlags, console: &Console<'_>) -> Result<Config, Failed> {
 }
 
 /// A client of the host that the command line or the environment names. Of the tokens the narrowest that will do is sent.
-fn client(cli: &Cli, console: &Console<'_>, narrow_tokens: &[&str]) -> Result<Client, Failed> {
+fn client(cli: &Cli, console: &Console<'_>, narrow_tokens: &[&'static str]) -> Result<Client, Failed> {
     let variable = |name: &str| console.vars.get(name).map_err(|error| Failed::usage(error.to_string()));
     let mut token = cli.token.clone();
     for name in narrow_tokens.iter().chain(&["AGENT_HOST_ADMIN_TOKEN"]) {
@@ -177,5 +177,6 @@ fn client(cli: &Cli, console: &Console<'_>, narrow_tokens: &[&str]) -> Result<Cl
         }
     }
     let url = cli.url.clone().or(variable("AGENT_HOST_URL")?).unwrap_or_else(|| URL_DEFAULT.to_owned());
-    Ok(Client::new(&url, token)?)
+    let token_variable = narrow_tokens.first().copied().unwrap_or("AGENT_HOST_ADMIN_TOKEN");
+    Ok(Client::new(&url, token, token_variable)?)
 }

@@ -120,7 +120,10 @@ impl Deployer {
     async fn load(&self, stored: StoredRevision) -> Result<(), DeployError> {
         let manifest = Arc::new(Manifest::parse(&stored.content.manifest)?);
         let revision = self.checked(&stored.content, &manifest).await?.number(stored.revision, &self.capabilities);
-        self.cut_over(revision).await.map_err(DeployError::Broker)
+        let (agent, number, digest) = (revision.agent.clone(), revision.number, revision.digest.clone());
+        self.cut_over(revision).await.map_err(DeployError::Broker)?;
+        tracing::info!(%agent, revision = number, %digest, "loaded");
+        Ok(())
     }
 
     /// Directs new tasks to a revision, and starts consuming where the agent is new here.
@@ -213,7 +216,7 @@ impl Agents for Deployer {
             self.catalog.activate(agent, revision).await?;
             self.cut_over(checked.number(revision, &self.capabilities)).await.map_err(DeployError::Broker)?;
         }
-        tracing::info!(%agent, revision, digest, active = activate, "deployed");
+        tracing::info!(%agent, revision, %digest, active = activate, "deployed");
         Ok(Deployed { agent: agent.clone(), revision, digest, known, active: activate })
     }
 }

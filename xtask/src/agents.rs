@@ -42,7 +42,12 @@ pub(crate) fn build(workspace: &Workspace, names: &[String]) -> Result<()> {
     for one in &wanted {
         placed += place(one, &artifacts).with_context(|| format!("agent crate `{}`", one.name))?;
     }
-    ui::say(&format!("{placed} modules are where their manifests expect them"));
+    let modules = if placed == 1 {
+        "module is where its manifest expects it"
+    } else {
+        "modules are where their manifests expect them"
+    };
+    ui::say(&format!("{placed} {modules}"));
     Ok(())
 }
 

@@ -23,7 +23,7 @@ pub enum LoadError {
     #[error("the module is precompiled code: deploy the .wasm that it was made from")]
     Precompiled,
     /// It imports what the host does not offer.
-    #[error("the host does not offer these imports: {}", .0.join(", "))]
+    #[error("the host does not offer these imports: {}{}", .0.join(", "), about_http(.0))]
     Imports(Vec<String>),
     /// It exports no entry point that this host runs.
     #[error("{0}")]
@@ -31,6 +31,14 @@ pub enum LoadError {
     /// It could not be instantiated for a trial.
     #[error("the module does not start: {0}")]
     Start(String),
+}
+
+fn about_http(imports: &[String]) -> &'static str {
+    if imports.iter().any(|name| name.starts_with("wasi:http/")) {
+        "; this version offers agents no outbound HTTP"
+    } else {
+        ""
+    }
 }
 
 /// One revision of an agent, ready to run.

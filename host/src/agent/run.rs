@@ -14,6 +14,7 @@ use super::limits::{CpuMeter, MemoryMeter, Stopped};
 use super::load::{LoadError, Revision};
 use super::memory::MemoryLedger;
 use super::state::InstanceState;
+use crate::capability::log::Stdio;
 use crate::capability::sql::CommitError;
 use crate::capability::{Capabilities, Session};
 use crate::task::{Completion, Limit, Outcome, Output, Task, UnixMs, Usage, unix_ms_now};
@@ -147,8 +148,10 @@ impl Runner {
     async fn store(&self, revision: &Revision, task: &Task) -> Store<InstanceState> {
         let lease = self.ledger.reserve(revision.memory_bytes_expected()).await;
         let limits = &revision.manifest.limits;
+        let session = self.capabilities.session(&revision.plan, task);
+        let stderr = Stdio::error(session.log());
         let mut wasi = WasiCtxBuilder::new();
-        wasi.max_random_size(RANDOM_BYTES_MAX);
+        wasi.max_random_size(RANDOM_BYTES_MAX).stdout(Stdio::output(session.log())).stderr(stderr.clone());
         if let Err(error) = revision.folders.preopen(&mut wasi) {
             // The agent finds its folder missing, and its answer says so.
             tracing::error!(agent = %revision.agent, %error, "a granted folder cannot be opened");
@@ -158,7 +161,8 @@ impl Runner {
         let state = InstanceState {
             wasi: wasi.build(),
             table,
-            session: self.capabilities.session(&revision.plan, task),
+            session,
+            stderr,
             memory: MemoryMeter::new(limits.memory.as_usize(), lease),
             cpu: CpuMeter::new(),
             init: None,
@@ -257,7 +261,12 @@ fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, revision: &Re
     if store.data().memory.was_refused() {
         return Outcome::OutOfMemory(Limit { name: "limits.memory", allowed: limits.memory.to_string() });
     }
-    Outcome::Trapped { message: trap_message(error) }
+    let mut message = trap_message(error);
+    // An agent that gives up says why on its standard error, and then executes `unreachable`.
+    if let Some(last_words) = store.data().stderr.last_words() {
+        message = format!("{message}: {last_words}");
+    }
+    Outcome::Trapped { message }
 }
 
 /// The trap and the innermost functions, on one line.

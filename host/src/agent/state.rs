@@ -7,13 +7,15 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::limits::{CpuMeter, MemoryMeter};
-use crate::capability;
+use crate::capability::{self, log::Stdio};
 
 /// The data of one instance's store.
 pub(super) struct InstanceState {
     pub(super) wasi: WasiCtx,
     pub(super) table: ResourceTable,
     pub(super) session: capability::Session,
+    /// What the agent prints to standard error, for the message of a trap.
+    pub(super) stderr: Stdio,
     pub(super) memory: MemoryMeter,
     pub(super) cpu: Arc<CpuMeter>,
     /// How long instantiation took, once it is over. Kept here because a call that is stopped returns nothing.

@@ -1,9 +1,13 @@
 //! Log: what an agent says, as records of the host's log that carry agent, revision, task id and attempt.
 //!
 //! A line is the guest's, so it is shown as text: control characters and characters that reorder text are escaped, so
-//! that no line can look like another record. Lines and the whole of a task's log are cut at a limit.
+//! that no line can look like another record. Lines and the whole of a task's log are cut at a limit. What an agent
+//! prints is logged too, with `stdout` (at `info`) or `stderr` (at `warn`) for its context.
 
 mod host;
+mod stdio;
+
+pub use stdio::Stdio;
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +36,7 @@ pub enum Level {
     Critical,
 }
 
-/// The log of one task. Shared: lines also come from its standard error.
+/// The log of one task. Shared: lines also come from its standard output and error, see [`Stdio`].
 #[derive(Debug)]
 pub struct GuestLog {
     agent: AgentName,

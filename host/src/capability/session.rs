@@ -130,7 +130,7 @@ impl Session {
         self
     }
 
-    /// The task's log, also for lines that reach the host another way (the standard error of a command).
+    /// The task's log, also for lines that reach the host another way (standard output and error).
     #[must_use]
     pub fn log(&self) -> &Arc<GuestLog> {
         &self.log

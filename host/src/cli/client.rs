@@ -18,13 +18,10 @@ pub(crate) enum ClientError {
     #[error("{0}")]
     Url(String),
     #[error(
-        "no host answers at {url}; start one with `agent-host dev` or `agent-host serve`, or name another with --url"
+        "no host answers at {url} ({cause}); start one with `agent-host dev` or `agent-host serve`, or name another with \
+         --url"
     )]
-    Unreachable {
-        url: Url,
-        #[source]
-        source: reqwest::Error,
-    },
+    Unreachable { url: Url, cause: String },
     #[error("{0}")]
     Refused(Box<Refused>),
     #[error("{url} does not answer like an agent-host; is it the address of one?")]
@@ -45,21 +42,49 @@ pub(crate) struct Refused {
     detail: String,
     #[serde(default)]
     pub(crate) failure: Option<Failure>,
+    /// The task, where the answer is about one.
+    #[serde(skip)]
+    pub(crate) task_id: Option<String>,
     #[serde(default)]
     errors: Vec<String>,
     /// Names of the deployed agents, where the one that was asked for is none of them.
     #[serde(skip)]
     known_agents: Option<Vec<String>>,
+    /// Which agent was asked for, where it is none of those.
+    #[serde(skip)]
+    unknown_agent: String,
+    /// The variable whose token would do, where one is missing.
+    #[serde(skip)]
+    token_variable: &'static str,
 }
 
 impl Refused {
     fn is_unknown_agent(&self) -> bool {
         self.kind.ends_with(":unknown-agent")
     }
+
+    fn fmt_unknown_agent(&self, known: &[String], f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        /// Below this two names have little in common.
+        const SIMILAR: f64 = 0.8;
+        let asked = &self.unknown_agent;
+        if known.is_empty() {
+            return write!(f, "{}: {asked:?}; none is deployed: agent-host deploy PATH", self.title);
+        }
+        write!(f, "{}: {asked:?}", self.title)?;
+        let scored = known.iter().map(|name| (strsim::jaro_winkler(asked, name), name));
+        let near = scored.filter(|(score, _)| *score >= SIMILAR).max_by(|a, b| a.0.total_cmp(&b.0));
+        match near {
+            Some((_, name)) => write!(f, "; did you mean {name:?}? Deployed are: {}", known.join(", ")),
+            None => write!(f, "; deployed are: {}", known.join(", ")),
+        }
+    }
 }
 
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(known) = &self.known_agents {
+            return self.fmt_unknown_agent(known, f);
+        }
         if self.errors.is_empty() {
             write!(f, "{}: {}", self.title, self.detail)?;
         } else {
@@ -67,13 +92,11 @@ impl std::fmt::Display for Refused {
             self.errors.iter().try_for_each(|error| write!(f, "\n  - {error}"))?;
         }
         if matches!(self.status, 401 | 403) {
-            f.write_str("; pass it with --token, or in AGENT_HOST_ADMIN_TOKEN, AGENT_HOST_READ_TOKEN or AGENT_HOST_SUBMIT_TOKEN")?;
+            // A token that is good, though not for this, is the narrower one.
+            let variable = if self.status == 401 { self.token_variable } else { "AGENT_HOST_ADMIN_TOKEN" };
+            write!(f, "; pass it with --token or in {variable}")?;
         }
-        match self.known_agents.as_deref() {
-            None => Ok(()),
-            Some([]) => f.write_str("; none is deployed: agent-host deploy PATH"),
-            Some(names) => write!(f, "; deployed are: {}", names.join(", ")),
-        }
+        Ok(())
     }
 }
 
@@ -88,10 +111,12 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<String>,
+    token_variable: &'static str,
 }
 
 impl Client {
-    pub(crate) fn new(base: &str, token: Option<String>) -> Result<Self, ClientError> {
+    /// A client of the host at `base`. `token_variable` is where its user is told to put a token.
+    pub(crate) fn new(base: &str, token: Option<String>, token_variable: &'static str) -> Result<Self, ClientError> {
         let expected = "expected such as http://127.0.0.1:8080";
         let base =
             Url::parse(base).map_err(|error| ClientError::Url(format!("--url {base:?}: {error}: {expected}")))?;
@@ -116,7 +141,7 @@ impl Client {
         let http = builder
             .build()
             .map_err(|error| ClientError::Url(format!("--url {base}: no client can be made: {error}")))?;
-        Ok(Self { http, base, token })
+        Ok(Self { http, base, token, token_variable })
     }
 
     /// A request to a path given by its segments, which are escaped here.
@@ -138,9 +163,13 @@ impl Client {
         if response.status().is_success() {
             return Ok(response);
         }
+        let agent = response.url().path_segments().and_then(|path| path.skip_while(|part| *part != "agents").nth(1));
+        let agent = agent.unwrap_or_default().to_owned();
+        let task_id = response.headers().get("task-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
         let bytes = response.bytes().await.map_err(|source| self.failed(source))?;
         let refused = serde_json::from_slice::<Refused>(&bytes);
         let mut refused = refused.map_err(|_| ClientError::Protocol { url: self.base.clone(), source: None })?;
+        (refused.task_id, refused.unknown_agent, refused.token_variable) = (task_id, agent, self.token_variable);
         if refused.is_unknown_agent() {
             refused.known_agents = Box::pin(self.agents()).await.ok().map(|agents| {
                 agents.iter().filter_map(|agent| agent.get("name")?.as_str().map(str::to_owned)).collect()
@@ -155,7 +184,8 @@ impl Client {
             return ClientError::Url(format!("the request cannot be made of what was given: {source}"));
         }
         if source.is_connect() || source.is_timeout() || source.is_request() || source.is_body() {
-            ClientError::Unreachable { url, source }
+            // The layers of the HTTP client in between say nothing to people.
+            ClientError::Unreachable { url, cause: innermost(&source).to_string() }
         } else {
             ClientError::Protocol { url, source: Some(source) }
         }
@@ -215,6 +245,10 @@ impl Client {
     pub(crate) async fn bytes(&self, response: Response) -> Result<bytes::Bytes, ClientError> {
         response.bytes().await.map_err(|source| self.failed(source))
     }
+}
+
+fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
+    error.source().map_or(error, innermost)
 }
 
 /// Whether an answer says that the task's result is not there yet.

@@ -11,7 +11,7 @@ use super::client::Client;
 use super::failed::Failed;
 use super::output::Console;
 use super::show::field;
-use crate::package::Package;
+use crate::package::{self, MANIFEST_NAME, Package};
 
 /// `deploy`
 #[derive(Clone, Debug, clap::Args)]
@@ -24,7 +24,20 @@ pub(super) struct Deploy {
 }
 
 impl Deploy {
+    fn check_not_a_folder_of_agents(&self) -> Result<(), Failed> {
+        if !self.path.is_dir() || self.path.join(MANIFEST_NAME).exists() {
+            return Ok(());
+        }
+        let agents: Vec<_> = package::find(&self.path)?.iter().map(|path| path.display().to_string()).collect();
+        if agents.is_empty() {
+            return Ok(());
+        }
+        let (path, agents) = (self.path.display(), agents.join(", "));
+        Err(Failed::usage(format!("{path} has no {MANIFEST_NAME}, but agents below it; deploy one of them: {agents}")))
+    }
+
     pub(super) async fn run(&self, client: &Client, console: &mut Console<'_>) -> Result<(), Failed> {
+        self.check_not_a_folder_of_agents()?;
         let package = Package::read(&self.path)?;
         let agent = package.manifest.agent.name.as_str();
         let mut form = Form::new()

@@ -48,6 +48,9 @@ impl Agents {
                 if console.format == Format::Json {
                     return Ok(console.json(&agents)?);
                 }
+                if agents.is_empty() {
+                    console.complain("no agent is deployed; deploy one with `agent-host deploy PATH`");
+                }
                 let columns = ["name", "revision", "state", "running", "queue_depth", "dead_letters", "description"];
                 let rows: Vec<_> = agents.iter().map(|agent| columns.map(|column| field(agent, column))).collect();
                 let headings = ["NAME", "REVISION", "STATE", "RUNNING", "QUEUED", "DEAD", "DESCRIPTION"];
@@ -74,32 +77,60 @@ pub(super) fn print_document(document: &Value, console: &mut Console<'_>) -> Res
         return Ok(console.json(document)?);
     }
     let mut text = String::new();
-    lines(document, 0, &mut text);
+    lines(document, true, 0, &mut text);
     Ok(console.text(&text)?)
 }
 
 /// What people look for first; the rest follows in the order of the alphabet.
-const FIRST: [&str; 6] = ["id", "name", "agent", "status", "revision", "attempt"];
+const FIRST: [&str; 11] = [
+    "id",
+    "name",
+    "agent",
+    "revision",
+    "status",
+    "attempt",
+    "enqueued_at",
+    "started_at",
+    "finished_at",
+    "output",
+    "failure",
+];
 
-fn lines(document: &Value, depth: usize, text: &mut String) {
+/// Fields of the host's documents that are points in time, in Unix milliseconds.
+const TIMES: [&str; 4] = ["enqueued_at", "started_at", "finished_at", "created_at"];
+
+/// A field for people: times as such.
+fn shown(document: &Value, name: &str) -> String {
+    let time = TIMES.contains(&name).then(|| document.get(name)?.as_i64()).flatten();
+    match time.and_then(chrono::DateTime::from_timestamp_millis) {
+        Some(time) => time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        None => field(document, name),
+    }
+}
+
+/// `ours` tells the host's own fields, whose meaning is known, from those of an agent's output.
+fn lines(document: &Value, ours: bool, depth: usize, text: &mut String) {
     let indent = "  ".repeat(depth);
     match document {
         Value::Object(fields) => {
             let mut fields: Vec<_> = fields.iter().filter(|(_, value)| !value.is_null()).collect();
-            fields.sort_by_key(|(name, _)| FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()));
+            if ours {
+                fields.sort_by_key(|(name, _)| FIRST.iter().position(|first| first == name).unwrap_or(FIRST.len()));
+            }
             for (name, value) in fields {
                 if value.is_object() || value.is_array() {
                     text.push_str(&format!("{indent}{name}:\n"));
-                    lines(value, depth + 1, text);
+                    lines(value, ours && name != "output", depth + 1, text);
                 } else {
-                    text.push_str(&format!("{indent}{name}: {}\n", field(document, name)));
+                    let value = if ours { shown(document, name) } else { field(document, name) };
+                    text.push_str(&format!("{indent}{name}: {value}\n"));
                 }
             }
         }
         Value::Array(items) => {
             for item in items {
                 let mut below = String::new();
-                lines(item, depth + 1, &mut below);
+                lines(item, ours, depth + 1, &mut below);
                 // The dash stands where the first line's last indentation was.
                 let first = below.trim_start();
                 text.push_str(&format!("{indent}- {first}"));
@@ -138,7 +169,20 @@ mod tests {
             "z": [{"b": 1, "status": "on"}, 2], "id": "x", "none": null, "nested": {"text": "a b"}, "empty": [],
         });
         let mut text = String::new();
-        lines(&document, 0, &mut text);
+        lines(&document, true, 0, &mut text);
         assert_eq!(text, "id: x\nempty:\nnested:\n  text: a b\nz:\n  - status: on\n    b: 1\n  - 2\n");
+    }
+
+    #[test]
+    fn times_are_shown_as_such_except_in_what_an_agent_said() {
+        let document = serde_json::json!({
+            "finished_at": 1_795_442_888_559_i64, "enqueued_at": 1_795_442_888_548_i64, "status": "succeeded",
+            "output": {"created_at": 1, "status": "x"}, "usage": {"cpu_us": 2},
+        });
+        let mut text = String::new();
+        lines(&document, true, 0, &mut text);
+        let expected = "status: succeeded\nenqueued_at: 2026-11-23T14:08:08.548Z\nfinished_at: 2026-11-23T14:08:08.559Z\n\
+                        output:\n  created_at: 1\n  status: x\nusage:\n  cpu_us: 2\n";
+        assert_eq!(text, expected);
     }
 }

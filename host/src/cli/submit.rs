@@ -37,6 +37,9 @@ pub(super) struct Submit {
     /// Deliver it after this time, such as 10s
     #[arg(long, value_name = "DURATION")]
     delay: Option<String>,
+    /// Attempts in all, instead of those of the agent's manifest
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_attempts: Option<u32>,
 }
 
 fn header(text: &str) -> Result<(String, String), String> {
@@ -95,6 +98,9 @@ impl Submit {
         if let Some(delay) = &self.delay {
             request = request.query(&[("delay", delay)]);
         }
+        if let Some(attempts) = self.max_attempts {
+            request = request.query(&[("max_attempts", attempts)]);
+        }
         if self.wait {
             request = request.header("prefer", WAIT);
         }
@@ -116,7 +122,12 @@ impl Submit {
                 }
             }
             Err(ClientError::Refused(refused)) if refused.failure.is_some() => {
-                Err(Failed::new(Exit::TaskFailed, refused.to_string()))
+                let id = refused.task_id.unwrap_or_else(|| "-".to_owned());
+                if console.format == Format::Json {
+                    print_document(&client.task(&id).await?, console)?;
+                }
+                let (kind, message) = refused.failure.map_or_else(Default::default, |why| (why.kind, why.message));
+                Err(task_failed(&id, "failed", &kind, &message))
             }
             Err(error) => Err(error.into()),
         }
@@ -145,9 +156,11 @@ async fn follow(client: &Client, id: &str, console: &mut Console<'_>) -> Result<
         return Ok(());
     }
     let failure = task.get("failure").unwrap_or(&Value::Null);
-    let message =
-        format!("task {id} {}: {}: {}", field(&task, "status"), field(failure, "type"), field(failure, "message"));
-    Err(Failed::new(Exit::TaskFailed, message))
+    Err(task_failed(id, &field(&task, "status"), &field(failure, "type"), &field(failure, "message")))
+}
+
+fn task_failed(id: &str, status: &str, kind: &str, message: &str) -> Failed {
+    Failed::new(Exit::TaskFailed, format!("task {id} {status}: {kind}: {message}"))
 }
 
 #[cfg(test)]

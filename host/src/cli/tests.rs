@@ -91,13 +91,15 @@ impl Host {
 #[tokio::test]
 async fn submit_prints_the_id_and_sends_what_was_given() {
     let mut host = Host::start(Auth::default()).await;
-    let ended = host.run(&["submit", "echo", "{\"a\":1}", "--header", "color=red", "--delay", "5s"]).await;
+    let ended = host
+        .run(&["submit", "echo", "{\"a\":1}", "--header", "color=red", "--delay", "5s", "--max-attempts", "2"])
+        .await;
     assert_eq!(ended.status, 0, "{}", ended.err);
     let (task, delay) = host.published.recv().await.unwrap();
     assert_eq!(ended.text().trim(), task.id.as_str());
     assert_eq!((task.content_type.as_str(), &task.body[..]), ("application/json", &b"{\"a\":1}"[..]));
     assert_eq!(task.headers, [("color".to_owned(), "red".to_owned())]);
-    assert_eq!(delay, Some(std::time::Duration::from_secs(5)));
+    assert_eq!((delay, task.attempts_max), (Some(std::time::Duration::from_secs(5)), Some(2)));
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), b"\xff\x00").unwrap();
     let body = format!("@{}", file.path().display());
@@ -116,8 +118,11 @@ async fn submit_and_wait_prints_the_output_as_it_is() {
     assert_eq!((ended.status, ended.out.as_slice(), ended.err.as_str()), (0, &b"\x89PNG\x00"[..], ""));
     let ended = host.run_while(&wait, |doubles, id| doubles.fail(id, "timed-out", "limits.timeout = 1s")).await;
     assert_eq!((ended.status, ended.out.len()), (1, 0));
-    assert!(ended.err.contains("timed-out") && ended.err.contains("limits.timeout"), "{}", ended.err);
+    let said = ended.err.strip_prefix("agent-host: task ").unwrap();
+    assert!(said.contains(" failed: timed-out: ") && said.contains("limits.timeout"), "{}", ended.err);
     let json = ["submit", "echo", "x", "--wait", "--format", "json"];
+    let ended = host.run_while(&json, |doubles, id| doubles.fail(id, "rejected", "no")).await;
+    assert_eq!((ended.status, &ended.json()["failure"]["message"]), (1, &"no".into()), "{}", ended.err);
     let ended = host.run_while(&json, |doubles, id| doubles.succeed(id, None, b"done")).await;
     assert_eq!((&ended.json()["status"], &ended.json()["output"]), (&"succeeded".into(), &"done".into()));
 }
@@ -139,14 +144,19 @@ async fn mistakes_say_what_to_do() {
     let host = Host::start(Auth { submit: Some(Token::new("s")), ..Auth::default() }).await;
     let ended = host.run(&["submit", "echo", "x"]).await;
     assert_eq!(ended.status, 64);
-    assert!(ended.err.contains("submit token") && ended.err.contains("--token"), "{}", ended.err);
+    assert!(
+        ended.err.contains("submit token") && ended.err.contains("--token or in AGENT_HOST_SUBMIT_TOKEN"),
+        "{}",
+        ended.err
+    );
     assert_eq!(host.run(&["submit", "echo", "x", "--token", "s"]).await.status, 0);
     let vars =
         [("AGENT_HOST_URL", host.url.as_str()), ("AGENT_HOST_SUBMIT_TOKEN", "s"), ("AGENT_HOST_ADMIN_TOKEN", "a")];
     assert_eq!(run_in(&vars, &Started::default(), &["submit", "echo", "x"]).await.status, 0);
     let ended = host.run(&["submit", "ecko", "x", "--token", "s"]).await;
     assert_eq!(ended.status, 64);
-    assert!(ended.err.contains("deployed are: echo"), "{}", ended.err);
+    let expected = "agent-host: No such agent: \"ecko\"; did you mean \"echo\"? Deployed are: echo\n";
+    assert_eq!(ended.err, expected);
     let ended = host.run(&["tasks", "show", "nothing", "--token", "s"]).await;
     assert!(ended.status == 64 && ended.err.contains("nothing"), "{}", ended.err);
 
@@ -155,7 +165,8 @@ async fn mistakes_say_what_to_do() {
     drop(nobody);
     let ended = host.run(&["--url", &url, "agents", "list"]).await;
     assert_eq!(ended.status, 69);
-    assert!(ended.err.contains("agent-host dev"), "{}", ended.err);
+    assert!(ended.err.contains("agent-host dev") && ended.err.contains("/ (Connection refused"), "{}", ended.err);
+    assert!(!ended.err.contains("error sending"), "{}", ended.err);
     let ended = host.run(&["--url", "127.0.0.1:8080", "agents", "list"]).await;
     assert!(ended.status == 64 && ended.err.contains("http://"), "{}", ended.err);
     assert_eq!(host.run(&["submit", "echo", "@/nonexistent", "--token", "s"]).await.status, 64);
@@ -213,6 +224,11 @@ async fn deploy_uploads_the_folder() {
     assert_eq!(upload.migrations[0].name, "0001_a.sql");
     assert_eq!(upload.migrations[0].sql, "CREATE TABLE a ()");
     assert_eq!(host.run(&["deploy", path, "--no-activate", "--format", "json"]).await.json()["status"], "inactive");
+    let above = tempfile::tempdir().unwrap();
+    std::fs::create_dir(above.path().join("one")).unwrap();
+    std::fs::copy(folder.path().join("agent.toml"), above.path().join("one/agent.toml")).unwrap();
+    let ended = host.run(&["deploy", above.path().to_str().unwrap()]).await;
+    assert!(ended.status == 64 && ended.err.trim_end().ends_with("/one"), "{}", ended.err);
     std::fs::remove_file(folder.path().join("e.wasm")).unwrap();
     let ended = host.run(&["deploy", path]).await;
     assert!(ended.status == 64 && ended.err.contains("build it first"), "{}", ended.err);

@@ -1,0 +1,270 @@
+//! Standard output and standard error of an agent, line by line into its log.
+//!
+//! A stream takes what it is given at once and holds one unfinished line of at most [`LINE_BYTES_MAX`], so that a guest
+//! cannot make it grow. wasmtime-wasi's own adapters keep a queue, which grows without bound on empty writes.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
+
+use super::{GuestLog, LINE_BYTES_MAX, Level, escaped};
+
+/// What one write may bring.
+const WRITE_BYTES_MAX: usize = 64 << 10;
+/// How much of what was said last is kept for a failure's message.
+const LAST_WORDS_BYTES_MAX: usize = 400;
+
+/// One of the two streams. Clones write to the same one.
+#[derive(Clone)]
+pub struct Stdio {
+    lines: Arc<Mutex<Lines>>,
+}
+
+struct Lines {
+    log: Arc<GuestLog>,
+    level: Level,
+    name: &'static str,
+    unfinished: Vec<u8>,
+    last_words: String,
+    panicked: bool,
+}
+
+impl Stdio {
+    /// Standard output: its lines are logged at `info`.
+    #[must_use]
+    pub fn output(log: &Arc<GuestLog>) -> Self {
+        Self::new(log, Level::Info, "stdout")
+    }
+
+    /// Standard error: its lines are logged at `warn`.
+    #[must_use]
+    pub fn error(log: &Arc<GuestLog>) -> Self {
+        Self::new(log, Level::Warn, "stderr")
+    }
+
+    fn new(log: &Arc<GuestLog>, level: Level, name: &'static str) -> Self {
+        let lines = Lines {
+            log: Arc::clone(log),
+            level,
+            name,
+            unfinished: Vec::new(),
+            last_words: String::new(),
+            panicked: false,
+        };
+        Self { lines: Arc::new(Mutex::new(lines)) }
+    }
+
+    /// The last line, or the message of a Rust panic, shortened and on one line; `None` where nothing was said. Logs an
+    /// unfinished line.
+    #[must_use]
+    pub fn last_words(&self) -> Option<String> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.end_line();
+        (!lines.last_words.is_empty()).then(|| escaped(&lines.last_words, LAST_WORDS_BYTES_MAX))
+    }
+
+    fn take(&self, bytes: &[u8]) {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
+    }
+}
+
+impl Lines {
+    fn take(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ends) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
+            let mut rest = text;
+            // A line longer than a record goes on in the next one.
+            while self.unfinished.len().saturating_add(rest.len()) > LINE_BYTES_MAX {
+                let (fits, more) = rest.split_at(LINE_BYTES_MAX.saturating_sub(self.unfinished.len()));
+                self.unfinished.extend_from_slice(fits);
+                self.end_line();
+                rest = more;
+            }
+            self.unfinished.extend_from_slice(rest);
+            if ends {
+                self.end_line();
+            }
+        }
+    }
+
+    /// Logs the line. An empty one says nothing, and would cost a record for a byte.
+    fn end_line(&mut self) {
+        let bytes = std::mem::take(&mut self.unfinished);
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.trim_end();
+        if !text.is_empty() {
+            self.log.line(self.level, self.name, text);
+            self.remember(text);
+        }
+    }
+
+    /// A Rust panic ends with advice about backtraces, which says nothing here; what counts comes before it.
+    fn remember(&mut self, text: &str) {
+        const PLACE: &str = "panicked at ";
+        if text.starts_with("note: run with `RUST_BACKTRACE") {
+            return;
+        }
+        if let Some(at) = text.find(PLACE) {
+            self.panicked = true;
+            self.last_words = text.get(at..).unwrap_or_default().to_owned();
+        } else if self.panicked && self.last_words.len() < LAST_WORDS_BYTES_MAX {
+            self.last_words = format!("{} {}", self.last_words, text.trim_start());
+        } else if !self.panicked {
+            text.clone_into(&mut self.last_words);
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.end_line();
+    }
+}
+
+impl IsTerminal for Stdio {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Stdio {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for Stdio {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for Stdio {
+    fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+        self.take(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), StreamError> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> Result<usize, StreamError> {
+        Ok(WRITE_BYTES_MAX)
+    }
+}
+
+impl AsyncWrite for Stdio {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.take(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::task::TaskId;
+    use crate::units::ByteSize;
+
+    fn log(bytes_max: u64) -> Arc<GuestLog> {
+        Arc::new(GuestLog {
+            agent: "a".parse().unwrap(),
+            revision: 1,
+            task_id: TaskId::generate(),
+            attempt: 1,
+            bytes_max: ByteSize(bytes_max),
+            bytes: Default::default(),
+            cut: Default::default(),
+        })
+    }
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn records(said: impl FnOnce()) -> Vec<String> {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, said);
+        let bytes = written.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_line_is_a_record_however_it_is_written() {
+        let seen = records(|| {
+            let (log, mut error) = (log(1 << 10), None);
+            let output = Stdio::output(&log);
+            for piece in ["on", "e\n\ntw", "o\nun", "finished"] {
+                output.take(piece.as_bytes());
+                error.get_or_insert_with(|| Stdio::error(&log)).clone().take(b"x\n");
+            }
+        });
+        assert_eq!(seen.len(), 7, "{seen:?}");
+        let output: Vec<_> = seen.iter().filter(|line| line.contains("stdout")).collect();
+        for (line, text) in output.iter().zip(["one", "two", "unfinished"]) {
+            assert!(line.contains(" INFO ") && line.contains(text) && line.contains("attempt=1"), "{line}");
+        }
+        assert_eq!(seen.iter().filter(|line| line.contains(" WARN ") && line.contains("stderr")).count(), 4);
+    }
+
+    #[test]
+    fn nothing_grows_and_the_log_is_cut() {
+        let log = log(32 << 10);
+        let seen = records(|| {
+            let error = Stdio::error(&log);
+            for _ in 0..10_000 {
+                error.take(b"");
+            }
+            error.take(&vec![b'x'; 10 << 20]);
+            assert!(error.lines.lock().unwrap().unfinished.len() <= LINE_BYTES_MAX);
+            assert!(error.last_words().unwrap().len() < LAST_WORDS_BYTES_MAX + 40);
+        });
+        assert!(log.is_cut());
+        assert!(seen.len() <= 5, "{}", seen.len());
+    }
+
+    #[test]
+    fn the_last_words_of_a_panic_are_its_message() {
+        let said = |text: &str| {
+            let error = Stdio::error(&log(1 << 20));
+            error.take(text.as_bytes());
+            error.last_words()
+        };
+        assert_eq!(said("\n\n"), None);
+        assert_eq!(said("first\nlast\u{1b}[2J\n").as_deref(), Some(r"last\u{1b}[2J"));
+        let panic = "\nthread '<unnamed>' (1) panicked at src/lib.rs:1:1:\nassertion failed\n  left: 1\n right: 2\n\
+                     note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n";
+        assert_eq!(said(panic).as_deref(), Some("panicked at src/lib.rs:1:1: assertion failed left: 1 right: 2"));
+    }
+}
