@@ -54,7 +54,7 @@ impl std::fmt::Display for ByteSize {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (unit, bytes_per_unit) = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("MB", 1_000_000), ("KiB", 1 << 10)]
             .into_iter()
-            .find(|(_, bytes)| self.0 >= *bytes && self.0 % bytes == 0)
+            .find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes))
             .unwrap_or(("B", 1));
         write!(f, "{}{unit}", self.0 / bytes_per_unit)
     }

@@ -137,7 +137,7 @@ fn lines(document: &Value, ours: bool, depth: usize, text: &mut String) {
             }
         }
         scalar => {
-            text.push_str(&format!("{indent}{}\n", scalar.as_str().map_or_else(|| scalar.to_string(), str::to_owned)))
+            text.push_str(&format!("{indent}{}\n", scalar.as_str().map_or_else(|| scalar.to_string(), str::to_owned)));
         }
     }
 }
