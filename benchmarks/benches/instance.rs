@@ -102,7 +102,6 @@ fn instance(criterion: &mut Criterion) {
     let mut linker = Linker::<BareState>::new(engine.inner());
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
     let component = Component::new(engine.inner(), &module).unwrap();
-    linker.define_unknown_imports_as_traps(&component).unwrap();
     let pre = HostNativePre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
 
     let code = Loader::new(&engine).unwrap().compile(&module, &manifest).unwrap();
