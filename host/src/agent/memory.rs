@@ -31,16 +31,24 @@ impl MemoryLedger {
     /// Waits until this many bytes are free and takes them. More than there is in all counts as all of it, so that an
     /// agent larger than the budget runs alone instead of never.
     pub async fn reserve(&self, bytes: u64) -> MemoryLease {
-        let wanted = pages(bytes).clamp(1, self.pages_total.max(1));
-        let permit = match Arc::clone(&self.pages).try_acquire_many_owned(wanted) {
-            Ok(permit) => Some(permit),
-            Err(_none_left) => {
-                let _waiting = Waiting::start(&self.waiting);
-                // The semaphore is never closed; if it were, running without a reservation is the lesser evil.
-                Arc::clone(&self.pages).acquire_many_owned(wanted).await.ok()
-            }
-        };
+        if let Some(lease) = self.try_reserve(bytes) {
+            return lease;
+        }
+        let _waiting = Waiting::start(&self.waiting);
+        // The semaphore is never closed; if it were, running without a reservation is the lesser evil.
+        let permit = Arc::clone(&self.pages).acquire_many_owned(self.pages_for(bytes)).await.ok();
         MemoryLease { permit, ledger: self.clone() }
+    }
+
+    /// As [`reserve`](Self::reserve), where the memory is free now and nobody waits for it.
+    #[must_use]
+    pub fn try_reserve(&self, bytes: u64) -> Option<MemoryLease> {
+        let permit = Arc::clone(&self.pages).try_acquire_many_owned(self.pages_for(bytes)).ok()?;
+        Some(MemoryLease { permit: Some(permit), ledger: self.clone() })
+    }
+
+    fn pages_for(&self, bytes: u64) -> u32 {
+        pages(bytes).clamp(1, self.pages_total.max(1))
     }
 
     /// Bytes in all.

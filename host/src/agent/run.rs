@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Store, UpdateDeadline};
@@ -12,7 +12,7 @@ use wasmtime_wasi::WasiCtxBuilder;
 use super::engine::Engine;
 use super::limits::{CpuMeter, MemoryMeter, Stopped};
 use super::load::{LoadError, Revision};
-use super::memory::MemoryLedger;
+use super::memory::{MemoryLease, MemoryLedger};
 use super::state::InstanceState;
 use crate::capability::log::Stdio;
 use crate::capability::sql::CommitError;
@@ -40,10 +40,15 @@ const TRAP_FRAMES_MAX: usize = 5;
 /// Runs tasks on the guests' own threads, so that a busy guest never holds up the broker's heartbeats or a health probe.
 #[derive(Clone)]
 pub struct Runner {
+    // One count to raise per task; the parts' own counts would be contended by all threads.
+    parts: Arc<Parts>,
+}
+
+struct Parts {
     engine: Engine,
     ledger: MemoryLedger,
     capabilities: Capabilities,
-    slots: Arc<Semaphore>,
+    slots: Semaphore,
     hostcall_bytes_max: usize,
     threads: tokio::runtime::Handle,
 }
@@ -58,20 +63,21 @@ impl Runner {
         capabilities: Capabilities,
         threads: tokio::runtime::Handle,
     ) -> Self {
-        Self {
+        let parts = Parts {
             engine,
             ledger,
             capabilities,
-            slots: Arc::new(Semaphore::new(config.instances_max as usize)),
+            slots: Semaphore::new(config.instances_max as usize),
             hostcall_bytes_max: config.hostcall_bytes_max,
             threads,
-        }
+        };
+        Self { parts: Arc::new(parts) }
     }
 
     /// Runs one attempt of a task. `interrupt` stops it to hand it back; it then ends as [`Outcome::Interrupted`].
     pub async fn run(&self, revision: Arc<Revision>, task: Arc<Task>, interrupt: CancellationToken) -> Completion {
-        let runner = self.clone();
-        let run = self.threads.spawn(async move { runner.attempt(&revision, &task, &interrupt).await });
+        let parts = Arc::clone(&self.parts);
+        let run = self.parts.threads.spawn(async move { parts.attempt(&revision, &task, &interrupt).await });
         run.await.unwrap_or_else(|panicked| {
             tracing::error!(error = %panicked, "a host call panicked; the task is retried");
             failed(Outcome::HostError { message: "a host call failed unexpectedly".to_owned() })
@@ -84,9 +90,10 @@ impl Runner {
     /// [`LoadError::Start`] where it does not.
     pub async fn try_start(&self, revision: &Arc<Revision>) -> Result<(), LoadError> {
         let task = Task::new(revision.agent.clone(), Vec::new());
-        let (runner, revision) = (self.clone(), Arc::clone(revision));
-        let started = self.threads.spawn(async move {
-            let mut store = runner.store(&revision, &task).await;
+        let (parts, revision) = (Arc::clone(&self.parts), Arc::clone(revision));
+        let started = self.parts.threads.spawn(async move {
+            let lease = parts.ledger.reserve(revision.memory_bytes_expected()).await;
+            let mut store = parts.store(&revision, &task, lease);
             let limit = revision.manifest.limits.timeout;
             let started = tokio::time::timeout(limit, revision.code.pre.instantiate_async(&mut store)).await;
             revision.note_memory_used(store.data().memory.peak_bytes());
@@ -104,19 +111,14 @@ impl Runner {
         let message = outcome.failure().map_or_else(String::new, |failure| failure.message);
         Err(LoadError::Start(message))
     }
+}
 
+impl Parts {
     async fn attempt(&self, revision: &Revision, task: &Task, interrupt: &CancellationToken) -> Completion {
-        let admitted = tokio::select! {
-            biased;
-            () = interrupt.cancelled() => None,
-            slot = self.slots.acquire() => slot.ok(),
+        let Some((_slot, lease)) = self.admit(revision, interrupt).await else {
+            return failed(Outcome::Interrupted);
         };
-        let Some(_slot) = admitted else { return failed(Outcome::Interrupted) };
-        let mut store = tokio::select! {
-            biased;
-            () = interrupt.cancelled() => return failed(Outcome::Interrupted),
-            store = self.store(revision, task) => store,
-        };
+        let mut store = self.store(revision, task, lease);
         let began = Instant::now();
         let cpu = Arc::clone(&store.data().cpu);
         let answer = tokio::select! {
@@ -144,9 +146,27 @@ impl Runner {
         settle_effects(state.session, Completion { outcome, usage, init, follow_ups: Vec::new() }).await
     }
 
-    /// A store with its limits armed, once the ledger has memory for it.
-    async fn store(&self, revision: &Revision, task: &Task) -> Store<InstanceState> {
-        let lease = self.ledger.reserve(revision.memory_bytes_expected()).await;
+    /// Waits for a slot of the pool and for memory; nothing if it is interrupted meanwhile.
+    async fn admit(
+        &self,
+        revision: &Revision,
+        interrupt: &CancellationToken,
+    ) -> Option<(SemaphorePermit<'_>, MemoryLease)> {
+        let bytes = revision.memory_bytes_expected();
+        // Both are mostly there, and then there is nothing to be interrupted.
+        if let (Ok(slot), Some(lease)) = (self.slots.try_acquire(), self.ledger.try_reserve(bytes)) {
+            return Some((slot, lease));
+        }
+        let both = async { Some((self.slots.acquire().await.ok()?, self.ledger.reserve(bytes).await)) };
+        tokio::select! {
+            biased;
+            () = interrupt.cancelled() => None,
+            admitted = both => admitted,
+        }
+    }
+
+    /// A store with its limits armed.
+    fn store(&self, revision: &Revision, task: &Task, lease: MemoryLease) -> Store<InstanceState> {
         let limits = &revision.manifest.limits;
         let session = self.capabilities.session(&revision.plan, task);
         let stderr = Stdio::error(session.log());
