@@ -118,31 +118,9 @@ impl App {
         let runner_config =
             RunnerConfig { instances_max: INSTANCES_MAX, hostcall_bytes_max: hostcall_bytes_max(&config) };
         let capabilities = backends.capabilities.clone();
-        let runner =
-            Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities.clone(), guests.handle.clone());
-        let metrics = DispatchMetrics::new(&registry).map_err(|error| internal("registering metrics", error))?;
-        let dispatcher = Arc::new(Dispatcher {
-            host: host_name(address),
-            runner: runner.clone(),
-            broker: Arc::clone(&backends.broker),
-            records: Arc::clone(&backends.records),
-            metrics,
-            interrupt: CancellationToken::new(),
-            under_way: TaskTracker::new(),
-        });
-        let loader = Loader::new(&engine).map_err(|error| internal("linking the host's capabilities", error))?;
-        let deployer = Arc::new(Deployer {
-            loader,
-            runner,
-            catalog: Arc::clone(&backends.catalog),
-            broker: Arc::clone(&backends.broker),
-            capabilities,
-            files: FilesRoot::open(config.files_root.as_deref())
-                .map_err(|error| StartError::Unavailable(vec![format!("AGENT_HOST_FILES_ROOT: {error}")]))?,
-            dispatcher: Arc::clone(&dispatcher),
-            instances_max: INSTANCES_MAX,
-            deployed,
-        });
+        let runner = Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities, guests.handle.clone());
+        let dispatcher = dispatcher(address, runner.clone(), &backends, &registry)?;
+        let deployer = deployer(&config, &engine, runner, &backends, &dispatcher, deployed)?;
         let draining = CancellationToken::new();
         let background = TaskTracker::new();
         let observer = observe::Observer::new(&registry, &config, ledger, Arc::clone(&deployer))
@@ -286,6 +264,48 @@ async fn follow_catalog(deployer: Arc<Deployer>, stop: CancellationToken) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the catalog of agents cannot be read");
         }
     }
+}
+
+fn dispatcher(
+    address: SocketAddr,
+    runner: Runner,
+    backends: &Backends,
+    registry: &Registry,
+) -> Result<Arc<Dispatcher>, StartError> {
+    let metrics = DispatchMetrics::new(registry).map_err(|error| internal("registering metrics", error))?;
+    Ok(Arc::new(Dispatcher {
+        host: host_name(address),
+        runner,
+        broker: Arc::clone(&backends.broker),
+        records: Arc::clone(&backends.records),
+        metrics,
+        interrupt: CancellationToken::new(),
+        under_way: TaskTracker::new(),
+    }))
+}
+
+fn deployer(
+    config: &Config,
+    engine: &Engine,
+    runner: Runner,
+    backends: &Backends,
+    dispatcher: &Arc<Dispatcher>,
+    deployed: Arc<DeployedAgents>,
+) -> Result<Arc<Deployer>, StartError> {
+    let files = FilesRoot::open(config.files_root.as_deref())
+        .map_err(|error| StartError::Unavailable(vec![format!("AGENT_HOST_FILES_ROOT: {error}")]))?;
+    let loader = Loader::new(engine).map_err(|error| internal("linking the host's capabilities", error))?;
+    Ok(Arc::new(Deployer {
+        loader,
+        runner,
+        catalog: Arc::clone(&backends.catalog),
+        broker: Arc::clone(&backends.broker),
+        capabilities: backends.capabilities.clone(),
+        files,
+        dispatcher: Arc::clone(dispatcher),
+        instances_max: INSTANCES_MAX,
+        deployed,
+    }))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
