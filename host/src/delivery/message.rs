@@ -92,6 +92,7 @@ impl From<String> for HeaderValue {
 
 impl From<u64> for HeaderValue {
     fn from(value: u64) -> Self {
-        Self::Int(i64::try_from(value).unwrap_or(i64::MAX))
+        // AMQP's largest integer is an i64; as text a larger count travels whole, and reads back the same.
+        i64::try_from(value).map_or_else(|_too_large| Self::Text(value.to_string()), Self::Int)
     }
 }
