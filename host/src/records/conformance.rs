@@ -1,4 +1,4 @@
-//! What all task records must do, as one suite over both.
+//! What all task records must do, as one suite over both. Long, because the rules of one port are read together.
 #![expect(
     clippy::expect_used,
     clippy::panic,
