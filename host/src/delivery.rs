@@ -13,6 +13,7 @@
 
 pub mod envelope;
 mod message;
+pub mod outgoing;
 mod receipt;
 
 pub use message::{HeaderValue, Message};
@@ -37,7 +38,7 @@ pub struct Delivery {
 }
 
 /// Where a message goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Route {
     /// An agent's queue: exchange `agents`, routing key the agent's name.
     Agent(AgentName),
@@ -114,6 +115,14 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Starts consuming an agent's queue with at most `prefetch` unsettled deliveries.
     async fn consume(&self, agent: &AgentName, prefetch: u16) -> Result<Consumer, BrokerError>;
+
+    /// Removes those of an agent's dead letters from its queue that are `unwanted`, and answers which they were. Every
+    /// other one stays.
+    async fn remove_dead_letters(
+        &self,
+        agent: &AgentName,
+        unwanted: &(dyn Fn(&Message) -> bool + Send + Sync),
+    ) -> Result<Vec<Message>, BrokerError>;
 
     /// What waits in an agent's queues.
     async fn depth(&self, agent: &AgentName) -> Result<QueueDepth, BrokerError>;

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A module imports only what stands to its right, the vocabulary ([`task`], [`manifest`], [`units`]) and the ports
-//! ([`delivery`], [`records`], [`catalog`], [`agents`]); `tests/layering.rs` enforces it. Only `app` knows the concrete
+//! ([`delivery`], [`records`], [`catalog`], [`agents`], [`dead_letters`]); `tests/layering.rs` enforces it. Only `app` knows the concrete
 //! types.
 
 pub mod agent;
@@ -22,6 +22,7 @@ pub mod capability;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod dead_letters;
 pub mod delivery;
 pub mod deploy;
 pub mod dispatch;
@@ -31,6 +32,7 @@ pub mod lifecycle;
 pub mod manifest;
 pub mod package;
 pub mod records;
+pub mod relay;
 pub mod store;
 pub mod task;
 pub mod telemetry;

@@ -4,33 +4,50 @@
 //! that a task pays no database round trip of its own: `running` is written only for tasks that run long enough for
 //! anybody to see it, and a terminal record is durable before the call that wrote it returns.
 //!
+//! A terminal record is also the task's *inbox row*: it is written in one commit with everything that leaves the task (its
+//! follow-ups, its dead letter), and with the task's own SQL effects where it had any, so that a task ends once, whatever
+//! is delivered twice or dies in between. [`TaskRecords::ended`] tells a host that a task needs not be run again.
+//!
 //! Rules that both implementations keep (`records::conformance` holds them to it):
-//! - a terminal record never goes back to another status, except by a redrive;
+//! - a terminal record never goes back to another status, except by a redrive, which raises its generation;
+//! - of several ends the first is kept, with what leaves with it, and the others leave nothing;
 //! - a late `queued` or `running` never overwrites a later status;
-//! - records are kept for the retention, 24 hours by default after the task's end.
+//! - a record is kept for the inbox's retention, 7 days by default after the task's end, and shown for 24 hours of it.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::task::{AgentName, Failure, Output, TaskId, UnixMs, Usage};
 
 #[cfg(any(test, feature = "test-support"))]
 pub mod conformance;
+mod dead_letters;
 mod follow;
 mod memory;
 mod order;
 mod postgres;
 
+pub use dead_letters::{DeadLetter, DeadLetterCursor, DeadLetterFilter, Taken, outgoing_id};
 pub use memory::{MemoryLimits, MemoryRecords};
 pub use postgres::{PostgresRecords, PostgresSettings};
 
-/// How long records are kept after their task's end, unless configured: 24 hours (contract, section 4).
+/// How long records are shown after their task's end, unless configured: 24 hours (contract, section 4).
 pub const RETENTION_DEFAULT: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
+
+/// How long a task that has ended is remembered, so that it is not run again: 7 days (contract, section 4).
+pub const INBOX_RETENTION_DEFAULT: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3_600);
 
 /// How long a record whose task has not ended is kept after its last change: a day past the longest delay of a task,
 /// which is 30 days. By then its message is long gone.
 pub const UNFINISHED_RETENTION: std::time::Duration = std::time::Duration::from_secs(31 * 24 * 3_600);
+
+/// How long a message waits for the host that wrote it to send it, before any host may: a confirm takes milliseconds.
+pub const UNSENT_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How long a host that took an unsent message has to send it, before another one gets it.
+pub const UNSENT_CLAIM: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -83,6 +100,8 @@ pub struct TaskRecord {
     pub status: Status,
     /// The attempt that it is at, from 1.
     pub attempt: u32,
+    /// How often it was redriven.
+    pub generation: u32,
     /// What the agent answered.
     pub output: Option<Output>,
     /// Why the last attempt failed.
@@ -136,6 +155,8 @@ pub struct Update {
     pub status: Status,
     /// The attempt.
     pub attempt: u32,
+    /// How often the task was redriven before it.
+    pub generation: u32,
     /// What the agent answered.
     pub output: Option<Output>,
     /// Why the attempt failed.
@@ -148,6 +169,52 @@ pub struct Update {
     pub started_at_ms: Option<UnixMs>,
     /// When the task ended.
     pub finished_at_ms: Option<UnixMs>,
+}
+
+/// The end of a task, with everything that leaves the host because of it. All of it is kept, or nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ending {
+    /// The terminal change.
+    pub update: Update,
+    /// Messages that leave with it: follow-up tasks, or the dead letter. They are kept until they were sent.
+    pub outgoing: Vec<Outgoing>,
+    /// What the dead letter says, for listing it; of a failed task.
+    pub dead_letter: Option<DeadLetter>,
+}
+
+impl From<Update> for Ending {
+    fn from(update: Update) -> Self {
+        Self { update, outgoing: Vec::new(), dead_letter: None }
+    }
+}
+
+/// A message on its way out, in a form that only its sender reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Its own id: [`TaskRecords::sent`] names it.
+    pub id: Uuid,
+    /// The message and where it goes.
+    pub payload: Bytes,
+}
+
+/// What became of an [`Ending`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It is the task's end.
+    Now,
+    /// The task had ended before, in another way or the same: this end was dropped, with all that would have left with it.
+    Before,
+}
+
+/// What became of a wish to cancel a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It is cancelled, from now on.
+    Now,
+    /// It had ended before.
+    Finished(Status),
+    /// Nobody knows it.
+    Unknown,
 }
 
 /// The records cannot be reached.
@@ -177,8 +244,48 @@ pub trait TaskRecords: Send + Sync + 'static {
     /// Notes a running task's progress, likewise.
     fn note_progress(&self, id: &TaskId, progress: Progress);
 
-    /// Records the end of a task; durable when it returns.
-    async fn finished(&self, update: Update) -> Result<(), RecordsError>;
+    /// Records the end of a task and what leaves with it; durable when it returns.
+    async fn finished(&self, ending: Ending) -> Result<Ended, RecordsError>;
+
+    /// Tells of an end that is durable already, because it was committed with the task's own effects.
+    fn was_finished(&self, update: &Update);
+
+    /// Whether the task has ended in this generation or a later one: its record then. Asked before a task is run.
+    async fn ended(&self, id: &TaskId, generation: u32) -> Result<Option<TaskRecord>, RecordsError>;
+
+    /// Forgets messages that have left. Written soon, in a batch.
+    fn sent(&self, ids: Vec<Uuid>);
+
+    /// Some of the messages that should have left a while ago, because whoever wrote them died or could not send them. The
+    /// caller has them for half a minute before anybody else gets them.
+    async fn unsent(&self) -> Result<Vec<Outgoing>, RecordsError>;
+
+    /// Ends a task that has not ended as cancelled; durable when it returns.
+    async fn cancel(&self, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, RecordsError>;
+
+    /// Those of these tasks that are cancelled.
+    async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError>;
+
+    /// Dead letters, the newest first, from `after` on, at most `limit` of them; without their messages.
+    async fn dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+        after: Option<DeadLetterCursor>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, RecordsError>;
+
+    /// A dead letter with its message.
+    async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError>;
+
+    /// Takes dead letters off the list, in one commit with the messages that redrive their tasks: those that were still
+    /// on it, in that generation. A redriven task is `queued` again, in the next generation.
+    async fn take_dead_letters(&self, taken: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError>;
+
+    /// Ids of letters of this agent that were taken off the list and may still lie in the broker's queue.
+    async fn taken_dead_letters(&self, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError>;
+
+    /// Forgets that these letters were taken: they lie in no queue any more.
+    async fn forget_taken(&self, letters: Vec<(TaskId, u32)>) -> Result<(), RecordsError>;
 
     /// Reads a record.
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError>;

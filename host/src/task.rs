@@ -35,6 +35,10 @@ pub struct Task {
     pub attempt: u32,
     /// The sender's own limit on attempts; the manifest's `retry.max_attempts` holds where this is absent.
     pub attempts_max: Option<u32>,
+    /// How often it was redriven. A task ends once in each generation.
+    pub generation: u32,
+    /// Tasks of one agent with the same key run one at a time, in order.
+    pub partition_key: Option<String>,
     /// When it was enqueued: the message's timestamp, or its first delivery where it carried none.
     pub enqueued_at_ms: UnixMs,
     /// After this moment it is not worth running any more and ends as `expired`.
@@ -74,6 +78,8 @@ impl Task {
             agent,
             attempt: 1,
             attempts_max: None,
+            generation: 0,
+            partition_key: None,
             enqueued_at_ms: unix_ms_now(),
             deadline_ms: None,
             revision: None,

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Vocabulary and ports: plain data and traits, importable by everything.
-const SHARED: &[&str] = &["task", "manifest", "units", "delivery", "records", "catalog", "agents"];
+const SHARED: &[&str] = &["task", "manifest", "units", "delivery", "records", "catalog", "agents", "dead_letters"];
 
 /// module → what it may import beyond `SHARED`. A module of `SHARED` may import only others of `SHARED`.
 const RULE: &[(&str, &[&str])] = &[
@@ -27,6 +27,9 @@ const RULE: &[(&str, &[&str])] = &[
     ("records", &["store"]),
     ("catalog", &["store"]),
     ("agents", &[]),
+    ("dead_letters", &[]),
+    // What leaves beside the dispatch: it knows ports only.
+    ("relay", &[]),
     ("store", &[]),
     ("wit", &["capability"]),
     ("embedded", &[]),
@@ -53,6 +56,7 @@ const RULE: &[(&str, &[&str])] = &[
             "embedded",
             "http",
             "lifecycle",
+            "relay",
             "store",
             "telemetry",
             "cli",

@@ -51,6 +51,14 @@ impl Broker for MeasuredBroker {
         self.inner.consume(agent, prefetch).await
     }
 
+    async fn remove_dead_letters(
+        &self,
+        agent: &AgentName,
+        unwanted: &(dyn Fn(&Message) -> bool + Send + Sync),
+    ) -> Result<Vec<Message>, BrokerError> {
+        self.inner.remove_dead_letters(agent, unwanted).await
+    }
+
     async fn depth(&self, agent: &AgentName) -> Result<QueueDepth, BrokerError> {
         self.inner.depth(agent).await
     }

@@ -4,7 +4,7 @@
 //!  sender's message ──parse──► Task ──submission──► message      (parse ∘ submission is the identity)
 //!  original + Task ──retry──► message of the next attempt
 //!  Task + Outcome ──result──► message to the sender's reply queue
-//!  original + DeathNote ──dead_letter──► message for the agent's dead letters
+//!  original + DeathNote ──dead_letter──► message for the agent's dead letters ──redriven──► message of a first attempt
 //! ```
 //!
 //! Nothing here can panic or grow without bound on a hostile message: a message that cannot be a task is [`Malformed`],
@@ -17,6 +17,6 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-pub use emit::{DeathNote, dead_letter, expired_again, result, retry, submission};
+pub use emit::{DeathNote, dead_letter, expired_again, redriven, result, retry, submission};
 pub(crate) use parse::not_before_ms;
-pub use parse::{Malformed, parse};
+pub use parse::{Malformed, generation, names_its_task, parse};

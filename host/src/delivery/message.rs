@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::task::UnixMs;
 
 /// A message as AMQP 0-9-1 carries it. Times are in milliseconds here; AMQP's `timestamp` property has seconds.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Message {
     /// `message-id`.
     pub message_id: Option<String>,
@@ -30,7 +31,7 @@ pub struct Message {
 }
 
 /// A header's value: the part of AMQP's field types that carries data. Rarer types arrive as the nearest of these.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum HeaderValue {
     /// `t`
     Bool(bool),

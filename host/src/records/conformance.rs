@@ -59,6 +59,7 @@ pub fn update(task: &NewTask, status: Status) -> Update {
         revision: Some(3),
         status,
         attempt: 1,
+        generation: 0,
         output: None,
         failure: None,
         usage: None,
@@ -147,7 +148,7 @@ async fn a_task_is_new_once(records: impl TaskRecords) {
     let record = got(&records, &first).await.expect("it was queued");
     assert_eq!((record.status, record.attempt), (Status::Queued, 1));
     assert_eq!((record.agent, record.enqueued_at_ms), (first.agent.clone(), first.enqueued_at_ms));
-    records.finished(ended(&first, Status::Failed)).await.expect("writable");
+    records.finished(ended(&first, Status::Failed).into()).await.expect("writable");
     assert_eq!(queued(&records, &first).await, Queued::Known(Status::Failed));
     assert_eq!(
         got(&records, &first).await.expect("it ended").status,
@@ -171,7 +172,7 @@ async fn only_an_unshared_queued_record_is_withdrawn(records: impl TaskRecords) 
     // Whoever is told of a conflict has no stake in the task.
     let other = NewTask { body_sha256: body_sha256(&Bytes::from_static(b"other")), ..mine.clone() };
     assert_eq!(queued(&records, &other).await, Queued::Conflict);
-    records.finished(ended(&over, Status::Succeeded)).await.expect("writable");
+    records.finished(ended(&over, Status::Succeeded).into()).await.expect("writable");
     let all = [&mine, &shared, &twice, &over];
     records.withdraw(all.iter().map(|task| task.id.clone()).collect()).await.expect("writable");
     let mut stayed = Vec::new();
@@ -187,13 +188,14 @@ async fn everything_said_at_the_end_is_kept(records: impl TaskRecords) {
         let task = new_task("a");
         queued(&records, &task).await;
         let end = ended(&task, status);
-        records.finished(end.clone()).await.expect("writable");
+        records.finished(end.clone().into()).await.expect("writable");
         let expected = TaskRecord {
             id: end.id,
             agent: end.agent,
             revision: end.revision,
             status,
             attempt: 1,
+            generation: 0,
             output: end.output,
             failure: end.failure,
             progress: None,
@@ -209,7 +211,7 @@ async fn everything_said_at_the_end_is_kept(records: impl TaskRecords) {
         let task = new_task("a");
         let output = Some(Output { body, ..Output::default() });
         let end = Update { output: output.clone(), usage: None, revision: None, ..ended(&task, Status::Succeeded) };
-        records.finished(end).await.expect("writable");
+        records.finished(end.into()).await.expect("writable");
         let record = got(&records, &task).await.expect("it ended");
         assert!(record.output == output, "the output comes back");
         assert_eq!((record.usage, record.revision), (None, None));
@@ -227,7 +229,7 @@ async fn text_that_a_database_cannot_hold_costs_no_record(records: impl TaskReco
         end.failure = failure(index);
         // Numbers that come from messages and may be anything.
         end.enqueued_at_ms = if index == 6 { i64::MAX as u64 } else { 0 };
-        records.finished(end)
+        records.finished(end.into())
     });
     futures::future::try_join_all(ends).await.expect("writable");
     let nul = got(&records, &tasks[5]).await.expect("it ended").failure.expect("it failed");
@@ -250,11 +252,11 @@ async fn an_end_is_final(records: impl TaskRecords) {
     for first in ends {
         let task = new_task("a");
         queued(&records, &task).await;
-        records.finished(ended(&task, first)).await.expect("writable");
+        records.finished(ended(&task, first).into()).await.expect("writable");
         let record = got(&records, &task).await;
         for second in ends {
             let later = Update { attempt: 2, started_at_ms: Some(u64::from(u32::MAX)), ..ended(&task, second) };
-            records.finished(later).await.expect("an end that comes second is no error");
+            records.finished(later.into()).await.expect("an end that comes second is no error");
         }
         for status in [Status::Running, Status::Retrying] {
             records.note(Update { attempt: 9, ..update(&task, status) });
@@ -303,7 +305,7 @@ async fn attempts_go_on(records: impl TaskRecords) {
     records.note(Update { attempt: 4, started_at_ms: Some(1_700_000_005_000), ..update(&task, Status::Running) });
     let record = until(&records, &task, |record| record.attempt == 4).await;
     assert_eq!(record.progress, None, "an attempt begins without progress");
-    records.finished(Update { attempt: 4, ..ended(&task, Status::Succeeded) }).await.expect("writable");
+    records.finished(Update { attempt: 4, ..ended(&task, Status::Succeeded) }.into()).await.expect("writable");
     let record = got(&records, &task).await.expect("it ended");
     assert_eq!((record.status, record.attempt, record.failure), (Status::Succeeded, 4, None));
 }
@@ -319,7 +321,7 @@ async fn progress_is_seen(records: impl TaskRecords) {
     }
     let record = until(&records, &task, |record| record.progress.as_ref().is_some_and(|p| p.note == "90 %")).await;
     assert_eq!(record.status, Status::Running);
-    records.finished(ended(&task, Status::Succeeded)).await.expect("writable");
+    records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
     let record = got(&records, &task).await.expect("it ended");
     assert!(record.progress.is_some(), "how far it said it was stays");
 }
@@ -334,7 +336,7 @@ async fn followers_see_the_end(records: impl TaskRecords) {
     let mut running = early[0].clone();
     let runs = running.wait_for(|record| record.as_ref().is_some_and(|record| record.status == Status::Running));
     tokio::time::timeout(NEVER, runs).await.expect("seen").expect("followed");
-    records.finished(ended(&task, Status::Succeeded)).await.expect("writable");
+    records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
     let record = got(&records, &task).await.expect("it ended");
     for follower in early {
         assert_eq!(seen_to_end(follower).await, record);
@@ -342,7 +344,7 @@ async fn followers_see_the_end(records: impl TaskRecords) {
     assert_eq!(seen_to_end(records.follow(&task.id)).await, record, "whoever comes late sees it too");
     // An end that is not the first one is never shown.
     let late = records.follow(&task.id);
-    records.finished(ended(&task, Status::Failed)).await.expect("writable");
+    records.finished(ended(&task, Status::Failed).into()).await.expect("writable");
     assert_eq!(seen_to_end(late).await, record);
 }
 
@@ -363,7 +365,7 @@ pub async fn duplicates_agree<R: TaskRecords>(fleet: &[Arc<R>]) {
                 let status = if time % 2 == 0 { Status::Succeeded } else { Status::Failed };
                 records.note(update(&task, Status::Running));
                 let follower = records.follow(&task.id);
-                records.finished(ended(&task, status)).await.expect("writable");
+                records.finished(ended(&task, status).into()).await.expect("writable");
                 let record = got(&*records, &task).await.expect("it ended");
                 assert!(record.status.is_terminal());
                 assert_eq!(seen_to_end(follower).await.status, record.status);
@@ -395,7 +397,7 @@ pub async fn interleavings_end_well<R: TaskRecords>(fleet: &[Arc<R>]) {
                 // Some before the end, some after, some while it is being written.
                 for step in 0..6 {
                     if step == (index + place) % 6 {
-                        records.finished(ended(&task, Status::Succeeded)).await.expect("writable");
+                        records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
                     }
                     let status = if step % 2 == 0 { Status::Running } else { Status::Retrying };
                     records.note(Update { attempt: 1 + step as u32 / 2, ..update(&task, status) });

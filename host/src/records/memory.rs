@@ -3,6 +3,8 @@
 //! The same rules as in PostgreSQL, and one limit more, because memory is small: past [`MemoryLimits::bytes_max`] the
 //! oldest ended tasks are forgotten early.
 
+mod leaving;
+
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -11,13 +13,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use uuid::Uuid;
 
+use self::leaving::Leaving;
 use super::follow::Followers;
 use super::{
-    NewTask, Progress, Queued, RETENTION_DEFAULT, RecordsError, Status, TaskRecord, TaskRecords, UNFINISHED_RETENTION,
-    Update, order,
+    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, NewTask, Outgoing, Progress, Queued,
+    RETENTION_DEFAULT, RecordsError, Status, Taken, TaskRecord, TaskRecords, UNFINISHED_RETENTION, Update, order,
 };
-use crate::task::TaskId;
+use crate::task::{AgentName, TaskId, UnixMs};
 
 /// How much is kept, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +56,7 @@ pub struct MemoryRecords {
     ended: Mutex<VecDeque<(Instant, TaskId)>>,
     bytes: AtomicUsize,
     followers: Followers,
+    leaving: Leaving,
 }
 
 #[derive(Debug)]
@@ -94,6 +99,7 @@ impl MemoryRecords {
             ended: Mutex::default(),
             bytes: AtomicUsize::new(0),
             followers: Followers::default(),
+            leaving: Leaving::default(),
         }
     }
 
@@ -167,7 +173,8 @@ impl MemoryRecords {
         });
     }
 
-    fn change(&self, update: Update) {
+    /// Answers whether the change was made.
+    fn change(&self, update: Update) -> bool {
         let change = TaskRecord::from(update);
         let id = change.id.clone();
         let ended = {
@@ -189,13 +196,14 @@ impl MemoryRecords {
                     self.followers.changed(&change);
                     kept.record.status.is_terminal()
                 }
-                Some(_) => false,
+                Some(_) => return false,
             }
         };
         if ended {
             locked(&self.ended).push_back((Instant::now(), id));
             self.forget();
         }
+        true
     }
 }
 
@@ -241,8 +249,84 @@ impl TaskRecords for MemoryRecords {
         }
     }
 
-    async fn finished(&self, update: Update) -> Result<(), RecordsError> {
-        self.change(update);
+    async fn finished(&self, ending: Ending) -> Result<Ended, RecordsError> {
+        if !self.change(ending.update) {
+            return Ok(Ended::Before);
+        }
+        self.leaving.add(ending.outgoing);
+        if let Some(letter) = ending.dead_letter {
+            self.leaving.list(letter);
+        }
+        Ok(Ended::Now)
+    }
+
+    fn was_finished(&self, update: &Update) {
+        self.change(update.clone());
+    }
+
+    async fn ended(&self, id: &TaskId, generation: u32) -> Result<Option<TaskRecord>, RecordsError> {
+        let shard = self.shard(id);
+        let record = shard.kept.get(id).map(|kept| &kept.record);
+        Ok(record.filter(|record| order::has_ended(record, generation)).cloned())
+    }
+
+    fn sent(&self, ids: Vec<Uuid>) {
+        self.leaving.sent(&ids);
+    }
+
+    async fn unsent(&self) -> Result<Vec<Outgoing>, RecordsError> {
+        Ok(self.leaving.unsent())
+    }
+
+    async fn cancel(&self, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, RecordsError> {
+        let known = self.shard(id).kept.get(id).map(|kept| kept.record.clone());
+        let Some(record) = known else { return Ok(Cancelled::Unknown) };
+        if self.change(order::cancelled(&record, at_ms)) {
+            return Ok(Cancelled::Now);
+        }
+        let status = self.shard(id).kept.get(id).map(|kept| kept.record.status);
+        Ok(status.map_or(Cancelled::Unknown, Cancelled::Finished))
+    }
+
+    async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError> {
+        let is_cancelled = |id: &TaskId| {
+            self.shard(id).kept.get(id).is_some_and(|kept| kept.record.status == Status::Cancelled)
+        };
+        Ok(ids.into_iter().filter(is_cancelled).collect())
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+        after: Option<DeadLetterCursor>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, RecordsError> {
+        Ok(self.leaving.letters(&filter, after.as_ref(), limit))
+    }
+
+    async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError> {
+        Ok(self.leaving.letter(id))
+    }
+
+    async fn take_dead_letters(&self, taken: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError> {
+        let mut really = Vec::new();
+        for taken in taken {
+            let Some(letter) = self.leaving.take(&taken.id, taken.generation) else { continue };
+            if let Some(outgoing) = taken.redrive {
+                self.change(order::redriven(&letter));
+                self.leaving.add(vec![outgoing]);
+            }
+            really.push(taken.id);
+        }
+        Ok(really)
+    }
+
+    async fn taken_dead_letters(&self, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError> {
+        Ok(self.leaving.taken(agent))
+    }
+
+    async fn forget_taken(&self, letters: Vec<(TaskId, u32)>) -> Result<(), RecordsError> {
+        self.leaving.forget_taken(&letters);
         Ok(())
     }
 
@@ -280,7 +364,7 @@ mod tests {
         let records = MemoryRecords::new(MemoryLimits { retention: Duration::ZERO, ..MemoryLimits::default() });
         let (waiting, over) = (new_task("a"), new_task("b"));
         records.queued(vec![waiting.clone(), over.clone()]).await.unwrap();
-        records.finished(ended(&over, Status::Succeeded)).await.unwrap();
+        records.finished(ended(&over, Status::Succeeded).into()).await.unwrap();
         assert_eq!(records.get(&over.id).await.unwrap(), None);
         assert!(records.get(&waiting.id).await.unwrap().is_some());
     }
@@ -294,7 +378,7 @@ mod tests {
             let mut update = ended(task, Status::Succeeded);
             update.output =
                 Some(crate::task::Output { body: bytes::Bytes::from(vec![0; 10_000]), ..Default::default() });
-            records.finished(update).await.unwrap();
+            records.finished(update.into()).await.unwrap();
         }
         let mut known = Vec::new();
         for task in &tasks {
@@ -319,7 +403,7 @@ mod tests {
         };
         assert_eq!(error.action, "written");
         for task in &taken {
-            records.finished(ended(task, Status::Succeeded)).await.unwrap();
+            records.finished(ended(task, Status::Succeeded).into()).await.unwrap();
         }
         records.queued(vec![new_task("a")]).await.unwrap();
     }

@@ -4,8 +4,8 @@
 //! twice. So arrival decides nothing; the rules here do. The statement in `records::postgres::changes` says the same in
 //! SQL, and `records::conformance` holds both to it.
 
-use super::{NewTask, Progress, Status, TaskRecord, Update};
-use crate::task::{Failure, Output, UnixMs};
+use super::{DeadLetter, NewTask, Outgoing, Progress, Status, TaskRecord, Update};
+use crate::task::{Failure, Outcome, Output, UnixMs};
 
 /// The number that stands for a status in the database. Later stages have larger numbers; all ends are from 3 on.
 pub(super) fn code(status: Status) -> i16 {
@@ -27,9 +27,13 @@ pub(super) fn from_code(code: i16) -> Option<Status> {
 
 /// Whether `change` is to be written over `record`.
 ///
-/// Nothing follows an end. Before it, the attempt decides, then when the attempt began (a task that its host died with
-/// runs again under the same number), then the stage.
+/// A redrive makes a task anew: the later generation is the later change. Within one, nothing follows an end. Before it,
+/// the attempt decides, then when the attempt began (a task that its host died with runs again under the same number),
+/// then the stage.
 pub(super) fn supersedes(change: &TaskRecord, record: &TaskRecord) -> bool {
+    if change.generation != record.generation {
+        return change.generation > record.generation;
+    }
     if record.status.is_terminal() {
         return false;
     }
@@ -41,6 +45,12 @@ pub(super) fn supersedes(change: &TaskRecord, record: &TaskRecord) -> bool {
 
 /// Writes `change` over `record`, which it must supersede. What a change before the end does not say stays.
 pub(super) fn merge(record: &mut TaskRecord, change: &TaskRecord) {
+    if change.generation != record.generation {
+        record.generation = change.generation;
+        record.progress = None;
+        record.failure = None;
+        record.usage = None;
+    }
     let begins_again = change.status == Status::Running
         && (change.attempt != record.attempt || change.started_at_ms.or(record.started_at_ms) != record.started_at_ms);
     if begins_again {
@@ -59,6 +69,47 @@ pub(super) fn merge(record: &mut TaskRecord, change: &TaskRecord) {
     record.finished_at_ms = change.finished_at_ms;
 }
 
+/// Whether the record says that the task need not be run in this generation.
+pub(super) fn has_ended(record: &TaskRecord, generation: u32) -> bool {
+    record.generation > generation || (record.generation == generation && record.status.is_terminal())
+}
+
+/// The end of a task that is known and cancelled.
+pub(super) fn cancelled(record: &TaskRecord, at_ms: UnixMs) -> Update {
+    Update {
+        id: record.id.clone(),
+        agent: record.agent.clone(),
+        revision: record.revision,
+        status: Status::Cancelled,
+        attempt: record.attempt,
+        generation: record.generation,
+        output: None,
+        failure: Outcome::Cancelled.failure(),
+        usage: None,
+        enqueued_at_ms: record.enqueued_at_ms,
+        started_at_ms: record.started_at_ms,
+        finished_at_ms: Some(at_ms),
+    }
+}
+
+/// The beginning of a task that is redriven.
+pub(super) fn redriven(letter: &DeadLetter) -> Update {
+    Update {
+        id: letter.id.clone(),
+        agent: letter.agent.clone(),
+        revision: None,
+        status: Status::Queued,
+        attempt: 1,
+        generation: letter.generation.saturating_add(1),
+        output: None,
+        failure: None,
+        usage: None,
+        enqueued_at_ms: letter.failed_at_ms,
+        started_at_ms: None,
+        finished_at_ms: None,
+    }
+}
+
 impl From<&NewTask> for TaskRecord {
     fn from(task: &NewTask) -> Self {
         Self {
@@ -67,6 +118,7 @@ impl From<&NewTask> for TaskRecord {
             revision: None,
             status: Status::Queued,
             attempt: 1,
+            generation: 0,
             output: None,
             failure: None,
             progress: None,
@@ -87,6 +139,7 @@ impl From<Update> for TaskRecord {
             revision: update.revision,
             status: update.status,
             attempt: update.attempt,
+            generation: update.generation,
             output: update.output.map(|output| Output {
                 content_type: output.content_type.map(storable),
                 body: output.body,
@@ -125,6 +178,12 @@ pub(super) fn weight(record: &TaskRecord) -> usize {
     let failure = record.failure.as_ref().map_or(0, |failure| failure.message.len() + failure.kind.len());
     let progress = record.progress.as_ref().map_or(0, |progress| progress.note.len());
     RECORD_BYTES + record.id.as_str().len() + output + failure + progress
+}
+
+/// Bytes of what leaves with an end.
+pub(super) fn extra_weight(outgoing: &[Outgoing], letter: Option<&DeadLetter>) -> usize {
+    let outgoing: usize = outgoing.iter().map(|outgoing| RECORD_BYTES + outgoing.payload.len()).sum();
+    outgoing + letter.map_or(0, |letter| RECORD_BYTES + letter.message.len() + letter.error_message.len())
 }
 
 /// What a record without output, failure and progress takes, map entry and allocations included.

@@ -7,41 +7,58 @@
 //! A lost connection loses nothing that somebody waits for: the batch is written again, which the statements allow for,
 //! until it succeeds or its callers have waited for [`PostgresSettings::wait_max`].
 
+mod cancel;
 mod changes;
+mod dead_letters;
+mod end_task;
 mod intake;
 mod link;
 mod noted;
+mod outbox;
 mod prune;
 mod reader;
+
+pub use end_task::EndTask;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sqlx::PgPool;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
 
 use self::link::{Link, WriteError};
 use super::follow::Followers;
-use super::{NewTask, Progress, Queued, RETENTION_DEFAULT, RecordsError, TaskRecord, TaskRecords, Update, order};
+use super::{
+    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, INBOX_RETENTION_DEFAULT, NewTask, Outgoing,
+    Progress, Queued, RETENTION_DEFAULT, RecordsError, Taken, TaskRecord, TaskRecords, Update, order,
+};
 use crate::store::{HostDatabase, StoreError};
-use crate::task::TaskId;
+use crate::task::{AgentName, TaskId, UnixMs};
 
 /// How the records are kept.
 #[derive(Clone, Copy, Debug)]
 pub struct PostgresSettings {
-    /// How long a record is kept after its task's end.
+    /// How long a record is shown after its task's end.
     pub retention: Duration,
+    /// How long an ended task is remembered, so that it is not run again; never shorter than the retention.
+    pub inbox_retention: Duration,
     /// How long a call waits for a database that is away before it fails.
     pub wait_max: Duration,
 }
 
 impl Default for PostgresSettings {
-    /// 24 hours; and 20 seconds: a busy server that crashed was seen to recover for nine, and HTTP clients mostly wait
+    /// 24 hours and 7 days; and 20 seconds: a busy server that crashed was seen to recover for nine, and HTTP clients mostly wait
     /// for 30 or 60.
     fn default() -> Self {
-        Self { retention: RETENTION_DEFAULT, wait_max: Duration::from_secs(20) }
+        Self {
+            retention: RETENTION_DEFAULT,
+            inbox_retention: INBOX_RETENTION_DEFAULT,
+            wait_max: Duration::from_secs(20),
+        }
     }
 }
 
@@ -51,6 +68,13 @@ const CALLS_WAITING_MAX: usize = 4_096;
 /// Bytes of records (outputs mostly) that may wait to be written; past it the callers wait. An output may be 15 MiB,
 /// and the memory of the host is bounded.
 const WRITE_BYTES_WAITING_MAX: usize = 32 << 20;
+
+/// How long the question whether a task has ended waits for a database that is away. Short, because tasks that need no
+/// database go on without an answer, and those that need one are put off.
+const ENDED_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Connections for what is rare: cancelling, dead letters, messages left behind.
+const SELDOM_CONNECTIONS_MAX: u32 = 2;
 
 /// New tasks that one message to the writer carries; a larger submission is cut into such pieces.
 const NEW_TASKS_PER_MESSAGE: usize = 500;
@@ -62,7 +86,10 @@ pub struct PostgresRecords {
     intake: mpsc::Sender<intake::Message>,
     changes: mpsc::Sender<changes::Finished>,
     reader: mpsc::Sender<reader::Lookup>,
+    ends: mpsc::Sender<reader::Lookup>,
+    seldom: PgPool,
     noted: Arc<noted::Noted>,
+    sent: Arc<noted::Sent>,
     followers: Arc<Followers>,
     bytes: Arc<Semaphore>,
     notes_dropped: Arc<AtomicU64>,
@@ -85,29 +112,37 @@ impl PostgresRecords {
         let (intake, intake_calls) = mpsc::channel(CALLS_WAITING_MAX);
         let (changes, changes_calls) = mpsc::channel(CALLS_WAITING_MAX);
         let (reader, lookups) = mpsc::channel(CALLS_WAITING_MAX);
+        let (ends, ends_lookups) = mpsc::channel(CALLS_WAITING_MAX);
+        let sent = Arc::new(noted::Sent::default());
         let intake_writer = intake::Writer::new(Link::open(database, "intake").await?, Arc::clone(&followers));
         let changes_writer = changes::Writer {
             link: Link::open(database, "changes").await?,
             noted: Arc::clone(&noted),
             followers: Arc::clone(&followers),
             notes_dropped: Arc::clone(&notes_dropped),
+            sent: Arc::clone(&sent),
         };
-        let look_up = reader::run(Link::open(database, "reader").await?, lookups);
+        let look_up = reader::run(Link::open(database, "reader").await?, lookups, reader::Wanted::Shown(settings.retention));
+        let look_for_ends = reader::run(Link::open(database, "inbox").await?, ends_lookups, reader::Wanted::Ended);
         let writers = vec![
             tokio::spawn(intake_writer.run(intake_calls, closing.clone())),
             tokio::spawn(changes_writer.run(changes_calls, closing.clone())),
         ];
         tokio::spawn(closing.clone().run_until_cancelled_owned(look_up));
+        tokio::spawn(closing.clone().run_until_cancelled_owned(look_for_ends));
         let poll = reader::poll(Arc::clone(&followers), reader.clone());
         tokio::spawn(closing.clone().run_until_cancelled_owned(poll));
-        let prune = prune::run(database.clone(), settings.retention);
+        let prune = prune::run(database.clone(), settings);
         tokio::spawn(closing.clone().run_until_cancelled_owned(prune));
         Ok(Self {
             settings,
             intake,
             changes,
             reader,
+            ends,
+            seldom: database.pool(SELDOM_CONNECTIONS_MAX),
             noted,
+            sent,
             followers,
             bytes: Arc::new(Semaphore::new(WRITE_BYTES_WAITING_MAX)),
             notes_dropped,
@@ -130,14 +165,24 @@ impl PostgresRecords {
         channel: &mpsc::Sender<M>,
         message: impl FnOnce(oneshot::Sender<Result<T, WriteError>>) -> M,
     ) -> Result<T, RecordsError> {
+        self.ask_within(self.settings.wait_max, action, channel, message).await
+    }
+
+    async fn ask_within<M, T>(
+        &self,
+        wait_max: Duration,
+        action: &'static str,
+        channel: &mpsc::Sender<M>,
+        message: impl FnOnce(oneshot::Sender<Result<T, WriteError>>) -> M,
+    ) -> Result<T, RecordsError> {
         let (reply, answer) = oneshot::channel();
         let asked = async {
             channel.send(message(reply)).await.map_err(|_| WriteError::Closed)?;
             answer.await.map_err(|_| WriteError::Closed)?
         };
-        match tokio::time::timeout(self.settings.wait_max, asked).await {
+        match tokio::time::timeout(wait_max, asked).await {
             Ok(answered) => answered,
-            Err(_) => Err(WriteError::Waited(self.settings.wait_max)),
+            Err(_) => Err(WriteError::Waited(wait_max)),
         }
         .map_err(|error| RecordsError { action, source: Box::new(error) })
     }
@@ -172,12 +217,13 @@ impl TaskRecords for PostgresRecords {
         }
     }
 
-    async fn finished(&self, update: Update) -> Result<(), RecordsError> {
+    async fn finished(&self, ending: Ending) -> Result<Ended, RecordsError> {
+        let Ending { update, outgoing, dead_letter } = ending;
         let change = TaskRecord::from(update);
         self.noted.overtaken(&change);
         // More than the whole allowance is let in alone.
-        let weight = order::weight(&change).min(WRITE_BYTES_WAITING_MAX);
-        let permits = u32::try_from(weight).unwrap_or(u32::MAX);
+        let weight = order::weight(&change) + order::extra_weight(&outgoing, dead_letter.as_ref());
+        let permits = u32::try_from(weight.min(WRITE_BYTES_WAITING_MAX)).unwrap_or(u32::MAX);
         let allowance = async { Arc::clone(&self.bytes).acquire_many_owned(permits).await };
         let allowance = match tokio::time::timeout(self.settings.wait_max, allowance).await {
             Ok(Ok(allowance)) => allowance,
@@ -186,7 +232,63 @@ impl TaskRecords for PostgresRecords {
                 return Err(RecordsError { action: "written", source });
             }
         };
-        self.ask("written", &self.changes, |reply| changes::Finished { change, reply, allowance }).await
+        let message = |reply| changes::Finished { change, outgoing, dead_letter, reply, allowance };
+        self.ask("written", &self.changes, message).await
+    }
+
+    fn was_finished(&self, update: &Update) {
+        let change = TaskRecord::from(update.clone());
+        self.noted.overtaken(&change);
+        self.followers.changed(&change);
+    }
+
+    async fn ended(&self, id: &TaskId, generation: u32) -> Result<Option<TaskRecord>, RecordsError> {
+        let lookup = |reply| reader::Lookup { id: id.clone(), reply };
+        let record = self.ask_within(ENDED_WAIT_MAX, "read", &self.ends, lookup).await?;
+        Ok(record.filter(|record| order::has_ended(record, generation)))
+    }
+
+    fn sent(&self, ids: Vec<Uuid>) {
+        self.sent.add(ids);
+    }
+
+    async fn unsent(&self) -> Result<Vec<Outgoing>, RecordsError> {
+        outbox::unsent(&self.seldom).await.map_err(written)
+    }
+
+    async fn cancel(&self, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, RecordsError> {
+        let cancelled = cancel::cancel(&self.seldom, id, at_ms).await.map_err(written)?;
+        self.followers.read_soon(id);
+        Ok(cancelled)
+    }
+
+    async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError> {
+        cancel::cancelled(&self.seldom, &ids).await.map_err(read)
+    }
+
+    async fn dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+        after: Option<DeadLetterCursor>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, RecordsError> {
+        dead_letters::list(&self.seldom, &filter, after.as_ref(), limit).await.map_err(read)
+    }
+
+    async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError> {
+        dead_letters::get(&self.seldom, id).await.map_err(read)
+    }
+
+    async fn take_dead_letters(&self, taken: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError> {
+        dead_letters::take(&self.seldom, &taken).await.map_err(written)
+    }
+
+    async fn taken_dead_letters(&self, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError> {
+        dead_letters::taken(&self.seldom, agent).await.map_err(read)
+    }
+
+    async fn forget_taken(&self, letters: Vec<(TaskId, u32)>) -> Result<(), RecordsError> {
+        dead_letters::forget_taken(&self.seldom, &letters).await.map_err(written)
     }
 
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
@@ -206,4 +308,12 @@ impl TaskRecords for PostgresRecords {
             }
         }
     }
+}
+
+fn read(error: sqlx::Error) -> RecordsError {
+    RecordsError { action: "read", source: Box::new(error) }
+}
+
+fn written(error: sqlx::Error) -> RecordsError {
+    RecordsError { action: "written", source: Box::new(error) }
 }

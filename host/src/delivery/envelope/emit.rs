@@ -3,7 +3,7 @@
 use super::headers::{self, printable};
 use super::parse::{earliest, expiration_deadline_ms, moment};
 use crate::delivery::{Message, Route};
-use crate::task::{Outcome, Task, TaskId, UnixMs};
+use crate::task::{Failure, Output, Task, TaskId, UnixMs};
 
 /// The message that submits a task.
 #[must_use]
@@ -25,6 +25,9 @@ pub fn submission(task: &Task) -> Message {
         }
     }
     stamp(&mut message, task, task.attempt);
+    if let Some(key) = &task.partition_key {
+        message.headers.insert(headers::PARTITION_KEY.to_owned(), key.as_str().into());
+    }
     if let Some(attempts_max) = task.attempts_max {
         message.headers.insert(headers::ATTEMPTS_MAX.to_owned(), u64::from(attempts_max).into());
     }
@@ -56,26 +59,37 @@ fn stamp(message: &mut Message, task: &Task, attempt: u32) {
     // Replaced in whatever case the sender wrote them.
     message.headers.retain(|name, _| {
         let name = name.to_ascii_lowercase();
-        !matches!(name.as_str(), headers::ATTEMPT | headers::ENQUEUED_AT | headers::DEADLINE)
+        !matches!(
+            name.as_str(),
+            headers::ATTEMPT | headers::ENQUEUED_AT | headers::DEADLINE | headers::GENERATION
+        )
     });
     message.headers.insert(headers::ATTEMPT.to_owned(), u64::from(attempt).into());
     message.headers.insert(headers::ENQUEUED_AT.to_owned(), task.enqueued_at_ms.into());
+    if task.generation > 0 {
+        message.headers.insert(headers::GENERATION.to_owned(), u64::from(task.generation).into());
+    }
     if let Some(deadline_ms) = task.deadline_ms {
         message.headers.insert(headers::DEADLINE.to_owned(), deadline_ms.into());
     }
 }
 
-/// The result of a finished task and where it goes, for senders that asked for one.
+/// The result of a finished task and where it goes, for senders that asked for one. `kind` is the outcome's name.
 #[must_use]
-pub fn result(task: &Task, outcome: &Outcome) -> Option<(Route, Message)> {
+pub fn result(
+    task: &Task,
+    kind: &str,
+    output: Option<&Output>,
+    failure: Option<&Failure>,
+) -> Option<(Route, Message)> {
     let reply = task.reply.as_ref()?;
     let mut message = Message {
         message_id: Some(task.id.to_string()),
         correlation_id: Some(reply.correlation_id.clone().unwrap_or_else(|| task.id.to_string())),
-        kind: Some(outcome.name().to_owned()),
+        kind: Some(kind.to_owned()),
         ..Message::default()
     };
-    if let Outcome::Succeeded(Some(output)) = outcome {
+    if let Some(output) = output {
         message.content_type.clone_from(&output.content_type);
         message.body = output.body.clone();
         // `x-` is the host's own: an agent cannot forge an error or an attempt.
@@ -83,8 +97,8 @@ pub fn result(task: &Task, outcome: &Outcome) -> Option<(Route, Message)> {
         message.headers.extend(own.map(|(name, value)| (printable(name), printable(value).into())));
         headers::shrink_to_fit(&mut message.headers);
     }
-    if let Some(failure) = outcome.failure() {
-        message.headers.insert(headers::ERROR_TYPE.to_owned(), failure.kind.into());
+    if let Some(failure) = failure {
+        message.headers.insert(headers::ERROR_TYPE.to_owned(), failure.kind.as_str().into());
         message.headers.insert(headers::ERROR_MESSAGE.to_owned(), printable(&failure.message).into());
     }
     if let Some(traceparent) = &task.traceparent {
@@ -106,6 +120,8 @@ pub struct DeathNote {
     pub failed_at_ms: UnixMs,
     /// How many attempts it used.
     pub attempts: u32,
+    /// How often it had been redriven.
+    pub generation: u32,
     /// The revision that ran it last, where one did.
     pub revision: Option<u64>,
     /// That revision's module, as `sha256:<hex>`.
@@ -129,6 +145,9 @@ pub fn dead_letter(original: &Message, note: &DeathNote) -> Message {
     add(headers::FAILED_AT, note.failed_at_ms.into());
     add(headers::ATTEMPTS, u64::from(note.attempts).into());
     add(headers::HOST, printable(&note.host).into());
+    if note.generation > 0 {
+        add(headers::GENERATION, u64::from(note.generation).into());
+    }
     if let Some(revision) = note.revision {
         add(headers::AGENT_REVISION, revision.into());
     }
@@ -148,4 +167,20 @@ pub fn expired_again(message: &Message, now_ms: UnixMs) -> Message {
         headers.insert(headers::DEADLINE.to_owned(), deadline_ms.into());
     }
     Message { expiration: None, headers, ..message.clone() }
+}
+
+/// The message that has a dead letter's task run again, from its first attempt, in the next generation.
+///
+/// A deadline that has passed is not kept: whoever redrives the task wants it to run.
+#[must_use]
+pub fn redriven(letter: &Message, generation: u32, now_ms: UnixMs) -> Message {
+    let mut headers = headers::that_travel_on(&letter.headers);
+    headers.retain(|name, value| {
+        let name = name.to_ascii_lowercase();
+        let is_past = || moment(headers::DEADLINE, value).is_ok_and(|deadline_ms| deadline_ms <= now_ms);
+        !headers::is_a_death_notes(&name) && name != headers::ATTEMPT && !(name == headers::DEADLINE && is_past())
+    });
+    headers.retain(|name, _| !name.eq_ignore_ascii_case(headers::GENERATION));
+    headers.insert(headers::GENERATION.to_owned(), u64::from(generation).into());
+    Message { expiration: None, headers, ..letter.clone() }
 }

@@ -14,6 +14,10 @@ pub const ATTEMPTS_MAX: &str = "x-max-attempts";
 pub const DEADLINE: &str = "x-deadline";
 /// The revision that the task is pinned to.
 pub const REVISION: &str = "x-revision";
+/// How often the task was redriven; absent where it never was.
+pub const GENERATION: &str = "x-generation";
+/// Tasks of one agent with the same value run one at a time, in order.
+pub const PARTITION_KEY: &str = "x-partition-key";
 /// When the task was first enqueued, in Unix milliseconds: AMQP's `timestamp` property has only seconds.
 pub const ENQUEUED_AT: &str = "x-enqueued-at";
 /// Before this moment, in Unix milliseconds, a delivery goes round through a delay queue again: how delays longer than
@@ -52,6 +56,8 @@ pub(super) fn is_ours(name: &str) -> bool {
             | ATTEMPTS_MAX
             | DEADLINE
             | REVISION
+            | GENERATION
+            | PARTITION_KEY
             | ENQUEUED_AT
             | NOT_BEFORE
             | ERROR_TYPE
@@ -62,6 +68,11 @@ pub(super) fn is_ours(name: &str) -> bool {
             | AGENT_DIGEST
             | HOST
     )
+}
+
+/// Whether a header (its name in lower case) tells of a death, and goes when the task runs again.
+pub(super) fn is_a_death_notes(name: &str) -> bool {
+    matches!(name, ERROR_TYPE | ERROR_MESSAGE | FAILED_AT | ATTEMPTS | AGENT_REVISION | AGENT_DIGEST | HOST)
 }
 
 /// Whether a header (its name in lower case) is written or acted on by RabbitMQ.

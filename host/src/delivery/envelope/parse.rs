@@ -53,6 +53,8 @@ pub fn parse(agent: &AgentName, message: &Message, now_ms: UnixMs) -> Result<Tas
         agent: agent.clone(),
         attempt: fields.attempt.unwrap_or(1),
         attempts_max: fields.attempts_max,
+        generation: fields.generation.unwrap_or(0),
+        partition_key: fields.partition_key,
         enqueued_at_ms: fields.enqueued_at_ms.or(message.timestamp_ms).unwrap_or(now_ms),
         deadline_ms,
         revision: fields.revision,
@@ -62,6 +64,22 @@ pub fn parse(agent: &AgentName, message: &Message, now_ms: UnixMs) -> Result<Tas
         traceparent: fields.traceparent,
         reply: reply_to,
     })
+}
+
+/// Whether the sender named the task. One that it did not name gets a new id at every delivery, so nobody can know it.
+#[must_use]
+pub fn names_its_task(message: &Message) -> bool {
+    let is_id = |name: &String| cloud_events::attribute_header(&name.to_ascii_lowercase()).is_some_and(|name| name == "ce-id");
+    message.message_id.is_some()
+        || message.headers.keys().any(is_id)
+        || message.content_type.as_deref().is_some_and(cloud_events::is_structured)
+}
+
+/// How often the task of a message was redriven, as far as the message says so properly.
+#[must_use]
+pub fn generation(message: &Message) -> u32 {
+    let count = message.headers.get(headers::GENERATION).and_then(HeaderValue::as_count);
+    count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
 }
 
 /// When a delivery may run at the earliest, if it is still going round through delay queues.
@@ -74,6 +92,8 @@ pub(crate) fn not_before_ms(message: &Message) -> Option<UnixMs> {
 struct Fields {
     attempt: Option<u32>,
     attempts_max: Option<u32>,
+    generation: Option<u32>,
+    partition_key: Option<String>,
     deadline_ms: Option<UnixMs>,
     enqueued_at_ms: Option<UnixMs>,
     revision: Option<u64>,
@@ -109,6 +129,11 @@ impl Fields {
             headers::ATTEMPT => self.attempt = Some(from_one(name, value)?),
             headers::ATTEMPTS_MAX => self.attempts_max = Some(from_one(name, value)?),
             headers::REVISION => self.revision = Some(from_one(name, value)?),
+            headers::GENERATION => self.generation = Some(from_one(name, value)?),
+            headers::PARTITION_KEY => {
+                let text = value.as_text().ok_or_else(|| unexpected(name, value, "text"))?;
+                self.partition_key = Some(text);
+            }
             headers::DEADLINE => self.deadline_ms = Some(moment(name, value)?),
             headers::ENQUEUED_AT => self.enqueued_at_ms = Some(moment(name, value)?),
             headers::TRACEPARENT => {

@@ -1,5 +1,10 @@
 //! The writer of what became of tasks: their ends, which somebody waits for, and the notes on the way.
 
+mod upsert;
+
+pub(super) use upsert::{signed, signed_generation};
+
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -7,18 +12,22 @@ use std::time::{Duration, Instant};
 use sqlx::PgConnection;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
+use self::upsert::{Upsert, WrittenBefore};
 use super::link::{Fault, Link, Work, WriteError};
-use super::noted::Noted;
+use super::noted::{Noted, Sent};
 use crate::records::follow::Followers;
-use crate::records::{Progress, TaskRecord, order};
+use crate::records::{DeadLetter, Ended, Outgoing, Progress, TaskRecord, order};
 use crate::task::TaskId;
 
 /// The end of a task, on its way to the database.
 #[derive(Debug)]
 pub(super) struct Finished {
     pub(super) change: TaskRecord,
-    pub(super) reply: oneshot::Sender<Result<(), WriteError>>,
+    pub(super) outgoing: Vec<Outgoing>,
+    pub(super) dead_letter: Option<DeadLetter>,
+    pub(super) reply: oneshot::Sender<Result<Ended, WriteError>>,
     /// Its share of the bytes that may wait.
     pub(super) allowance: OwnedSemaphorePermit,
 }
@@ -39,13 +48,42 @@ pub(super) struct Writer {
     pub(super) noted: Arc<Noted>,
     pub(super) followers: Arc<Followers>,
     pub(super) notes_dropped: Arc<AtomicU64>,
+    pub(super) sent: Arc<Sent>,
 }
 
 /// One row to write, and who waits for it.
 #[derive(Debug)]
 struct Pending {
     change: TaskRecord,
-    waiting: Vec<(oneshot::Sender<Result<(), WriteError>>, OwnedSemaphorePermit)>,
+    outgoing: Vec<Outgoing>,
+    dead_letter: Option<DeadLetter>,
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    reply: oneshot::Sender<Result<Ended, WriteError>>,
+    _allowance: OwnedSemaphorePermit,
+    /// Whether the row is this one's end; otherwise another end of the same task came before it.
+    is_its_end: bool,
+}
+
+impl Pending {
+    fn note(change: TaskRecord) -> Self {
+        Self { change, outgoing: Vec::new(), dead_letter: None, waiting: Vec::new() }
+    }
+
+    fn weight(&self) -> usize {
+        order::weight(&self.change) + order::extra_weight(&self.outgoing, self.dead_letter.as_ref())
+    }
+}
+
+impl From<Finished> for Pending {
+    fn from(finished: Finished) -> Self {
+        let Finished { change, outgoing, dead_letter, reply, allowance } = finished;
+        let waiting = vec![Waiting { reply, _allowance: allowance, is_its_end: true }];
+        Self { change, outgoing, dead_letter, waiting }
+    }
 }
 
 impl Writer {
@@ -68,19 +106,20 @@ impl Writer {
             if is_over || notes_at <= Instant::now() {
                 notes_at = Instant::now() + NOTES_EVERY;
                 for (id, note) in self.noted.take(is_over) {
-                    pending.extend(note.change.map(|change| Pending { change, waiting: Vec::new() }));
+                    pending.extend(note.change.map(Pending::note));
                     progress.extend(note.progress.map(|progress| (id, progress)));
                 }
             }
-            pending.extend(
-                ends.drain(..)
-                    .map(|Finished { change, reply, allowance }| Pending { change, waiting: vec![(reply, allowance)] }),
-            );
+            pending.extend(ends.drain(..).map(Pending::from));
             if !pending.is_empty() {
                 self.write(coalesced(pending)).await;
             }
             if !progress.is_empty() {
                 self.write_progress(progress).await;
+            }
+            let sent = self.sent.take();
+            if !sent.is_empty() {
+                self.forget_sent(&sent).await;
             }
             if is_over {
                 return;
@@ -89,50 +128,68 @@ impl Writer {
     }
 
     async fn write(&mut self, pending: Vec<Pending>) {
-        let mut statements = cut(pending);
-        while let Some(mut rows) = statements.pop() {
-            match self.link.attempt(&Upsert { rows: &rows }).await {
-                Ok(written) => self.settle(rows, written),
+        let mut statements: Vec<_> = cut(pending).into_iter().map(|rows| (rows, false)).collect();
+        while let Some((mut rows, tried_before)) = statements.pop() {
+            match self.attempt(&rows, tried_before).await {
+                Ok(unwritten) => self.settle(rows, &unwritten),
                 Err(Fault::Passing) => {
                     let before = rows.len();
                     for row in &mut rows {
-                        row.waiting.retain(|(reply, _)| !reply.is_closed());
+                        row.waiting.retain(|waiting| !waiting.reply.is_closed());
                     }
                     // Notes nobody waits for: their tasks are still running, or their ends are about to come.
                     rows.retain(|row| !row.waiting.is_empty());
                     self.notes_dropped.fetch_add((before - rows.len()) as u64, Ordering::Relaxed);
                     if !rows.is_empty() {
-                        statements.push(rows);
+                        statements.push((rows, true));
                     }
                 }
                 Err(Fault::Row(_)) if rows.len() > 1 => {
                     let second = rows.split_off(rows.len() / 2);
-                    statements.extend([second, rows]);
+                    statements.extend([(second, tried_before), (rows, tried_before)]);
                 }
                 Err(Fault::Row(error) | Fault::Statement(error)) => {
                     tracing::error!(%error, tasks = rows.len(), "task records: the database refuses them");
-                    for (reply, _) in rows.into_iter().flat_map(|row| row.waiting) {
-                        let _ = reply.send(Err(WriteError::Refused(Arc::clone(&error))));
+                    for waiting in rows.into_iter().flat_map(|row| row.waiting) {
+                        let _ = waiting.reply.send(Err(WriteError::Refused(Arc::clone(&error))));
                     }
                 }
             }
         }
     }
 
-    fn settle(&self, rows: Vec<Pending>, written: u64) {
-        // Some were refused because something later is there; which ones, only a look can tell.
-        let all_written = written == rows.len() as u64;
+    /// Writes rows once. Answers those for which something later is there.
+    async fn attempt(&mut self, rows: &[Pending], tried_before: bool) -> Result<HashSet<String>, Fault> {
+        let mut unwritten = self.link.attempt(&Upsert { rows }).await?;
+        if tried_before && !unwritten.is_empty() {
+            // The first try may have been committed, with its answer lost: then what is there is what was written.
+            for id in self.link.attempt(&WrittenBefore { rows }).await? {
+                unwritten.remove(&id);
+            }
+        }
+        Ok(unwritten)
+    }
+
+    fn settle(&self, rows: Vec<Pending>, unwritten: &HashSet<String>) {
         for row in rows {
-            if all_written {
+            let is_written = !unwritten.contains(row.change.id.as_str());
+            if is_written {
                 self.followers.changed(&row.change);
             } else {
                 self.followers.read_soon(&row.change.id);
             }
-            for (reply, allowance) in row.waiting {
-                drop(allowance);
+            for waiting in row.waiting {
+                let ended = if is_written && waiting.is_its_end { Ended::Now } else { Ended::Before };
                 // Whoever stopped waiting was told so.
-                let _ = reply.send(Ok(()));
+                let _ = waiting.reply.send(Ok(ended));
             }
+        }
+    }
+
+    /// Removes messages that have left from the outbox. What cannot be removed now is sent again, which changes nothing.
+    async fn forget_sent(&mut self, sent: &[Uuid]) {
+        if let Err(fault) = self.link.attempt(&Forget { sent }).await {
+            tracing::warn!(?fault, messages = sent.len(), "messages that were sent stay in the outbox");
         }
     }
 
@@ -153,10 +210,14 @@ fn coalesced(mut pending: Vec<Pending>) -> Vec<Pending> {
     for next in pending {
         match rows.last_mut() {
             Some(last) if last.change.id == next.change.id => {
-                if order::supersedes(&next.change, &last.change) {
+                let supersedes = order::supersedes(&next.change, &last.change);
+                if supersedes {
                     order::merge(&mut last.change, &next.change);
+                    last.waiting.iter_mut().for_each(|waiting| waiting.is_its_end = false);
+                    (last.outgoing, last.dead_letter) = (next.outgoing, next.dead_letter);
                 }
-                last.waiting.extend(next.waiting);
+                let joining = next.waiting.into_iter();
+                last.waiting.extend(joining.map(|waiting| Waiting { is_its_end: supersedes, ..waiting }));
             }
             Some(_) | None => rows.push(next),
         }
@@ -169,7 +230,7 @@ fn cut(pending: Vec<Pending>) -> Vec<Vec<Pending>> {
     let mut statements = vec![Vec::with_capacity(pending.len())];
     let mut bytes = 0;
     for row in pending {
-        let weight = order::weight(&row.change);
+        let weight = row.weight();
         if bytes > 0 && bytes + weight > STATEMENT_BYTES_MAX {
             statements.push(Vec::new());
             bytes = 0;
@@ -182,88 +243,19 @@ fn cut(pending: Vec<Pending>) -> Vec<Vec<Pending>> {
     statements
 }
 
-struct Upsert<'a> {
-    rows: &'a [Pending],
+struct Forget<'a> {
+    sent: &'a [Uuid],
 }
 
-/// `order::supersedes` and `order::merge` in SQL.
-const UPSERT: &str = "
-    INSERT INTO tasks AS t (id, agent, revision, status, attempt, output_type, output, failure_kind, failure_message,
-        memory_bytes_peak, cpu_us, wall_us, host_calls, enqueued_at_ms, started_at_ms, finished_at_ms)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::smallint[], $5::bigint[], $6::text[], $7::bytea[],
-        $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
-        $15::bigint[], $16::bigint[])
-    ON CONFLICT (id) DO UPDATE SET
-        revision = COALESCE(EXCLUDED.revision, t.revision),
-        status = EXCLUDED.status,
-        attempt = EXCLUDED.attempt,
-        output_type = EXCLUDED.output_type,
-        output = EXCLUDED.output,
-        failure_kind = CASE WHEN EXCLUDED.status >= 3 OR EXCLUDED.failure_kind IS NOT NULL
-            THEN EXCLUDED.failure_kind ELSE t.failure_kind END,
-        failure_message = CASE WHEN EXCLUDED.status >= 3 OR EXCLUDED.failure_kind IS NOT NULL
-            THEN EXCLUDED.failure_message ELSE t.failure_message END,
-        progress_fraction = CASE WHEN EXCLUDED.status = 1 AND (EXCLUDED.attempt <> t.attempt
-            OR COALESCE(EXCLUDED.started_at_ms, t.started_at_ms) IS DISTINCT FROM t.started_at_ms)
-            THEN NULL ELSE t.progress_fraction END,
-        progress_note = CASE WHEN EXCLUDED.status = 1 AND (EXCLUDED.attempt <> t.attempt
-            OR COALESCE(EXCLUDED.started_at_ms, t.started_at_ms) IS DISTINCT FROM t.started_at_ms)
-            THEN NULL ELSE t.progress_note END,
-        memory_bytes_peak = COALESCE(EXCLUDED.memory_bytes_peak, t.memory_bytes_peak),
-        cpu_us = COALESCE(EXCLUDED.cpu_us, t.cpu_us),
-        wall_us = COALESCE(EXCLUDED.wall_us, t.wall_us),
-        host_calls = COALESCE(EXCLUDED.host_calls, t.host_calls),
-        started_at_ms = COALESCE(EXCLUDED.started_at_ms, t.started_at_ms),
-        finished_at_ms = EXCLUDED.finished_at_ms,
-        updated_at = now()
-    WHERE t.status < 3 AND (EXCLUDED.status >= 3
-        OR (EXCLUDED.attempt, COALESCE(EXCLUDED.started_at_ms, t.started_at_ms, 0), EXCLUDED.status)
-            >= (t.attempt, COALESCE(t.started_at_ms, 0), t.status))";
+impl Work for Forget<'_> {
+    type Answer = ();
 
-impl Upsert<'_> {
-    fn column<T>(&self, value: impl Fn(&TaskRecord) -> T) -> Vec<T> {
-        self.rows.iter().map(|row| value(&row.change)).collect()
-    }
-
-    /// The same with the rows' lifetime, for what is borrowed from them.
-    fn borrowed<'b, T>(&'b self, value: impl Fn(&'b TaskRecord) -> T) -> Vec<T> {
-        self.rows.iter().map(|row| value(&row.change)).collect()
-    }
-}
-
-/// PostgreSQL has no unsigned numbers; a nonsensical one from a message is cut off rather than refused.
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-impl Work for Upsert<'_> {
-    type Answer = u64;
-
-    async fn run(&self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
-        sqlx::query(UPSERT)
-            .bind(self.borrowed(|change| change.id.as_str()))
-            .bind(self.borrowed(|change| change.agent.as_str()))
-            .bind(self.column(|change| change.revision.map(signed)))
-            .bind(self.column(|change| order::code(change.status)))
-            .bind(self.column(|change| i64::from(change.attempt)))
-            .bind(self.borrowed(|change| change.output.as_ref().and_then(|output| output.content_type.as_deref())))
-            .bind(self.borrowed(|change| change.output.as_ref().map(|output| output.body.as_ref())))
-            .bind(self.borrowed(|change| change.failure.as_ref().map(|failure| failure.kind.as_str())))
-            .bind(self.borrowed(|change| change.failure.as_ref().map(|failure| failure.message.as_str())))
-            .bind(self.column(|change| change.usage.map(|usage| signed(usage.memory_bytes_peak))))
-            .bind(self.column(|change| change.usage.map(|usage| signed(usage.cpu_us))))
-            .bind(self.column(|change| change.usage.map(|usage| signed(usage.wall_us))))
-            .bind(self.column(|change| change.usage.map(|usage| signed(usage.host_calls))))
-            .bind(self.column(|change| signed(change.enqueued_at_ms)))
-            .bind(self.column(|change| change.started_at_ms.map(signed)))
-            .bind(self.column(|change| change.finished_at_ms.map(signed)))
-            .execute(connection)
-            .await
-            .map(|done| done.rows_affected())
+    async fn run(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("DELETE FROM outbox WHERE id = ANY($1)").bind(self.sent).execute(connection).await.map(drop)
     }
 
     fn bytes(&self) -> usize {
-        self.rows.iter().map(|row| order::weight(&row.change)).sum()
+        size_of_val(self.sent)
     }
 }
 

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use crate::records::{Progress, TaskRecord, order};
 use crate::task::TaskId;
 
@@ -82,5 +84,21 @@ impl Noted {
             return notes.drain().collect();
         }
         notes.extract_if(|_, note| note.since.elapsed() >= KEPT_BACK).collect()
+    }
+}
+
+/// Messages that have left, and whose rows in the outbox are to go.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    ids: Mutex<Vec<Uuid>>,
+}
+
+impl Sent {
+    pub(super) fn add(&self, ids: Vec<Uuid>) {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+    }
+
+    pub(super) fn take(&self) -> Vec<Uuid> {
+        std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

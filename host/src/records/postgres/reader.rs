@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use sqlx::postgres::PgRow;
@@ -25,15 +26,24 @@ pub(super) struct Lookup {
 /// Look-ups that one query is made of at most.
 const LOOKUPS_PER_QUERY: usize = 256;
 
+/// Which records are looked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted {
+    /// Those that are shown: all but those of tasks that ended longer ago than this.
+    Shown(Duration),
+    /// Only of tasks that have ended, or were redriven. Asked for each task, of which hardly any has.
+    Ended,
+}
+
 /// Answers look-ups until nobody can ask any more.
-pub(super) async fn run(mut link: Link, mut lookups: mpsc::Receiver<Lookup>) {
+pub(super) async fn run(mut link: Link, mut lookups: mpsc::Receiver<Lookup>, wanted: Wanted) {
     let mut batch = Vec::with_capacity(LOOKUPS_PER_QUERY);
     while lookups.recv_many(&mut batch, LOOKUPS_PER_QUERY).await > 0 {
         let mut waiting: HashMap<TaskId, Vec<Reply>> = HashMap::with_capacity(batch.len());
         for Lookup { id, reply } in batch.drain(..) {
             waiting.entry(id).or_default().push(reply);
         }
-        let query = Query { waiting: Mutex::new(waiting) };
+        let query = Query { waiting: Mutex::new(waiting), wanted };
         loop {
             let result = link.attempt(&query).await;
             let mut waiting = query.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,13 +104,16 @@ pub(super) async fn poll(followers: Arc<Followers>, reader: mpsc::Sender<Lookup>
 #[derive(Debug)]
 struct Query {
     waiting: Mutex<HashMap<TaskId, Vec<Reply>>>,
+    wanted: Wanted,
 }
 
 const SELECT: &str = "
     SELECT id, agent, revision, status, attempt, output_type, output, failure_kind, failure_message,
         progress_fraction, progress_note, memory_bytes_peak, cpu_us, wall_us, host_calls,
-        enqueued_at_ms, started_at_ms, finished_at_ms
+        enqueued_at_ms, started_at_ms, finished_at_ms, generation
     FROM tasks WHERE id = ANY($1)";
+const SHOWN: &str = " AND (status < 3 OR updated_at > now() - make_interval(secs => $2))";
+const ENDED: &str = " AND (status >= 3 OR generation > 0)";
 
 impl Work for Query {
     type Answer = ();
@@ -110,7 +123,15 @@ impl Work for Query {
             let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.keys().map(|id| id.as_str().to_owned()).collect()
         };
-        let mut rows = sqlx::query(SELECT).bind(ids).fetch(connection);
+        let (statement, kept_for) = match self.wanted {
+            Wanted::Shown(kept_for) => ([SELECT, SHOWN].concat(), Some(kept_for)),
+            Wanted::Ended => ([SELECT, ENDED].concat(), None),
+        };
+        let mut query = sqlx::query(&statement).bind(ids);
+        if let Some(kept_for) = kept_for {
+            query = query.bind(kept_for.as_secs_f64());
+        }
+        let mut rows = query.fetch(connection);
         while let Some(row) = rows.try_next().await? {
             let record = decoded(&row)?;
             let replies = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.id);
@@ -122,8 +143,11 @@ impl Work for Query {
     }
 
     fn bytes(&self) -> usize {
-        // What comes back may be large.
-        usize::MAX
+        match self.wanted {
+            // What comes back may be large.
+            Wanted::Shown(_) => usize::MAX,
+            Wanted::Ended => 0,
+        }
     }
 }
 
@@ -155,6 +179,7 @@ fn decoded(row: &PgRow) -> Result<TaskRecord, sqlx::Error> {
         revision: unsigned(2)?,
         status: status(row.try_get(3)?)?,
         attempt: u32::try_from(row.try_get::<i64, _>(4)?).unwrap_or(u32::MAX),
+        generation: u32::try_from(row.try_get::<i32, _>(18)?).unwrap_or(0),
         output,
         failure,
         progress,

@@ -1,0 +1,135 @@
+//! What leaves with the ends of tasks: messages that were not sent yet, and the list of dead letters.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use crate::records::{DeadLetter, DeadLetterCursor, DeadLetterFilter, Outgoing, UNSENT_AFTER, UNSENT_CLAIM};
+use crate::task::{AgentName, TaskId};
+
+/// Bytes that the list of dead letters may take; beyond, those that failed first are forgotten. Their messages stay in the
+/// broker's queue.
+const LETTERS_BYTES_MAX: usize = 32 << 20;
+/// What a letter takes beside its message and its reason.
+const LETTER_BYTES: usize = 512;
+/// Messages that one call gives out, as in the database.
+const UNSENT_MAX: usize = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    outgoing: Mutex<HashMap<Uuid, (Outgoing, Instant)>>,
+    letters: Mutex<Letters>,
+}
+
+#[derive(Debug, Default)]
+struct Letters {
+    listed: HashMap<TaskId, DeadLetter>,
+    bytes: usize,
+    /// Off the list, and perhaps still in the broker's queue.
+    taken: HashMap<(TaskId, u32), AgentName>,
+}
+
+impl Leaving {
+    fn outgoing(&self) -> MutexGuard<'_, HashMap<Uuid, (Outgoing, Instant)>> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Letters> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, outgoing: Vec<Outgoing>) {
+        if outgoing.is_empty() {
+            return;
+        }
+        let due_at = Instant::now() + UNSENT_AFTER;
+        self.outgoing().extend(outgoing.into_iter().map(|outgoing| (outgoing.id, (outgoing, due_at))));
+    }
+
+    pub(super) fn sent(&self, ids: &[Uuid]) {
+        let mut outgoing = self.outgoing();
+        for id in ids {
+            outgoing.remove(id);
+        }
+    }
+
+    pub(super) fn unsent(&self) -> Vec<Outgoing> {
+        let now = Instant::now();
+        let mut outgoing = self.outgoing();
+        let due = outgoing.values_mut().filter(|(_, due_at)| *due_at <= now).take(UNSENT_MAX);
+        due.map(|(outgoing, due_at)| {
+            *due_at = now + UNSENT_CLAIM;
+            outgoing.clone()
+        })
+        .collect()
+    }
+
+    pub(super) fn list(&self, letter: DeadLetter) {
+        let mut letters = self.locked();
+        letters.bytes = letters.bytes.saturating_add(weight(&letter));
+        if let Some(former) = letters.listed.insert(letter.id.clone(), letter) {
+            letters.bytes = letters.bytes.saturating_sub(weight(&former));
+        }
+        while letters.bytes > LETTERS_BYTES_MAX {
+            let first = letters.listed.values().min_by_key(|letter| letter.failed_at_ms).map(|letter| letter.id.clone());
+            let Some(letter) = first.and_then(|id| letters.listed.remove(&id)) else { return };
+            letters.bytes = letters.bytes.saturating_sub(weight(&letter));
+        }
+    }
+
+    pub(super) fn letters(
+        &self,
+        filter: &DeadLetterFilter,
+        after: Option<&DeadLetterCursor>,
+        limit: u32,
+    ) -> Vec<DeadLetter> {
+        let letters = self.locked();
+        // The newest first, and of those of one moment the larger id first, as in the database.
+        let comes_after = |letter: &&DeadLetter| {
+            after.is_none_or(|after| (letter.failed_at_ms, &letter.id) < (after.failed_at_ms, &after.id))
+        };
+        let mut found: Vec<&DeadLetter> = letters
+            .listed
+            .values()
+            .filter(|letter| filter.agent.as_ref().is_none_or(|agent| *agent == letter.agent))
+            .filter(comes_after)
+            .collect();
+        found.sort_by(|a, b| (b.failed_at_ms, &b.id).cmp(&(a.failed_at_ms, &a.id)));
+        let page = found.into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX));
+        page.map(|letter| DeadLetter { message: bytes::Bytes::new(), ..letter.clone() }).collect()
+    }
+
+    pub(super) fn letter(&self, id: &TaskId) -> Option<DeadLetter> {
+        self.locked().listed.get(id).cloned()
+    }
+
+    /// Takes a letter off the list, if it is there in this generation.
+    pub(super) fn take(&self, id: &TaskId, generation: u32) -> Option<DeadLetter> {
+        let mut letters = self.locked();
+        if letters.listed.get(id)?.generation != generation {
+            return None;
+        }
+        let letter = letters.listed.remove(id)?;
+        letters.bytes = letters.bytes.saturating_sub(weight(&letter));
+        letters.taken.insert((letter.id.clone(), generation), letter.agent.clone());
+        Some(letter)
+    }
+
+    pub(super) fn taken(&self, agent: &AgentName) -> Vec<(TaskId, u32)> {
+        let letters = self.locked();
+        letters.taken.iter().filter(|(_, of)| *of == agent).map(|(letter, _)| letter.clone()).collect()
+    }
+
+    pub(super) fn forget_taken(&self, forgotten: &[(TaskId, u32)]) {
+        let mut letters = self.locked();
+        for letter in forgotten {
+            letters.taken.remove(letter);
+        }
+    }
+}
+
+fn weight(letter: &DeadLetter) -> usize {
+    LETTER_BYTES + letter.message.len() + letter.error_message.len()
+}

@@ -1,0 +1,21 @@
+//! Messages that were left behind.
+
+use sqlx::{PgPool, Row};
+
+use crate::records::{Outgoing, UNSENT_CLAIM};
+
+/// Messages that one call gives out: a second of work for a broker, far less than the half minute until they are given to
+/// another host.
+const UNSENT_MAX: i64 = 256;
+
+pub(super) async fn unsent(pool: &PgPool) -> Result<Vec<Outgoing>, sqlx::Error> {
+    // Rows that another host is looking at are skipped, not waited for.
+    const CLAIM: &str = "
+        UPDATE outbox SET due_at = now() + make_interval(secs => $1)
+        WHERE id IN (SELECT id FROM outbox WHERE due_at <= now() ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+        RETURNING id, payload";
+    let rows = sqlx::query(CLAIM).bind(UNSENT_CLAIM.as_secs_f64()).bind(UNSENT_MAX).fetch_all(pool).await?;
+    rows.iter()
+        .map(|row| Ok(Outgoing { id: row.try_get(0)?, payload: row.try_get::<Vec<u8>, _>(1)?.into() }))
+        .collect()
+}
