@@ -27,6 +27,7 @@ use crate::dispatch::{DispatchMetrics, Dispatcher};
 use crate::http;
 use crate::lifecycle::StopSignals;
 use crate::package::{self, Package};
+use crate::relay::Relay;
 use crate::task::Task;
 use crate::telemetry;
 use backends::Backends;
@@ -93,6 +94,8 @@ pub struct App {
     deployer: Arc<Deployer>,
     dispatcher: Arc<Dispatcher>,
     draining: CancellationToken,
+    /// Cancelled when no task is under way any more.
+    drained: CancellationToken,
     background: TaskTracker,
     http: tokio::task::JoinHandle<std::io::Result<()>>,
     _guests: GuestThreads,
@@ -122,10 +125,13 @@ impl App {
         let dispatcher = dispatcher(address, runner.clone(), &backends, &registry)?;
         let deployer = deployer(&config, &engine, runner, &backends, &dispatcher, deployed)?;
         let draining = CancellationToken::new();
+        let drained = CancellationToken::new();
         let background = TaskTracker::new();
         let observer = observe::Observer::new(&registry, &config, ledger, Arc::clone(&deployer))
             .map_err(|error| internal("registering metrics", error))?;
         background.spawn(observer.clone().watch_queues(draining.clone()));
+        background.spawn(dispatcher.relay.clone().run(drained.clone()));
+        background.spawn(Arc::clone(&dispatcher).watch_cancelled(drained.clone()));
         let ports = http::Ports {
             submit: Arc::new(BrokerSubmitter(Arc::clone(&backends.broker))),
             connectivity: backends.broker.connectivity(),
@@ -141,6 +147,7 @@ impl App {
             deployer,
             dispatcher,
             draining,
+            drained,
             background,
             http,
             _guests: guests,
@@ -207,6 +214,7 @@ impl App {
             Ok(failed) => tracing::error!(?failed, "the HTTP server failed"),
             Err(_elapsed) => tracing::warn!("HTTP clients that do not finish are cut off"),
         }
+        self.drained.cancel();
         self.background.close();
         self.background.wait().await;
         if tokio::time::timeout(CLOSE_MAX, self.backends.close()).await.is_err() {
@@ -274,13 +282,15 @@ fn dispatcher(
 ) -> Result<Arc<Dispatcher>, StartError> {
     let metrics = DispatchMetrics::new(registry).map_err(|error| internal("registering metrics", error))?;
     Ok(Arc::new(Dispatcher {
-        host: host_name(address),
+        host: host_name(address).into(),
         runner,
         broker: Arc::clone(&backends.broker),
         records: Arc::clone(&backends.records),
+        relay: Relay::new(Arc::clone(&backends.broker), Arc::clone(&backends.records)),
         metrics,
         interrupt: CancellationToken::new(),
         under_way: TaskTracker::new(),
+        in_hand: Arc::default(),
     }))
 }
 

@@ -169,7 +169,7 @@ impl TaskRecords for Doubles {
     async fn queued(&self, tasks: Vec<NewTask>) -> Result<Vec<Queued>, RecordsError> {
         let mut state = self.lock();
         if state.records_fail {
-            return Err(RecordsError { action: "written", source: away() });
+            return Err(RecordsError { action: "written", is_passing: true, source: away() });
         }
         let mut queued = |task: NewTask| {
             if let Some(known) = state.records.get(&task.id).filter(|known| known.state.borrow().is_some()) {
@@ -216,7 +216,7 @@ impl TaskRecords for Doubles {
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
         let state = self.lock();
         if state.records_fail {
-            return Err(RecordsError { action: "read", source: away() });
+            return Err(RecordsError { action: "read", is_passing: true, source: away() });
         }
         Ok(state.records.get(id).and_then(|record| record.state.borrow().clone()))
     }
