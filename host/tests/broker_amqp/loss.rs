@@ -91,10 +91,15 @@ async fn connections_that_the_broker_closes_are_remade() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_the_broker_closes_is_remade() {
     let server = Server::lend().await;
+    let set = |timeout_ms: u32, tick_ms: u32| {
+        let timeout = format!("application:set_env(rabbit, consumer_timeout, {timeout_ms}),");
+        let tick = format!("application:set_env(rabbit, channel_tick_interval, {tick_ms}).");
+        server.control(&["eval", &(timeout + &tick)]);
+    };
     // Read by a channel when it opens.
-    server.control(&["eval", "application:set_env(rabbit, consumer_timeout, 300)."]);
+    set(300, 200);
     let mut host = Host::start(&server).await;
-    server.control(&["eval", "application:set_env(rabbit, consumer_timeout, 1800000)."]);
+    set(1_800_000, 60_000);
     host.publish("m").await.unwrap();
     let lost = host.next().await;
     host.consumer.live.mark_unchanged();
@@ -196,7 +201,10 @@ async fn a_restarted_broker_is_consumed_again() {
         while seen != ids {
             let delivery = host.next().await;
             let id = delivery.message.message_id.clone().unwrap();
-            assert!(ids.contains(&id) && seen.insert(id.clone()), "{id} while the first of its key still runs, or twice");
+            assert!(
+                ids.contains(&id) && seen.insert(id.clone()),
+                "{id} while the first of its key still runs, or twice"
+            );
             delivery.receipt.acknowledge();
         }
         running.receipt.acknowledge();

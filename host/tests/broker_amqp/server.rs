@@ -55,9 +55,7 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let config = format!(
             "listeners.tcp.default = 127.0.0.1:{port}\n\
-             disk_free_limit.absolute = 50MB\n\
-             # How often a channel looks whether its consumer takes too long.\n\
-             channel_tick_interval = 200\n"
+             disk_free_limit.absolute = 50MB\n"
         );
         std::fs::write(folder.path().join("rabbitmq.conf"), config).unwrap();
         std::fs::write(folder.path().join("enabled_plugins"), "[].\n").unwrap();
@@ -172,7 +170,8 @@ fn program(name: &str) -> PathBuf {
     let in_path = std::env::var_os("PATH").unwrap_or_default();
     // Debian's scripts in `PATH` insist on the system's user; the programs below them do not.
     let known = [Path::new("/usr/lib/rabbitmq/bin").to_path_buf()];
-    let erlang = std::fs::read_dir("/usr/lib/erlang").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
+    let erlang =
+        std::fs::read_dir("/usr/lib/erlang").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
     let folders = known.into_iter().chain(std::env::split_paths(&in_path)).chain(erlang);
     let found = folders.map(|folder| folder.join(name)).find(|program| program.is_file());
     found.unwrap_or_else(|| panic!("{name} was not found: install the package rabbitmq-server"))

@@ -221,11 +221,7 @@ impl Publisher {
 
     /// Moves keyed tasks that somebody published with the agent's own routing key to their partitions, in their order
     /// here: in the order in which this host received them, as long as the broker takes them all.
-    pub(super) async fn move_all(
-        self: Arc<Self>,
-        agent: AgentName,
-        mut deliveries: mpsc::UnboundedReceiver<Delivery>,
-    ) {
+    pub(super) async fn move_all(self: Arc<Self>, agent: AgentName, mut deliveries: mpsc::UnboundedReceiver<Delivery>) {
         // Started in order, and so published in order.
         stream::poll_fn(|context| deliveries.poll_recv(context))
             .map(|delivery| self.move_one(&agent, delivery))

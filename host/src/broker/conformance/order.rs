@@ -83,7 +83,8 @@ pub async fn tasks_of_a_key_run_one_at_a_time_in_order(fixture: &dyn Fixture) {
         within("publishing", futures::future::try_join_all(sent)).await.unwrap();
     }
     let ended = async {
-        while ledger.lock().unwrap().count() < KEYS * TASKS && !running.iter().any(tokio::task::JoinHandle::is_finished) {
+        while ledger.lock().unwrap().count() < KEYS * TASKS && !running.iter().any(tokio::task::JoinHandle::is_finished)
+        {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

@@ -58,7 +58,9 @@ fn routing_keys_name_their_agent() {
     for routing_key in own {
         assert_eq!(agent_of(&routing_key).as_ref(), Some(&agent), "{routing_key}");
     }
-    for foreign in ["", "Voter", "voter.", "voter.dead", "voter.partition.g", "voter.partition.10", "voter.partition.a.b"] {
+    for foreign in
+        ["", "Voter", "voter.", "voter.dead", "voter.partition.g", "voter.partition.10", "voter.partition.a.b"]
+    {
         assert_eq!(agent_of(foreign), None, "{foreign}");
     }
 }

@@ -207,8 +207,7 @@ impl Session {
     }
 
     fn receive(&self, delivery: lapin::message::Delivery) -> (Delivery, String) {
-        let receipt =
-            SessionReceipt { tag: delivery.delivery_tag, settled: self.settled_sender.clone(), spent: false };
+        let receipt = SessionReceipt { tag: delivery.delivery_tag, settled: self.settled_sender.clone(), spent: false };
         let message = convert::message(&delivery.properties, delivery.data);
         let received = Delivery { message, redelivered: delivery.redelivered, receipt: Receipt::new(receipt) };
         (received, delivery.routing_key.as_str().to_owned())
