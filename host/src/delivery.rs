@@ -135,7 +135,7 @@ pub trait Broker: Send + Sync + 'static {
     async fn remove_dead_letters(
         &self,
         agent: &AgentName,
-        unwanted: &(dyn Fn(&Message) -> bool + Send + Sync),
+        unwanted: &(dyn for<'m> Fn(&'m Message) -> bool + Send + Sync),
     ) -> Result<Vec<Message>, BrokerError>;
 
     /// What waits in an agent's queues.

@@ -315,7 +315,7 @@ impl Broker for AmqpBroker {
     async fn remove_dead_letters(
         &self,
         agent: &AgentName,
-        unwanted: &(dyn Fn(&Message) -> bool + Send + Sync),
+        unwanted: &(dyn for<'m> Fn(&'m Message) -> bool + Send + Sync),
     ) -> Result<Vec<Message>, BrokerError> {
         let _one_at_a_time = self.removing.lock().await;
         let connection = self.consuming.get().ok_or_else(link::down)?;

@@ -212,7 +212,7 @@ impl Broker for MemoryBroker {
     async fn remove_dead_letters(
         &self,
         agent: &AgentName,
-        unwanted: &(dyn Fn(&Message) -> bool + Send + Sync),
+        unwanted: &(dyn for<'m> Fn(&'m Message) -> bool + Send + Sync),
     ) -> Result<Vec<Message>, BrokerError> {
         let mut state = self.shared.state();
         Ok(state.queues.get_mut(agent).map(|queue| queue.exhume(unwanted)).unwrap_or_default())

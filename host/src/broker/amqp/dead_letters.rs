@@ -22,7 +22,7 @@ const BODIES_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(super) async fn remove(
     connection: &Connection,
     queue: &str,
-    unwanted: &(dyn Fn(&Message) -> bool + Send + Sync),
+    unwanted: &(dyn for<'m> Fn(&'m Message) -> bool + Send + Sync),
 ) -> Result<Vec<Message>, BrokerError> {
     let channel = declare::open(connection).await?;
     let removed = go_through(&channel, queue, unwanted).await;
@@ -34,7 +34,7 @@ pub(super) async fn remove(
 async fn go_through(
     channel: &Channel,
     queue: &str,
-    unwanted: &(dyn Fn(&Message) -> bool + Send + Sync),
+    unwanted: &(dyn for<'m> Fn(&'m Message) -> bool + Send + Sync),
 ) -> lapin::Result<Vec<Message>> {
     // What comes later is none of this call's business, and would make it endless.
     let mut left = usize::try_from(declare::inspect(channel, queue).await?.message_count()).unwrap_or(usize::MAX);

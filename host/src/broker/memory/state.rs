@@ -90,7 +90,7 @@ impl Queue {
 
     /// Takes dead letters out; answers them without their bodies.
     pub(super) fn exhume(&mut self, unwanted: impl Fn(&Message) -> bool) -> Vec<Message> {
-        let (out, kept): (Vec<Item>, VecDeque<Item>) =
+        let (out, kept): (VecDeque<Item>, VecDeque<Item>) =
             std::mem::take(&mut self.dead).into_iter().partition(|item| unwanted(&item.message));
         self.dead = kept;
         self.dead_bytes -= out.iter().map(|item| item.bytes).sum::<usize>();

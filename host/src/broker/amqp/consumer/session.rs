@@ -5,7 +5,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures::stream::{self, BoxStream, SelectAll, StreamExt as _};
+use futures::stream::{self, SelectAll, Stream, StreamExt as _};
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
@@ -83,7 +83,7 @@ impl Drop for SessionReceipt {
 }
 
 /// What comes over the channel: deliveries, and the end of one of its consumers.
-type Arrivals = SelectAll<BoxStream<'static, Arrival>>;
+type Arrivals = SelectAll<Box<dyn Stream<Item = Arrival> + Send + Sync + Unpin>>;
 type Arrival = Option<lapin::Result<lapin::message::Delivery>>;
 
 struct Session {
@@ -134,7 +134,7 @@ impl Session {
             let (queue, options) = (queue.as_str().into(), BasicConsumeOptions::default());
             let consumer = channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
             consumer_tags.push(consumer.tag());
-            arrivals.push(consumer.map(Some).chain(stream::once(async { None })).boxed());
+            arrivals.push(Box::new(consumer.map(Some).chain(stream::iter([None]))));
         }
         let (settled_sender, settled) = mpsc::unbounded_channel();
         Ok(Self {
