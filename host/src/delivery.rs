@@ -128,7 +128,7 @@ pub trait Broker: Send + Sync + 'static {
     async fn consume(&self, agent: &AgentName, prefetch: u16) -> Result<Consumer, BrokerError>;
 
     /// Removes those of an agent's dead letters from its queue that are `unwanted`, and answers which they were, without
-    /// their bodies. Every other one stays, in its place.
+    /// their bodies. Every other one stays, if not in its place.
     ///
     /// Only one call at a time sees a letter: while another host looks at it, this one does not, and it is not in the
     /// answer. An error means that none was removed, or, where the broker was lost at the very end, that it is unknown.

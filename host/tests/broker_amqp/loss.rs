@@ -91,15 +91,11 @@ async fn connections_that_the_broker_closes_are_remade() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_the_broker_closes_is_remade() {
     let server = Server::lend().await;
-    let set = |timeout_ms: u32, tick_ms: u32| {
-        let timeout = format!("application:set_env(rabbit, consumer_timeout, {timeout_ms}),");
-        let tick = format!("application:set_env(rabbit, channel_tick_interval, {tick_ms}).");
-        server.control(&["eval", &(timeout + &tick)]);
-    };
-    // Read by a channel when it opens.
-    set(300, 200);
+    // Read by a channel when it opens; how often it looks, whenever it has looked.
+    server.control(&["eval", "application:set_env(rabbit, channel_tick_interval, 200)."]);
+    server.control(&["eval", "application:set_env(rabbit, consumer_timeout, 300)."]);
     let mut host = Host::start(&server).await;
-    set(1_800_000, 60_000);
+    server.control(&["eval", "application:set_env(rabbit, consumer_timeout, 1800000)."]);
     host.publish("m").await.unwrap();
     let lost = host.next().await;
     host.consumer.live.mark_unchanged();
@@ -165,6 +161,7 @@ async fn a_broker_short_of_memory_holds_publishers_back_and_nobody_else() {
 /// A broker that ends properly, and one that does not: what it confirmed is there afterwards, keyed tasks in order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_broker_is_consumed_again() {
+    tracing_subscriber::fmt().with_env_filter("agent_host=debug").with_test_writer().init();
     let mut server = Server::lend().await;
     for end in [Server::terminate, Server::kill] {
         let mut host = Host::start(&server).await;

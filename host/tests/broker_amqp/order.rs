@@ -13,8 +13,9 @@ use agent_host::delivery::{Broker as _, Consumer, Delivery, PublishError, QueueD
 use agent_host::task::AgentName;
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel};
+use lapin::BasicProperties;
 
+use super::server::Server;
 use super::{message, relay};
 
 const KEYS: usize = 5;
@@ -36,46 +37,33 @@ async fn publish_all(broker: &AmqpBroker, agent: &AgentName) {
     }
 }
 
-/// Waits until every partition has as many consumers.
-async fn until_consumers(channel: &Channel, agent: &AgentName, count: u32) {
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let reached = async {
-        for partition in Partition::all() {
-            let queue = partition.queue(agent);
-            while channel
-                .queue_declare(queue.as_str().into(), options, FieldTable::default())
-                .await
-                .unwrap()
-                .consumer_count()
-                != count
-            {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-    };
-    within(&format!("{count} consumers of every partition"), reached).await;
-}
-
 async fn another_host(url: String) -> AmqpBroker {
     AmqpBroker::connect(AmqpConfig::new(url)).await.unwrap()
 }
 
-/// One host makes the partitions, and loses its connection in the middle of the tasks: the other host, which consumed the
-/// agent before it had any, has joined by then and goes on where the first one stopped.
+async fn live(consumer: &mut Consumer) {
+    within("live", consumer.live.wait_for(|live| *live)).await.unwrap();
+}
+
+fn an_agent() -> AgentName {
+    AgentName::parse(&format!("test-{}", uuid::Uuid::new_v4())).unwrap()
+}
+
+/// Two hosts consume an agent. One makes its partitions, the other hears of that and stands by; when the first one loses
+/// its connection in the middle of the tasks, the other goes on where it stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_partitions_of_a_host_that_is_gone_move_to_another() {
     const BEFORE: usize = 30;
-    let (relay, fixture) = (relay::Relay::start(&AmqpFixture::url()).await, AmqpFixture::connect().await);
-    let (agent, channel) = (fixture.agent(), fixture.channel().await);
-    let (one, other) = (another_host(relay.url()).await, another_host(AmqpFixture::url()).await);
+    let (server, agent) = (Server::lend().await, an_agent());
+    let relay = relay::Relay::start(&server.url()).await;
+    let (one, other) = (another_host(relay.url()).await, another_host(server.url()).await);
     let mut consumer = one.consume(&agent, 10).await.unwrap();
-    within("live", consumer.live.wait_for(|live| *live)).await.unwrap();
+    live(&mut consumer).await;
     one.publish(Route::Agent(agent.clone()), keyed("first", "0")).await.unwrap();
-    let first = next(&mut consumer).await;
-    until_consumers(&channel, &agent, 1).await;
-    first.receipt.acknowledge();
+    server.until_partitions_have(&agent, 1).await;
+    next(&mut consumer).await.receipt.acknowledge();
     let mut stand_in = other.consume(&agent, 10).await.unwrap();
-    until_consumers(&channel, &agent, 2).await;
+    server.until_partitions_have(&agent, 2).await;
     publish_all(&other, &agent).await;
 
     let mut before: BTreeMap<String, usize> = BTreeMap::new();
@@ -99,64 +87,60 @@ async fn the_partitions_of_a_host_that_is_gone_move_to_another() {
         after.insert(key, n + 1);
         delivery.receipt.acknowledge();
     }
-    drop(consumer);
     one.close().await;
     other.close().await;
-    fixture.clean_up().await;
 }
 
-/// A host that consumes an agent hears of partitions that another host makes.
+/// Hosts that consume an agent hear of partitions that somebody else makes.
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_join_in_when_partitions_come_to_exist() {
-    let fixture = AmqpFixture::connect().await;
-    let (agent, channel) = (fixture.agent(), fixture.channel().await);
-    let one = another_host(AmqpFixture::url()).await;
-    let mut consumers = [one.consume(&agent, 10).await.unwrap(), fixture.broker().consume(&agent, 10).await.unwrap()];
-    for consumer in &mut consumers {
-        within("live", consumer.live.wait_for(|live| *live)).await.unwrap();
+    let (server, agent) = (Server::lend().await, an_agent());
+    let hosts = [another_host(server.url()).await, another_host(server.url()).await];
+    let mut consumers = Vec::new();
+    for host in &hosts {
+        let mut consumer = host.consume(&agent, 10).await.unwrap();
+        live(&mut consumer).await;
+        consumers.push(consumer);
     }
-    let publisher = another_host(AmqpFixture::url()).await;
+    let publisher = another_host(server.url()).await;
     publisher.publish(Route::Agent(agent.clone()), keyed("k", "0")).await.unwrap();
-    until_consumers(&channel, &agent, 2).await;
-    drop(consumers);
-    one.close().await;
-    publisher.close().await;
-    fixture.clean_up().await;
+    server.until_partitions_have(&agent, 2).await;
+    for host in hosts.iter().chain([&publisher]) {
+        host.close().await;
+    }
 }
 
 /// A host that drains keeps a key until its task has ended, though it takes no further ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_host_keeps_a_key_until_its_task_ends() {
-    let fixture = AmqpFixture::connect().await;
-    let (agent, channel) = (fixture.agent(), fixture.channel().await);
-    let one = another_host(AmqpFixture::url()).await;
+    let (server, agent) = (Server::lend().await, an_agent());
+    let (one, other) = (another_host(server.url()).await, another_host(server.url()).await);
     let mut consumer = one.consume(&agent, 10).await.unwrap();
-    within("live", consumer.live.wait_for(|live| *live)).await.unwrap();
+    live(&mut consumer).await;
     for n in ["0", "1", "2"] {
         one.publish(Route::Agent(agent.clone()), keyed("k", n)).await.unwrap();
     }
     let running = next(&mut consumer).await;
-    until_consumers(&channel, &agent, 1).await;
-    let mut other = fixture.broker().consume(&agent, 10).await.unwrap();
-    until_consumers(&channel, &agent, 2).await;
+    let mut stand_in = other.consume(&agent, 10).await.unwrap();
+    server.until_partitions_have(&agent, 2).await;
 
     consumer.stop.cancel();
     assert!(within("the end of deliveries", consumer.deliveries.recv()).await.is_none());
     // The other host is at work meanwhile.
     for _ in 0..50 {
-        fixture.broker().publish(Route::Agent(agent.clone()), message("no key")).await.unwrap();
-        let delivery = next(&mut other).await;
+        other.publish(Route::Agent(agent.clone()), message("no key")).await.unwrap();
+        let delivery = next(&mut stand_in).await;
         assert_eq!(as_sent(&delivery.message), message("no key"), "a task beside the one of its key that still runs");
         delivery.receipt.acknowledge();
     }
     running.receipt.acknowledge();
     for n in [1, 2] {
-        let delivery = next(&mut other).await;
+        let delivery = next(&mut stand_in).await;
         assert_eq!((key(&delivery).as_str(), id(&delivery)), ("k", n));
         delivery.receipt.acknowledge();
     }
     one.close().await;
-    fixture.clean_up().await;
+    other.close().await;
 }
 
 /// Somebody who knows nothing of partitions gets order all the same.
@@ -217,7 +201,6 @@ async fn a_deleted_partition_is_made_again() {
     within("live", consumer.live.wait_for(|live| *live)).await.unwrap();
     fixture.broker().publish(Route::Agent(agent.clone()), keyed("k", "0")).await.unwrap();
     next(&mut consumer).await.receipt.acknowledge();
-    until_consumers(&channel, &agent, 1).await;
     let queue = Partition::of_key("k").queue(&agent);
     channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     let sent = fixture.broker().publish(Route::Agent(agent.clone()), keyed("k", "1")).await;

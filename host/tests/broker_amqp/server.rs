@@ -16,6 +16,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use agent_host::broker::conformance::within;
+use agent_host::broker::topology::Partition;
+use agent_host::task::AgentName;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 /// A private server; its end is this value's.
@@ -62,6 +65,9 @@ impl Server {
         let mut epmd = Command::new(program("epmd"));
         epmd.args(["-port", &epmd_port.to_string(), "-address", "127.0.0.1"]);
         let epmd = epmd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while TcpStream::connect(("127.0.0.1", epmd_port)).is_err() {
+            std::thread::sleep(POLL);
+        }
         let mut server = Self { folder, port, distribution_port, epmd_port, epmd, broker: None };
         server.run();
         server
@@ -118,10 +124,23 @@ impl Server {
         });
     }
 
-    /// Runs `rabbitmqctl`.
-    pub(crate) fn control(&self, arguments: &[&str]) {
+    /// Runs `rabbitmqctl`; what it printed.
+    pub(crate) fn control(&self, arguments: &[&str]) -> String {
         let output = tokio::task::block_in_place(|| self.command("rabbitmqctl").args(arguments).output().unwrap());
         assert!(output.status.success(), "rabbitmqctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Waits until every partition of an agent has as many consumers, those included that stand by.
+    pub(crate) async fn until_partitions_have(&self, agent: &AgentName, consumers: usize) {
+        let wanted = consumers * usize::from(Partition::COUNT);
+        let prefix = format!("agent.{agent}.partition.");
+        let reached = async {
+            while self.control(&["list_consumers", "queue_name"]).matches(&prefix).count() != wanted {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        within(&format!("{consumers} consumers of every partition"), reached).await;
     }
 
     /// One of RabbitMQ's programs, of this server alone.

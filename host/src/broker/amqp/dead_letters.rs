@@ -1,8 +1,7 @@
 //! Taking single messages out of a queue of dead letters.
 //!
-//! AMQP has no such thing, so the queue is gone through: every message is got, none is acknowledged until all were looked
-//! at, then the unwanted ones are, and the end of the channel returns the others to where they were. A failure before the
-//! acknowledgements removes nothing.
+//! AMQP has no such thing, so the queue is gone through: every message is got, and none is acknowledged until all were
+//! looked at. Then the unwanted ones are, and the others go back with the channel. A failure before that removes nothing.
 
 use futures::future::try_join_all;
 use lapin::message::BasicGetMessage;
@@ -58,14 +57,17 @@ async fn go_through(
         left -= asked;
         gets = (BODIES_BYTES_MAX / (bytes / asked).max(1)).clamp(1, GETS_MAX);
     }
-    for tags in tags.chunks(ACKNOWLEDGED_TOGETHER) {
-        try_join_all(tags.iter().map(|tag| channel.basic_ack(*tag, BasicAckOptions::default()))).await?;
+    for some in tags.chunks(ACKNOWLEDGED_TOGETHER) {
+        try_join_all(some.iter().map(|tag| channel.basic_ack(*tag, BasicAckOptions::default()))).await?;
+        // Answered behind the acknowledgements, by the queue itself. A letter that has just come goes back like the rest.
+        get(channel, queue, 1).await?;
     }
     Ok(removed)
 }
 
-/// Acknowledgements that leave in one write.
-const ACKNOWLEDGED_TOGETHER: usize = 256;
+/// Acknowledgements before an answer of the queue's is waited for. RabbitMQ keeps those back of which more than 32 are on
+/// their way to a quorum queue, and forgets them when the channel ends (measured with 3.10: of 25, 9 were lost).
+const ACKNOWLEDGED_TOGETHER: usize = 16;
 
 /// The next messages of a queue, fewer where it has no more.
 async fn get(channel: &Channel, queue: &str, count: usize) -> lapin::Result<Vec<BasicGetMessage>> {

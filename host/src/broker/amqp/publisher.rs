@@ -35,6 +35,11 @@ const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Wait before a delivery that could not be published again goes back to its queue, so that it does not spin.
 const AGAIN_PAUSE: Duration = Duration::from_secs(1);
 
+/// Wait before a partition that somebody deleted is made again. A broker that finds a queue of the same name at once has
+/// its consumers go on with it, and then takes the new queue's first deliveries for old ones (measured with 3.10): they
+/// would wait there for `consumer_timeout`.
+const DELETED_PAUSE: Duration = Duration::from_secs(1);
+
 /// Keyed tasks of an agent that are on their way from its queue to their partitions at a time.
 const MOVING_MAX: usize = 64;
 
@@ -99,9 +104,11 @@ impl Publisher {
         let Some(partition) = envelope::partition_key(&message).map(|key| Partition::of_key(&key)) else {
             return self.send_once(route, None, message).await;
         };
+        let known = self.partitions.knows(agent);
         match self.send_once(route.clone(), Some(partition), message.clone()).await {
-            Err(PublishError::Unroutable { .. }) => {
-                // Somebody deleted the partition, or the agent.
+            Err(PublishError::Unroutable { .. }) if known => {
+                // Somebody deleted the partition. Its consumer hears of that and makes it again, or else this does.
+                tokio::time::sleep(DELETED_PAUSE).await;
                 self.partitions.forget(agent);
                 self.send_once(route, Some(partition), message).await
             }
