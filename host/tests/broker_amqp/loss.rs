@@ -161,7 +161,6 @@ async fn a_broker_short_of_memory_holds_publishers_back_and_nobody_else() {
 /// A broker that ends properly, and one that does not: what it confirmed is there afterwards, keyed tasks in order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_broker_is_consumed_again() {
-    tracing_subscriber::fmt().with_env_filter("agent_host=debug").with_test_writer().init();
     let mut server = Server::lend().await;
     for end in [Server::terminate, Server::kill] {
         let mut host = Host::start(&server).await;

@@ -11,9 +11,9 @@ use agent_host::broker::conformance::{Fixture, as_sent, key, keyed, within};
 use agent_host::broker::topology::{self, Partition};
 use agent_host::delivery::{Broker as _, Consumer, Delivery, PublishError, QueueDepth, Route};
 use agent_host::task::AgentName;
+use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::BasicProperties;
 
 use super::server::Server;
 use super::{message, relay};

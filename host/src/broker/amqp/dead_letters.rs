@@ -72,5 +72,5 @@ const ACKNOWLEDGED_TOGETHER: usize = 16;
 /// The next messages of a queue, fewer where it has no more.
 async fn get(channel: &Channel, queue: &str, count: usize) -> lapin::Result<Vec<BasicGetMessage>> {
     let gets = (0..count).map(|_| channel.basic_get(queue.into(), BasicGetOptions { no_ack: false }));
-    Ok(try_join_all(gets).await?.into_iter().flatten().collect())
+    Ok(declare::answered(try_join_all(gets)).await?.into_iter().flatten().collect())
 }

@@ -1,5 +1,8 @@
 //! Declaring, checking and measuring queues, each on a channel of its own: any refusal closes the channel.
 
+use std::future::Future;
+use std::time::Duration;
+
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ErrorKind, ExchangeKind, Queue};
@@ -52,20 +55,35 @@ pub(super) async fn exists(connection: &Connection, queue: &str) -> Result<bool,
     }
 }
 
+/// Longest wait for the broker's answer to one of these questions. A quorum queue is made in milliseconds, but one without
+/// a leader answers nobody, and the channel that asked is lost with the question.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An answer, or an error when none comes.
+pub(super) async fn answered<T>(asked: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
+    let too_late = |_| {
+        let text = format!("the broker did not answer within {ANSWER_TIMEOUT:?}");
+        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text).into())
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or_else(too_late)
+}
+
 /// Asks the broker about a queue; a channel dies of one that does not exist.
 pub(super) async fn inspect(channel: &Channel, queue: &str) -> lapin::Result<Queue> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(queue.into(), options, FieldTable::default()).await
+    answered(channel.queue_declare(queue.into(), options, FieldTable::default())).await
 }
 
 /// A channel for a few questions.
 pub(super) async fn open(connection: &Connection) -> Result<Channel, BrokerError> {
-    connection.create_channel().await.map_err(|error| BrokerError(format!("no channel could be opened: {error}")))
+    answered(connection.create_channel())
+        .await
+        .map_err(|error| BrokerError(format!("no channel could be opened: {error}")))
 }
 
 /// Ends it.
 pub(super) async fn close(channel: &Channel) {
-    if let Err(error) = channel.close(REPLY_SUCCESS, "done".into()).await {
+    if let Err(error) = answered(channel.close(REPLY_SUCCESS, "done".into())).await {
         tracing::debug!(%error, "closing a channel");
     }
 }
@@ -78,16 +96,16 @@ async fn one(channel: &Channel, declaration: &Declaration, passive: bool) -> lap
                 ExchangeType::Fanout => ExchangeKind::Fanout,
             };
             let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
-            channel.exchange_declare(name.as_str().into(), kind, options, FieldTable::default()).await
+            answered(channel.exchange_declare(name.as_str().into(), kind, options, FieldTable::default())).await
         }
         Declaration::Queue { name, arguments } => {
             let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
-            channel.queue_declare(name.as_str().into(), options, table(arguments)).await.map(|_| ())
+            answered(channel.queue_declare(name.as_str().into(), options, table(arguments))).await.map(|_| ())
         }
         Declaration::Binding { exchange, queue, routing_key } if !passive => {
             let (queue, exchange) = (queue.as_str().into(), exchange.as_str().into());
-            let options = QueueBindOptions::default();
-            channel.queue_bind(queue, exchange, routing_key.as_str().into(), options, FieldTable::default()).await
+            let (routing_key, options) = (routing_key.as_str().into(), QueueBindOptions::default());
+            answered(channel.queue_bind(queue, exchange, routing_key, options, FieldTable::default())).await
         }
         Declaration::Binding { .. } => Ok(()),
     }

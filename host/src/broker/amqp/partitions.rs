@@ -144,7 +144,7 @@ impl Partitions {
             let connection = self.link.wait().await;
             // One channel for all counts, remade with the connection.
             let failed: Result<(), lapin::Error> = async {
-                let channel = connection.create_channel().await?;
+                let channel = declare::answered(connection.create_channel()).await?;
                 loop {
                     let count = declare::inspect(&channel, topology::PARTITIONED).await?.message_count();
                     if known.replace(count) != Some(count) {

@@ -14,8 +14,9 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Source;
+use crate::broker::amqp::convert;
+use crate::broker::amqp::declare::{self, answered};
 use crate::broker::amqp::watermark::Watermark;
-use crate::broker::amqp::{convert, declare};
 use crate::delivery::{BrokerError, Delivery, Receipt, Settle};
 
 /// How a session ended.
@@ -36,9 +37,6 @@ const STRAGGLER_DELAY: Duration = Duration::from_millis(25);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Settlements taken from the queue at a time.
 const BATCH: usize = 256;
-/// AMQP's reply code for a proper goodbye.
-const REPLY_SUCCESS: u16 = 200;
-
 /// What became of a delivery.
 #[derive(Clone, Copy, Debug)]
 enum Settled {
@@ -127,12 +125,12 @@ impl Session {
         connection: &Connection,
         source: &Source<T, F>,
     ) -> lapin::Result<Self> {
-        let channel = connection.create_channel().await?;
-        channel.basic_qos(source.prefetch, BasicQosOptions::default()).await?;
+        let channel = answered(connection.create_channel()).await?;
+        answered(channel.basic_qos(source.prefetch, BasicQosOptions::default())).await?;
         let (mut arrivals, mut consumer_tags) = (Arrivals::new(), Vec::with_capacity(source.queues.len()));
         for queue in &source.queues {
             let (queue, options) = (queue.as_str().into(), BasicConsumeOptions::default());
-            let consumer = channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
+            let consumer = answered(channel.basic_consume(queue, "".into(), options, FieldTable::default())).await?;
             consumer_tags.push(consumer.tag());
             arrivals.push(Box::new(consumer.map(Some).chain(stream::iter([None]))));
         }
@@ -268,7 +266,7 @@ impl Session {
     /// Cancels the consumers at the broker and hands back what came before it heard of that.
     async fn cancel(&mut self) -> lapin::Result<()> {
         for consumer_tag in &self.consumer_tags {
-            self.channel.basic_cancel(consumer_tag.clone(), BasicCancelOptions::default()).await?;
+            answered(self.channel.basic_cancel(consumer_tag.clone(), BasicCancelOptions::default())).await?;
         }
         while let Ok(Some(arrival)) = tokio::time::timeout(CANCEL_TIMEOUT, self.arrivals.next()).await {
             let Some(delivery) = arrival else { continue };
@@ -298,9 +296,7 @@ impl Session {
     }
 
     async fn say_goodbye(&self) {
-        if let Err(error) = self.channel.close(REPLY_SUCCESS, "done".into()).await {
-            tracing::debug!(%error, "closing a consumer's channel");
-        }
+        declare::close(&self.channel).await;
     }
 }
 
