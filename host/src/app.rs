@@ -23,7 +23,7 @@ use crate::cli::{Composition, StartError};
 use crate::config::{Backend, Config};
 use crate::delivery::{Broker, PublishError, Route, Submitter, envelope};
 use crate::deploy::{DeployedAgents, Deployer};
-use crate::dispatch::{DispatchMetrics, Dispatcher};
+use crate::dispatch::{DispatchMetrics, Dispatcher, Quarantine};
 use crate::http;
 use crate::lifecycle::StopSignals;
 use crate::package::{self, Package};
@@ -300,6 +300,7 @@ fn dispatcher(
         interrupt: CancellationToken::new(),
         under_way: TaskTracker::new(),
         in_hand: Arc::default(),
+        quarantine: Quarantine::default(),
     }))
 }
 
