@@ -27,6 +27,7 @@ use crate::dispatch::{DispatchMetrics, Dispatcher};
 use crate::http;
 use crate::lifecycle::StopSignals;
 use crate::package::{self, Package};
+use crate::relay::{DeadLetterOffice, Relay};
 use crate::task::Task;
 use crate::telemetry;
 use backends::Backends;
@@ -93,6 +94,8 @@ pub struct App {
     deployer: Arc<Deployer>,
     dispatcher: Arc<Dispatcher>,
     draining: CancellationToken,
+    /// Cancelled once nothing runs here any more: until then what was left behind is sent.
+    relaying: CancellationToken,
     background: TaskTracker,
     http: tokio::task::JoinHandle<std::io::Result<()>>,
     _guests: GuestThreads,
@@ -126,11 +129,14 @@ impl App {
         let observer = observe::Observer::new(&registry, &config, ledger, Arc::clone(&deployer))
             .map_err(|error| internal("registering metrics", error))?;
         background.spawn(observer.clone().watch_queues(draining.clone()));
+        let (relay, relaying) = (relay(&backends), CancellationToken::new());
+        background.spawn(relay.clone().run(relaying.clone()));
         let ports = http::Ports {
             submit: Arc::new(BrokerSubmitter(Arc::clone(&backends.broker))),
             connectivity: backends.broker.connectivity(),
             records: Arc::clone(&backends.records),
             agents: Arc::clone(&deployer) as Arc<dyn Agents>,
+            dead_letters: Arc::new(DeadLetterOffice::new(relay)),
             metrics: Arc::new(move || observer.render()),
             draining: draining.clone(),
         };
@@ -141,6 +147,7 @@ impl App {
             deployer,
             dispatcher,
             draining,
+            relaying,
             background,
             http,
             _guests: guests,
@@ -207,8 +214,11 @@ impl App {
             Ok(failed) => tracing::error!(?failed, "the HTTP server failed"),
             Err(_elapsed) => tracing::warn!("HTTP clients that do not finish are cut off"),
         }
+        self.relaying.cancel();
         self.background.close();
-        self.background.wait().await;
+        if tokio::time::timeout(CLOSE_MAX, self.background.wait()).await.is_err() {
+            tracing::warn!("the relay is cut off; what it was sending stays in the outbox, and goes out again");
+        }
         if tokio::time::timeout(CLOSE_MAX, self.backends.close()).await.is_err() {
             tracing::warn!("a service did not answer the goodbye; what it has not acknowledged is delivered again");
         }
@@ -264,6 +274,10 @@ async fn follow_catalog(deployer: Arc<Deployer>, stop: CancellationToken) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the catalog of agents cannot be read");
         }
     }
+}
+
+fn relay(backends: &Backends) -> Relay {
+    Relay::new(Arc::clone(&backends.broker), Arc::clone(&backends.records))
 }
 
 fn dispatcher(
