@@ -21,4 +21,4 @@ mod state;
 pub use engine::{Engine, EngineConfig};
 pub use load::{Code, LoadError, Loader, Revision};
 pub use memory::{MemoryLease, MemoryLedger};
-pub use run::{Runner, RunnerConfig};
+pub use run::{Recorded, Run, Runner, RunnerConfig, Stops};

@@ -94,8 +94,8 @@ pub struct App {
     deployer: Arc<Deployer>,
     dispatcher: Arc<Dispatcher>,
     draining: CancellationToken,
-    /// Cancelled once nothing runs here any more: until then what was left behind is sent.
-    relaying: CancellationToken,
+    /// Cancelled when no task is under way any more.
+    drained: CancellationToken,
     background: TaskTracker,
     http: tokio::task::JoinHandle<std::io::Result<()>>,
     _guests: GuestThreads,
@@ -125,18 +125,19 @@ impl App {
         let dispatcher = dispatcher(address, runner.clone(), &backends, &registry)?;
         let deployer = deployer(&config, &engine, runner, &backends, &dispatcher, deployed)?;
         let draining = CancellationToken::new();
+        let drained = CancellationToken::new();
         let background = TaskTracker::new();
         let observer = observe::Observer::new(&registry, &config, ledger, Arc::clone(&deployer))
             .map_err(|error| internal("registering metrics", error))?;
         background.spawn(observer.clone().watch_queues(draining.clone()));
-        let (relay, relaying) = (relay(&backends), CancellationToken::new());
-        background.spawn(relay.clone().run(relaying.clone()));
+        background.spawn(dispatcher.relay.clone().run(drained.clone()));
+        background.spawn(Arc::clone(&dispatcher).watch_cancelled(drained.clone()));
         let ports = http::Ports {
             submit: Arc::new(BrokerSubmitter(Arc::clone(&backends.broker))),
             connectivity: backends.broker.connectivity(),
             records: Arc::clone(&backends.records),
             agents: Arc::clone(&deployer) as Arc<dyn Agents>,
-            dead_letters: Arc::new(DeadLetterOffice::new(relay)),
+            dead_letters: Arc::new(DeadLetterOffice::new(dispatcher.relay.clone())),
             metrics: Arc::new(move || observer.render()),
             draining: draining.clone(),
         };
@@ -147,7 +148,7 @@ impl App {
             deployer,
             dispatcher,
             draining,
-            relaying,
+            drained,
             background,
             http,
             _guests: guests,
@@ -214,7 +215,7 @@ impl App {
             Ok(failed) => tracing::error!(?failed, "the HTTP server failed"),
             Err(_elapsed) => tracing::warn!("HTTP clients that do not finish are cut off"),
         }
-        self.relaying.cancel();
+        self.drained.cancel();
         self.background.close();
         if tokio::time::timeout(CLOSE_MAX, self.background.wait()).await.is_err() {
             tracing::warn!("the relay is cut off; what it was sending stays in the outbox, and goes out again");
@@ -276,10 +277,6 @@ async fn follow_catalog(deployer: Arc<Deployer>, stop: CancellationToken) {
     }
 }
 
-fn relay(backends: &Backends) -> Relay {
-    Relay::new(Arc::clone(&backends.broker), Arc::clone(&backends.records))
-}
-
 fn dispatcher(
     address: SocketAddr,
     runner: Runner,
@@ -288,13 +285,15 @@ fn dispatcher(
 ) -> Result<Arc<Dispatcher>, StartError> {
     let metrics = DispatchMetrics::new(registry).map_err(|error| internal("registering metrics", error))?;
     Ok(Arc::new(Dispatcher {
-        host: host_name(address),
+        host: host_name(address).into(),
         runner,
         broker: Arc::clone(&backends.broker),
         records: Arc::clone(&backends.records),
+        relay: Relay::new(Arc::clone(&backends.broker), Arc::clone(&backends.records)),
         metrics,
         interrupt: CancellationToken::new(),
         under_way: TaskTracker::new(),
+        in_hand: Arc::default(),
     }))
 }
 

@@ -27,7 +27,7 @@ pub mod tasks;
 #[cfg(test)]
 mod tests;
 
-pub use session::{Finished, Session, SessionPlan};
+pub use session::{Finished, MakeEnding, Session, SessionPlan, Trouble};
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

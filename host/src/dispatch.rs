@@ -1,62 +1,90 @@
 //! From a delivery to its settlement: the loop that runs tasks.
 //!
 //! ```text
-//! delivery ─► parse ─► admit ─► run ─► settlement ─► follow-ups ─► record ─► result ─► acknowledge
-//!                │                          ├─► retry later (delay bucket) ─────────► acknowledge
-//!                └─ malformed, expired ─────┴─► dead letter ─► record ─► result ────► acknowledge
-//!                                           └─► hand back
+//! delivery ─► parse ─► ended before? ─► run ─► settlement ─► end recorded ─► messages sent ─► result ─► acknowledge
+//!                │           │                    ├─► retry later (delay bucket) ──────────────────────► acknowledge
+//!                │           └─ yes ──────────────┼──────────────────────────────────────────► result ─► acknowledge
+//!                └─ malformed, expired ───────────┴─► end recorded ─► dead letter sent ──────► result ─► acknowledge
 //! ```
 //!
-//! A delivery is acknowledged last, when everything that the task leaves behind is safe. Whatever fails before that, the
-//! message stays the broker's and comes back.
+//! The end of a task is recorded in one commit with what leaves because of it, and with its SQL effects where it had any:
+//! whatever is delivered twice, and wherever a host dies, the task ends once. A delivery is acknowledged last. Whatever
+//! fails before that, the message stays the broker's and comes back, and is then answered from what was recorded.
 
+mod ending;
+mod in_hand;
 mod metrics;
 mod settle;
 mod settlement;
 mod slot;
 
+pub use in_hand::InHand;
 pub use metrics::DispatchMetrics;
 pub use settlement::{Policy, Settlement, settlement};
 pub use slot::AgentSlot;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::{Revision, Runner};
-use crate::delivery::{Broker, Consumer, Delivery, envelope};
-use crate::records::{Status, TaskRecords, Update};
+use crate::agent::{Recorded, Revision, Run, Runner, Stops};
+use crate::capability::tasks::ProgressSink;
+use crate::delivery::{Broker, Consumer, Delivery, Message, envelope};
+use crate::records::{Ending, Progress, Status, TaskRecord, TaskRecords, Update};
+use crate::relay::Relay;
 use crate::task::{Completion, Outcome, Task, UnixMs, Usage, unix_ms_now};
 
 /// Runs deliveries of all agents of this host.
 pub struct Dispatcher {
     /// Name of this host in dead letters.
-    pub host: String,
+    pub host: Arc<str>,
     /// What runs an attempt.
     pub runner: Runner,
-    /// Where follow-ups, results, retries and dead letters go.
+    /// Where retries and results go.
     pub broker: Arc<dyn Broker>,
     /// Where the state of tasks is written.
     pub records: Arc<dyn TaskRecords>,
+    /// Sends what leaves with the end of a task.
+    pub relay: Relay,
     /// What is counted.
     pub metrics: DispatchMetrics,
     /// Stops running guests, to hand their tasks back.
     pub interrupt: CancellationToken,
     /// Deliveries under way; a drain waits for them.
     pub under_way: TaskTracker,
+    /// The tasks of those deliveries.
+    pub in_hand: Arc<InHand>,
 }
 
 /// Deliveries that may be between their run and their acknowledgement, per agent, beyond those that run. Results and
 /// records are confirmed in batches of milliseconds; measured from a full queue, 512 ran a fifth more tasks than 128.
 const SETTLING_MAX: u16 = 512;
 
-/// What follows from a delivery before anything runs.
+/// How often a host asks which of its tasks are cancelled: four times within the second that a cancelled task may go on.
+const CANCELLED_EVERY: Duration = Duration::from_millis(250);
+/// Tasks that have run for less are not asked about: most are over by then.
+const CANCELLED_FROM: Duration = Duration::from_millis(200);
+
+/// One delivery of a task, and what is to run it.
 struct Attempt {
-    delivery: Delivery,
-    task: Arc<Task>,
+    message: Message,
+    task: Task,
     revision: Arc<Revision>,
     started_at_ms: UnixMs,
+    host: Arc<str>,
+    records: Arc<dyn TaskRecords>,
+}
+
+/// What is known of a task before it is run.
+enum Standing {
+    /// Nothing speaks against running it.
+    Open,
+    /// It has ended before.
+    Ended(Box<TaskRecord>),
+    /// It is not to be run now, or not at all.
+    Decided(Outcome),
 }
 
 impl Dispatcher {
@@ -84,27 +112,80 @@ impl Dispatcher {
         }
     }
 
+    /// Stops tasks that somebody cancelled, on whichever host, until it is told to end.
+    pub async fn watch_cancelled(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(CANCELLED_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let running = self.in_hand.longer_than(CANCELLED_FROM);
+            if running.is_empty() {
+                continue;
+            }
+            match self.records.cancelled(running).await {
+                Ok(cancelled) => self.in_hand.cancel(&cancelled),
+                // A cancelled task ends as cancelled even so: no other end is recorded over that one.
+                Err(error) => tracing::debug!(%error, "which tasks are cancelled cannot be seen just now"),
+            }
+        }
+    }
+
     async fn handle(&self, delivery: Delivery, active: Arc<Revision>, admission: impl Send) {
         let now_ms = unix_ms_now();
-        let task = match envelope::parse(&active.agent, &delivery.message, now_ms) {
-            Ok(task) => Arc::new(task),
-            Err(malformed) => return self.settle_malformed(delivery, &active.agent, malformed).await,
+        let Delivery { message, receipt, .. } = delivery;
+        let task = match envelope::parse(&active.agent, &message, now_ms) {
+            Ok(task) => task,
+            Err(malformed) => return self.settle_malformed(&message, receipt, &active.agent, malformed).await,
         };
-        let attempt = Attempt { delivery, task, revision: active, started_at_ms: now_ms };
-        let completion = match attempt.not_to_be_run(now_ms) {
-            Some(outcome) => Completion { outcome, usage: Usage::default(), init: None, follow_ups: Vec::new() },
-            None => {
+        let hold = self.in_hand.take(&task.id).await;
+        let attempt = Arc::new(Attempt {
+            message,
+            task,
+            revision: active,
+            started_at_ms: now_ms,
+            host: Arc::clone(&self.host),
+            records: Arc::clone(&self.records),
+        });
+        let (completion, recorded) = match self.standing(&attempt, now_ms).await {
+            Standing::Open => {
                 self.records.note(attempt.update(Status::Running, None));
-                let interrupt = self.interrupt.clone();
-                let completion =
-                    self.runner.run(Arc::clone(&attempt.revision), Arc::clone(&attempt.task), interrupt).await;
+                let stops = Stops { interrupt: self.interrupt.clone(), cancel: hold.cancel().clone() };
+                let run = Arc::clone(&attempt) as Arc<dyn Run>;
+                let (completion, recorded) = self.runner.run(run, stops).await;
                 self.metrics.ran(&attempt.task.agent, &completion);
-                completion
+                (completion, recorded)
+            }
+            Standing::Ended(record) => return self.answer(&attempt, receipt, &record).await,
+            Standing::Decided(outcome) => {
+                let completion = Completion { outcome, usage: Usage::default(), init: None, follow_ups: Vec::new() };
+                (completion, Recorded::No)
             }
         };
         // The instance is gone: the next task may start while this one's results are being confirmed.
         drop(admission);
-        self.settle(attempt, completion).await;
+        self.settle(&attempt, receipt, completion, recorded).await;
+        drop(hold);
+    }
+
+    async fn standing(&self, attempt: &Attempt, now_ms: UnixMs) -> Standing {
+        // One that its sender did not name has a new id at each delivery, and nobody can know it.
+        if envelope::names_its_task(&attempt.message) {
+            match self.records.ended(&attempt.task.id, attempt.task.generation).await {
+                Ok(Some(record)) => return Standing::Ended(Box::new(record)),
+                Ok(None) => {}
+                // Its effects could not be committed either, so there is no use in running it now.
+                Err(error) if !attempt.revision.manifest.grants.sql.is_empty() => {
+                    tracing::warn!(task = %attempt.task.id, error = &error as &dyn std::error::Error, "a task is put off");
+                    return Standing::Decided(Outcome::HostError { message: "the database is away".to_owned() });
+                }
+                // Without SQL it is run at least once, and its end will be recorded when the database is back.
+                Err(error) => tracing::debug!(task = %attempt.task.id, %error, "running a task without asking for its end"),
+            }
+        }
+        attempt.not_to_be_run(now_ms).map_or(Standing::Open, Standing::Decided)
     }
 }
 
@@ -132,6 +213,7 @@ impl Attempt {
             revision: Some(self.revision.number),
             status,
             attempt: self.task.attempt,
+            generation: self.task.generation,
             output,
             failure: completion.and_then(|completion| completion.outcome.failure()),
             usage: completion.map(|completion| completion.usage),
@@ -139,5 +221,25 @@ impl Attempt {
             started_at_ms: Some(self.started_at_ms),
             finished_at_ms: status.is_terminal().then(unix_ms_now),
         }
+    }
+}
+
+impl Run for Attempt {
+    fn task(&self) -> &Task {
+        &self.task
+    }
+
+    fn revision(&self) -> &Arc<Revision> {
+        &self.revision
+    }
+
+    fn ending(&self, completion: &Completion) -> Ending {
+        self.ended(completion)
+    }
+}
+
+impl ProgressSink for Attempt {
+    fn note(&self, progress: Progress) {
+        self.records.note_progress(&self.task.id, progress);
     }
 }

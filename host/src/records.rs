@@ -31,7 +31,7 @@ mod postgres;
 
 pub use dead_letters::{DeadLetter, DeadLetterCursor, DeadLetterFilter, Taken, outgoing_id};
 pub use memory::{MemoryLimits, MemoryRecords};
-pub use postgres::{PostgresRecords, PostgresSettings};
+pub use postgres::{EndTask, PostgresRecords, PostgresSettings};
 
 /// How long records are shown after their task's end, unless configured: 24 hours (contract, section 4).
 pub const RETENTION_DEFAULT: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
@@ -223,6 +223,8 @@ pub enum Cancelled {
 pub struct RecordsError {
     /// What was tried: "read" or "written".
     pub action: &'static str,
+    /// Whether it is worth another try: the database is away, and will be back.
+    pub is_passing: bool,
     /// Why it failed.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,

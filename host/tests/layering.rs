@@ -35,7 +35,7 @@ const RULE: &[(&str, &[&str])] = &[
     ("embedded", &[]),
     ("capability", &["wit", "embedded", "store"]),
     ("agent", &["wit", "capability"]),
-    ("dispatch", &["agent"]),
+    ("dispatch", &["agent", "capability", "relay"]),
     ("broker", &[]),
     ("http", &[]),
     ("deploy", &["agent", "dispatch", "capability"]),

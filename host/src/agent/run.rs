@@ -15,9 +15,11 @@ use super::load::{LoadError, Revision};
 use super::memory::{MemoryLease, MemoryLedger};
 use super::state::InstanceState;
 use crate::capability::log::Stdio;
-use crate::capability::sql::CommitError;
-use crate::capability::{Capabilities, Session};
-use crate::task::{Completion, Limit, Outcome, Output, Task, UnixMs, Usage, unix_ms_now};
+use crate::capability::sql::{CommitError, Committed};
+use crate::capability::tasks::ProgressSink;
+use crate::capability::{Capabilities, Session, Trouble};
+use crate::records::{Ended, Ending};
+use crate::task::{Completion, FollowUp, Limit, Outcome, Output, Task, UnixMs, Usage, unix_ms_now};
 use crate::units::format_duration;
 use crate::wit::native::exports::agent::runtime::handler as wit;
 
@@ -34,8 +36,53 @@ pub struct RunnerConfig {
 const HANDLES_MAX: usize = 1_000;
 /// Random bytes of one call; wasmtime-wasi's default is 64 MiB.
 const RANDOM_BYTES_MAX: u64 = 64 << 10;
+/// How often a task is run again at once because another transaction was in its way; then it is retried like any other.
+const CONFLICT_RERUNS_MAX: u32 = 5;
+/// The longest pause before the first of those runs; before the n-th it is n times as long.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
 /// Frames of a trap that go into its message.
 const TRAP_FRAMES_MAX: usize = 5;
+
+/// An attempt at a task, as whoever dispatches it knows it.
+pub trait Run: ProgressSink {
+    /// The task.
+    fn task(&self) -> &Task;
+    /// What runs it.
+    fn revision(&self) -> &Arc<Revision>;
+    /// The end that the task comes to with this answer.
+    fn ending(&self, completion: &Completion) -> Ending;
+}
+
+/// What may stop a run.
+#[derive(Clone, Debug, Default)]
+pub struct Stops {
+    /// To hand the task back: it ends as [`Outcome::Interrupted`].
+    pub interrupt: CancellationToken,
+    /// For good: it ends as [`Outcome::Cancelled`].
+    pub cancel: CancellationToken,
+}
+
+impl Stops {
+    /// Waits for either.
+    async fn stopped(&self) -> Outcome {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Outcome::Cancelled,
+            () = self.interrupt.cancelled() => Outcome::Interrupted,
+        }
+    }
+}
+
+/// Whether the task's end was committed together with its effects.
+#[derive(Debug)]
+pub enum Recorded {
+    /// There were no effects to commit it with: it is still to be recorded.
+    No,
+    /// It was.
+    Now(Box<Ending>),
+    /// The task had ended before; this run's effects were rolled back.
+    Before,
+}
 
 /// Runs tasks on the guests' own threads, so that a busy guest never holds up the broker's heartbeats or a health probe.
 #[derive(Clone)]
@@ -74,13 +121,14 @@ impl Runner {
         Self { parts: Arc::new(parts) }
     }
 
-    /// Runs one attempt of a task. `interrupt` stops it to hand it back; it then ends as [`Outcome::Interrupted`].
-    pub async fn run(&self, revision: Arc<Revision>, task: Arc<Task>, interrupt: CancellationToken) -> Completion {
+    /// Runs one attempt of a task. Where its effects were committed together with its end, says what that was.
+    pub async fn run(&self, run: Arc<dyn Run>, stops: Stops) -> (Completion, Recorded) {
         let parts = Arc::clone(&self.parts);
-        let run = self.parts.threads.spawn(async move { parts.attempt(&revision, &task, &interrupt).await });
-        run.await.unwrap_or_else(|panicked| {
+        let running = self.parts.threads.spawn(async move { parts.attempt(&run, &stops).await });
+        running.await.unwrap_or_else(|panicked| {
             tracing::error!(error = %panicked, "a host call panicked; the task is retried");
-            failed(Outcome::HostError { message: "a host call failed unexpectedly".to_owned() })
+            let outcome = Outcome::HostError { message: "a host call failed unexpectedly".to_owned() };
+            (failed(outcome), Recorded::No)
         })
     }
 
@@ -93,7 +141,7 @@ impl Runner {
         let (parts, revision) = (Arc::clone(&self.parts), Arc::clone(revision));
         let started = self.parts.threads.spawn(async move {
             let lease = parts.ledger.reserve(revision.memory_bytes_expected()).await;
-            let mut store = parts.store(&revision, &task, lease);
+            let mut store = parts.store(&revision, &task, lease, None);
             let limit = revision.manifest.limits.timeout;
             let started = tokio::time::timeout(limit, revision.code.pre.instantiate_async(&mut store)).await;
             revision.note_memory_used(store.data().memory.peak_bytes());
@@ -114,16 +162,33 @@ impl Runner {
 }
 
 impl Parts {
-    async fn attempt(&self, revision: &Revision, task: &Task, interrupt: &CancellationToken) -> Completion {
-        let Some((_slot, lease)) = self.admit(revision, interrupt).await else {
-            return failed(Outcome::Interrupted);
+    /// Runs the task, and again where nothing but another transaction was in its way.
+    async fn attempt(&self, run: &Arc<dyn Run>, stops: &Stops) -> (Completion, Recorded) {
+        let mut reruns = 0;
+        loop {
+            let (completion, recorded, trouble) = self.once(run, stops).await;
+            let in_the_way = trouble == Some(Trouble::Conflict) && !is_final(&completion.outcome);
+            if !in_the_way || reruns >= CONFLICT_RERUNS_MAX {
+                return (completion, recorded);
+            }
+            reruns += 1;
+            // Apart from the one that was in the way, which may be waiting just as long.
+            tokio::time::sleep(CONFLICT_PAUSE.mul_f64(f64::from(reruns) * rand_fraction())).await;
+        }
+    }
+
+    async fn once(&self, run: &Arc<dyn Run>, stops: &Stops) -> (Completion, Recorded, Option<Trouble>) {
+        let (revision, task) = (run.revision().as_ref(), run.task());
+        let (_slot, lease) = match self.admit(revision, stops).await {
+            Ok(admitted) => admitted,
+            Err(stopped) => return (failed(stopped), Recorded::No, None),
         };
-        let mut store = self.store(revision, task, lease);
+        let mut store = self.store(revision, task, lease, Some(Arc::clone(run) as Arc<dyn ProgressSink>));
         let began = Instant::now();
         let cpu = Arc::clone(&store.data().cpu);
         let answer = tokio::select! {
             biased;
-            () = interrupt.cancelled() => Err(Outcome::Interrupted),
+            stopped = stops.stopped() => Err(stopped),
             answer = tokio::time::timeout(time_left(revision, task), cpu.measure(call(&mut store, revision, task))) => {
                 match answer {
                     Ok(Ok(answer)) => Ok(answer),
@@ -142,33 +207,39 @@ impl Parts {
         };
         revision.note_memory_used(usage.memory_bytes_peak);
         let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision));
-        let init = state.init;
-        settle_effects(state.session, Completion { outcome, usage, init, follow_ups: Vec::new() }).await
+        let completion = Completion { outcome, usage, init: state.init, follow_ups: Vec::new() };
+        settle_effects(state.session, completion, run.as_ref()).await
     }
 
-    /// Waits for a slot of the pool and for memory; nothing if it is interrupted meanwhile.
-    async fn admit(
-        &self,
-        revision: &Revision,
-        interrupt: &CancellationToken,
-    ) -> Option<(SemaphorePermit<'_>, MemoryLease)> {
+    /// Waits for a slot of the pool and for memory, unless it is stopped meanwhile.
+    async fn admit(&self, revision: &Revision, stops: &Stops) -> Result<(SemaphorePermit<'_>, MemoryLease), Outcome> {
         let bytes = revision.memory_bytes_expected();
         // Both are mostly there, and then there is nothing to be interrupted.
         if let (Ok(slot), Some(lease)) = (self.slots.try_acquire(), self.ledger.try_reserve(bytes)) {
-            return Some((slot, lease));
+            return Ok((slot, lease));
         }
         let both = async { Some((self.slots.acquire().await.ok()?, self.ledger.reserve(bytes).await)) };
         tokio::select! {
             biased;
-            () = interrupt.cancelled() => None,
-            admitted = both => admitted,
+            stopped = stops.stopped() => Err(stopped),
+            // The semaphore is never closed; if it were, the host would be going away.
+            admitted = both => admitted.ok_or(Outcome::Interrupted),
         }
     }
 
     /// A store with its limits armed.
-    fn store(&self, revision: &Revision, task: &Task, lease: MemoryLease) -> Store<InstanceState> {
+    fn store(
+        &self,
+        revision: &Revision,
+        task: &Task,
+        lease: MemoryLease,
+        progress: Option<Arc<dyn ProgressSink>>,
+    ) -> Store<InstanceState> {
         let limits = &revision.manifest.limits;
-        let session = self.capabilities.session(&revision.plan, task);
+        let mut session = self.capabilities.session(&revision.plan, task);
+        if let Some(progress) = progress {
+            session = session.with_progress(progress);
+        }
         let stderr = Stdio::error(session.log());
         let mut wasi = WasiCtxBuilder::new();
         wasi.max_random_size(RANDOM_BYTES_MAX).stdout(Stdio::output(session.log())).stderr(stderr.clone());
@@ -253,13 +324,35 @@ fn lowered(answer: Answer, revision: &Revision) -> Outcome {
     }
 }
 
-/// Commits what a success did and rolls everything else back; a commit that fails is the host's failure.
-async fn settle_effects(session: Session, mut completion: Completion) -> Completion {
+/// Whether nothing follows from it but the task's end.
+fn is_final(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Succeeded(_) | Outcome::Cancelled | Outcome::Interrupted)
+}
+
+/// Commits what a success did, together with the task's end, and rolls everything else back. What failed because a
+/// capability was away is the host's failure, whatever the agent made of it.
+async fn settle_effects(
+    session: Session,
+    mut completion: Completion,
+    run: &dyn Run,
+) -> (Completion, Recorded, Option<Trouble>) {
+    let make_ending = |follow_ups: &[FollowUp], host_calls: u64| {
+        let mut ended = completion.clone();
+        ended.usage.host_calls = host_calls;
+        ended.follow_ups = follow_ups.to_vec();
+        run.ending(&ended)
+    };
     let succeeded = matches!(completion.outcome, Outcome::Succeeded(_));
-    let finished = session.finish(succeeded).await;
+    let finished = session.finish(succeeded.then_some(&make_ending)).await;
     completion.usage.host_calls = finished.host_calls;
+    completion.follow_ups = finished.follow_ups;
+    let mut recorded = Recorded::No;
     match finished.result {
-        Ok(()) => completion.follow_ups = finished.follow_ups,
+        Ok(Committed::Effects) => {}
+        Ok(Committed::WithEnd(Ended::Before)) => recorded = Recorded::Before,
+        Ok(Committed::WithEnd(Ended::Now)) => {
+            recorded = finished.ending.map_or(Recorded::No, Recorded::Now);
+        }
         Err(error) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "a task's effects could not be committed");
             let message = error.to_string();
@@ -270,7 +363,12 @@ async fn settle_effects(session: Session, mut completion: Completion) -> Complet
             };
         }
     }
-    completion
+    if let Some(Trouble::Away(capability)) = finished.trouble
+        && matches!(completion.outcome, Outcome::Retry { .. } | Outcome::Rejected { .. } | Outcome::Trapped { .. })
+    {
+        completion.outcome = Outcome::HostError { message: format!("{capability} was not available to the task") };
+    }
+    (completion, recorded, finished.trouble)
 }
 
 fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, revision: &Revision) -> Outcome {
@@ -315,6 +413,12 @@ fn time_left(revision: &Revision, task: &Task) -> Duration {
 
 fn failed(outcome: Outcome) -> Completion {
     Completion { outcome, usage: Usage::default(), init: None, follow_ups: Vec::new() }
+}
+
+/// Uniform in 0..1, from the low bits of a UUIDv4.
+fn rand_fraction() -> f64 {
+    let bits = uuid::Uuid::new_v4().as_u128() & u128::from(u32::MAX);
+    f64::from(u32::try_from(bits).unwrap_or(0)) / f64::from(u32::MAX)
 }
 
 fn micros(duration: Duration) -> u64 {

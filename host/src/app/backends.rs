@@ -137,6 +137,8 @@ async fn database(config: &Config) -> Result<Arc<dyn Database>, String> {
         Backend::Url(url) => {
             let failed = |error: &dyn std::error::Error| format!("DATABASE_URL: {}", chain(error));
             let settings = PostgresConfig::parse(url.expose()).map_err(|error| failed(&error))?;
+            // The records are in this database too; see `state`.
+            let settings = PostgresConfig { keeps_records: true, ..settings };
             let database = Postgres::connect(settings).await.map_err(|error| failed(&error))?;
             Ok(Arc::new(database))
         }

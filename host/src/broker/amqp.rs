@@ -216,6 +216,14 @@ impl Broker for AmqpBroker {
         Ok(Consumer { deliveries, live, stop })
     }
 
+    async fn remove_dead_letters(
+        &self,
+        _agent: &AgentName,
+        _unwanted: &(dyn Fn(&Message) -> bool + Send + Sync),
+    ) -> Result<Vec<Message>, BrokerError> {
+        Ok(Vec::new())
+    }
+
     async fn depth(&self, agent: &AgentName) -> Result<QueueDepth, BrokerError> {
         let connection = self.consuming.get().ok_or_else(link::down)?;
         Ok(QueueDepth {

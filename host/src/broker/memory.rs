@@ -209,6 +209,14 @@ impl Broker for MemoryBroker {
         Ok(Consumer { deliveries, live, stop })
     }
 
+    async fn remove_dead_letters(
+        &self,
+        _agent: &AgentName,
+        _unwanted: &(dyn Fn(&Message) -> bool + Send + Sync),
+    ) -> Result<Vec<Message>, BrokerError> {
+        Ok(Vec::new())
+    }
+
     async fn depth(&self, agent: &AgentName) -> Result<QueueDepth, BrokerError> {
         let state = self.shared.state();
         let count = |items: usize| u64::try_from(items).unwrap_or(u64::MAX);

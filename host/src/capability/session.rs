@@ -8,10 +8,11 @@ use super::cache::{self, Cache};
 use super::key_value::{Bucket, KeyValue};
 use super::log::GuestLog;
 use super::secrets::SecretSource;
-use super::sql::{CommitError, SqlSession};
+use super::sql::{CommitError, Committed, End, SqlSession};
 use super::tasks::{Directory, FollowUps, ProgressSink};
 use super::{Shared, chain};
 use crate::manifest::{Manifest, SqlGrant, TransactionMode};
+use crate::records::Ending;
 use crate::task::{AgentName, FollowUp, Task, TaskId};
 
 /// Refusals and failures of one task that the host logs: enough to see what is wrong, too few to flood the log.
@@ -84,18 +85,35 @@ pub struct Session {
     pub(super) progress: Option<Arc<dyn ProgressSink>>,
     host_calls: u64,
     troubles: u32,
+    trouble: Option<Trouble>,
 }
 
 /// What a task leaves behind.
 #[derive(Debug)]
 pub struct Finished {
-    /// Whether its SQL effects are safe, where it was to commit; always `Ok` after a rollback.
-    pub result: Result<(), CommitError>,
+    /// What was committed, where it was to commit; [`Committed::Effects`] after a rollback.
+    pub result: Result<Committed, CommitError>,
+    /// The end that was to be committed with the effects, if it was.
+    pub ending: Option<Box<Ending>>,
     /// Tasks that are to be published: those of a committed session, and under `transaction = "statement"` all.
     pub follow_ups: Vec<FollowUp>,
     /// Calls that the guest made.
     pub host_calls: u64,
+    /// What kept the task from its work through no fault of its own.
+    pub trouble: Option<Trouble>,
 }
+
+/// What kept a task from its work through no fault of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Another transaction was in the way: at once it may do better.
+    Conflict,
+    /// This capability was away: later it may do better.
+    Away(&'static str),
+}
+
+/// Makes a task's end of its follow-ups and the number of its host calls.
+pub type MakeEnding<'a> = &'a (dyn Fn(&[FollowUp], u64) -> Ending + Send + Sync);
 
 impl Session {
     pub(super) fn new(shared: Arc<Shared>, plan: Arc<SessionPlan>, task: &Task) -> Self {
@@ -113,6 +131,7 @@ impl Session {
             progress: None,
             host_calls: 0,
             troubles: 0,
+            trouble: None,
         }
     }
 
@@ -136,16 +155,27 @@ impl Session {
         &self.log
     }
 
-    /// Ends the session: commits its SQL effects or rolls them back, and gives out what is left to do.
-    pub async fn finish(self, commit: bool) -> Finished {
+    /// Ends the session: commits its SQL effects, together with the task's end, or rolls them back, and gives out what is
+    /// left to do.
+    pub async fn finish(mut self, commit: Option<MakeEnding<'_>>) -> Finished {
         let mode = self.plan.manifest.effects.transaction;
-        let result = self.sql.finish(commit).await;
+        let follow_ups = std::mem::take(&mut self.follow_ups).into_vec();
+        let with_end = commit.filter(|_| mode == TransactionMode::Task && self.sql.was_used());
+        let ending = with_end.map(|make| Box::new(make(&follow_ups, self.host_calls)));
+        let end = if commit.is_some() { End::Commit(ending.as_deref()) } else { End::Rollback };
+        let result = self.sql.finish(end).await;
+        if let Err(CommitError::Refused(error)) = &result
+            && error.is_conflict()
+        {
+            self.trouble = Some(Trouble::Conflict);
+        }
         let leave = match mode {
-            TransactionMode::Task => commit && result.is_ok(),
+            TransactionMode::Task => commit.is_some() && result.is_ok(),
             TransactionMode::Statement => true,
         };
-        let follow_ups = if leave { self.follow_ups.into_vec() } else { Vec::new() };
-        Finished { result, follow_ups, host_calls: self.host_calls }
+        let ending = ending.filter(|_| matches!(result, Ok(Committed::WithEnd(_))));
+        let follow_ups = if leave { follow_ups } else { Vec::new() };
+        Finished { result, ending, follow_ups, host_calls: self.host_calls, trouble: self.trouble }
     }
 
     /// Calls that the guest made so far.
@@ -212,8 +242,14 @@ impl Session {
         }
     }
 
+    /// Remembers that another transaction was in the way.
+    pub(super) fn note_conflict(&mut self) {
+        self.trouble.get_or_insert(Trouble::Conflict);
+    }
+
     /// Logs a call that failed through no fault of the agent.
     pub(super) fn note_failed(&mut self, capability: &'static str, error: &dyn std::error::Error) {
+        self.trouble = Some(Trouble::Away(capability));
         if self.may_log_trouble() {
             tracing::warn!(
                 agent = %self.plan.agent,

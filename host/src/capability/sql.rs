@@ -27,6 +27,7 @@ use std::time::Duration;
 use super::Cause;
 use crate::catalog::Migration;
 use crate::manifest::{SqlGrant, TransactionMode};
+use crate::records::{Ended, Ending};
 use crate::task::AgentName;
 
 /// Longest statement, in bytes. Prepared statements are kept on both sides, so this bounds what a connection holds.
@@ -69,6 +70,15 @@ pub struct DbError {
     pub column: Option<String>,
     /// The constraint concerned.
     pub constraint: Option<String>,
+}
+
+impl DbError {
+    /// Whether another transaction was in the way (a serialization failure or a deadlock), so that the same work may well
+    /// succeed when it is done again.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self.sqlstate.as_str(), "40001" | "40P01")
+    }
 }
 
 /// Why a statement failed.
@@ -185,6 +195,24 @@ pub trait Database: Send + Sync + 'static {
     async fn close(&self);
 }
 
+/// How a task's use of SQL is to end.
+#[derive(Clone, Copy, Debug)]
+pub enum End<'a> {
+    /// Nothing of it stays.
+    Rollback,
+    /// All of it stays, and in the same commit this end of the task, where the database keeps the records too.
+    Commit(Option<&'a Ending>),
+}
+
+/// What a commit was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// Of effects alone, or there were none: the task's end is still to be recorded.
+    Effects,
+    /// Of the task's end too; after [`Ended::Before`] the effects were rolled back.
+    WithEnd(Ended),
+}
+
 /// Some rows of a result.
 #[derive(Debug, Default)]
 pub struct RowBatch {
@@ -221,6 +249,6 @@ pub trait SqlConnection: Send {
     /// Makes sure that nothing is committed: for a result that is not to be read to its end.
     fn abandon(&mut self, reason: &str);
 
-    /// Commits or rolls back, and gives the connection back where it is as good as new.
-    async fn finish(self: Box<Self>, commit: bool) -> Result<(), CommitError>;
+    /// Commits or rolls back, and gives the connection back where it is as good as new. After a rollback it answers `Ok`.
+    async fn finish(self: Box<Self>, end: End<'_>) -> Result<Committed, CommitError>;
 }

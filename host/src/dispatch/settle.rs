@@ -1,14 +1,13 @@
 //! Carrying a settlement out: everything that must be safe before the delivery is acknowledged, in that order.
 
-use futures::future::try_join_all;
-
+use super::ending::buried;
 use super::settlement::{Policy, Settlement, settlement};
 use super::{Attempt, Dispatcher};
-use crate::agent::Revision;
+use crate::agent::Recorded;
 use crate::delivery::envelope::{self, DeathNote, Malformed};
-use crate::delivery::{Delivery, PublishError, Route};
-use crate::records::{RecordsError, Status, Update};
-use crate::task::{AgentName, Completion, FollowUp, Outcome, Task, unix_ms_now};
+use crate::delivery::{Message, PublishError, Receipt, Route};
+use crate::records::{Ended, Ending, RecordsError, Status, TaskRecord, Update};
+use crate::task::{AgentName, Completion, Failure, Outcome, Output, Task, unix_ms_now};
 
 /// Why a delivery could not be settled yet; it is handed back.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +19,13 @@ enum SettleError {
 }
 
 impl Dispatcher {
-    pub(super) async fn settle(&self, attempt: Attempt, completion: Completion) {
+    pub(super) async fn settle(
+        &self,
+        attempt: &Attempt,
+        receipt: Receipt,
+        completion: Completion,
+        recorded: Recorded,
+    ) {
         let manifest = &attempt.revision.manifest;
         let policy = Policy {
             attempts_max: attempt.task.attempts_max.unwrap_or(manifest.retry.max_attempts),
@@ -28,63 +33,117 @@ impl Dispatcher {
         };
         let decision = settlement(&completion.outcome, attempt.task.attempt, &policy, random);
         let prepared = match decision {
-            Settlement::Acknowledge => self.conclude(&attempt, &completion).await,
+            Settlement::Acknowledge | Settlement::DeadLetter => self.conclude(attempt, &completion, recorded).await,
             Settlement::RetryLater { delay, attempt: next } => {
                 self.records.note(attempt.update(Status::Retrying, Some(&completion)));
-                let message = envelope::retry(&attempt.delivery.message, &attempt.task, next);
+                let message = envelope::retry(&attempt.message, &attempt.task, next);
                 let route = Route::Delayed(attempt.task.agent.clone(), delay);
                 self.broker.publish(route, message).await.map_err(SettleError::from)
             }
-            Settlement::DeadLetter => self.bury(&attempt, &completion).await,
-            Settlement::HandBack => return self.hand_back(attempt, &completion.outcome),
+            Settlement::HandBack => return self.hand_back(attempt, receipt, &completion.outcome),
         };
         match prepared {
             Ok(()) => {
                 self.metrics.settled(&attempt.task.agent, decision.name(), completion.outcome.name());
-                attempt.delivery.receipt.acknowledge();
+                receipt.acknowledge();
             }
             Err(error) => {
                 let cause = &error as &dyn std::error::Error;
                 tracing::warn!(task = %attempt.task.id, agent = %attempt.task.agent, error = cause, "handing a task back");
-                self.hand_back(attempt, &completion.outcome);
+                self.hand_back(attempt, receipt, &completion.outcome);
             }
         }
     }
 
-    fn hand_back(&self, attempt: Attempt, outcome: &Outcome) {
+    fn hand_back(&self, attempt: &Attempt, receipt: Receipt, outcome: &Outcome) {
         self.metrics.settled(&attempt.task.agent, Settlement::HandBack.name(), outcome.name());
-        attempt.delivery.receipt.hand_back();
+        receipt.hand_back();
     }
 
-    async fn conclude(&self, attempt: &Attempt, completion: &Completion) -> Result<(), SettleError> {
-        let status = match completion.outcome {
-            Outcome::Cancelled => Status::Cancelled,
-            _ => Status::Succeeded,
+    /// Records the end of a task, where that is not done, and sends what leaves with it.
+    async fn conclude(
+        &self,
+        attempt: &Attempt,
+        completion: &Completion,
+        recorded: Recorded,
+    ) -> Result<(), SettleError> {
+        let (ended, outgoing) = match recorded {
+            Recorded::Before => (Ended::Before, Vec::new()),
+            Recorded::Now(ending) => {
+                self.records.was_finished(&ending.update);
+                (Ended::Now, ending.outgoing)
+            }
+            Recorded::No => {
+                let ending = attempt.ended(completion);
+                let outgoing = ending.outgoing.clone();
+                (self.finished(ending).await?, outgoing)
+            }
         };
-        try_join_all(completion.follow_ups.iter().map(|follow_up| self.submit(follow_up))).await?;
-        self.records.finished(attempt.update(status, Some(completion))).await?;
-        self.reply(&attempt.task, &completion.outcome).await
+        match ended {
+            Ended::Now => {
+                // What cannot be sent now is kept, and sent by whichever host is there.
+                self.relay.send(outgoing).await;
+                let outcome = &completion.outcome;
+                self.reply(&attempt.task, outcome.name(), outcome.output(), outcome.failure().as_ref()).await
+            }
+            Ended::Before => {
+                let id = &attempt.task.id;
+                match self.records.ended(id, attempt.task.generation).await? {
+                    Some(record) => self.reply_again(&attempt.task, &record).await,
+                    // Forgotten between the two looks: it ended as long ago as the records go back.
+                    None => Ok(()),
+                }
+            }
+        }
     }
 
-    async fn submit(&self, follow_up: &FollowUp) -> Result<(), PublishError> {
-        let agent = follow_up.task.agent.clone();
-        let route =
-            if follow_up.delay.is_zero() { Route::Agent(agent) } else { Route::Delayed(agent, follow_up.delay) };
-        self.broker.publish(route, envelope::submission(&follow_up.task)).await
+    /// Records an end, and goes on trying while the database is away: running the task again would not help.
+    async fn finished(&self, ending: Ending) -> Result<Ended, RecordsError> {
+        loop {
+            match self.records.finished(ending.clone()).await {
+                Err(error) if error.is_passing && !self.interrupt.is_cancelled() => {
+                    let (task, error) = (&ending.update.id, &error as &dyn std::error::Error);
+                    tracing::warn!(%task, error, "the end of a task is not recorded yet; trying again");
+                }
+                finished => return finished,
+            }
+        }
     }
 
-    async fn bury(&self, attempt: &Attempt, completion: &Completion) -> Result<(), SettleError> {
-        let note = self.death_note(&attempt.task, &completion.outcome, Some(&attempt.revision));
-        let letter = envelope::dead_letter(&attempt.delivery.message, &note);
-        self.broker.publish(Route::DeadLetter(attempt.task.agent.clone()), letter).await?;
-        self.records.finished(attempt.update(Status::Failed, Some(completion))).await?;
-        self.reply(&attempt.task, &completion.outcome).await
+    /// Answers a delivery of a task that has ended before.
+    pub(super) async fn answer(&self, attempt: &Attempt, receipt: Receipt, record: &TaskRecord) {
+        match self.reply_again(&attempt.task, record).await {
+            Ok(()) => {
+                self.metrics.settled(&attempt.task.agent, Settlement::Acknowledge.name(), "ended-before");
+                receipt.acknowledge();
+            }
+            Err(error) => {
+                let cause = &error as &dyn std::error::Error;
+                tracing::warn!(task = %attempt.task.id, agent = %attempt.task.agent, error = cause, "handing a task back");
+                receipt.hand_back();
+            }
+        }
+    }
+
+    async fn reply_again(&self, task: &Task, record: &TaskRecord) -> Result<(), SettleError> {
+        // A redrive made it anew: its own delivery will answer.
+        if !record.status.is_terminal() {
+            return Ok(());
+        }
+        let kind = record.failure.as_ref().map_or("succeeded", |failure| failure.kind.as_str());
+        self.reply(task, kind, record.output.as_ref(), record.failure.as_ref()).await
     }
 
     /// Publishes the result where the sender asked for one. One that cannot be delivered, now or ever, is counted and
     /// dropped: the record stands, and trying again would run the task again.
-    async fn reply(&self, task: &Task, outcome: &Outcome) -> Result<(), SettleError> {
-        let Some((route, message)) = envelope::result(task, outcome) else { return Ok(()) };
+    async fn reply(
+        &self,
+        task: &Task,
+        kind: &str,
+        output: Option<&Output>,
+        failure: Option<&Failure>,
+    ) -> Result<(), SettleError> {
+        let Some((route, message)) = envelope::result(task, kind, output, failure) else { return Ok(()) };
         match self.broker.publish(route, message).await {
             Err(PublishError::Unroutable { .. } | PublishError::Refused(_)) => {
                 self.metrics.result_unroutable(&task.agent);
@@ -95,61 +154,68 @@ impl Dispatcher {
     }
 
     /// Dead-letters a delivery that is no task, and tells its sender where that asked for a result.
-    pub(super) async fn settle_malformed(&self, delivery: Delivery, agent: &AgentName, malformed: Malformed) {
+    pub(super) async fn settle_malformed(
+        &self,
+        message: &Message,
+        receipt: Receipt,
+        agent: &AgentName,
+        malformed: Malformed,
+    ) {
         let outcome = malformed.outcome();
         let reason = malformed.reason.clone();
         let task = Task {
             id: malformed.task_id,
             reply: malformed.reply,
-            ..Task::new(agent.clone(), delivery.message.body.clone())
+            ..Task::new(agent.clone(), bytes::Bytes::new())
         };
         tracing::warn!(%agent, task_id = %task.id, reason, "a malformed message is dead-lettered");
-        match self.bury_malformed(&delivery, &task, &outcome).await {
+        match self.bury_malformed(message, &task, &outcome).await {
             Ok(()) => {
                 self.metrics.settled(agent, Settlement::DeadLetter.name(), "malformed");
-                delivery.receipt.acknowledge();
+                receipt.acknowledge();
             }
             Err(error) => {
                 tracing::warn!(%agent, task_id = %task.id, error = &error as &dyn std::error::Error, "handing a message back");
-                delivery.receipt.hand_back();
+                receipt.hand_back();
             }
         }
     }
 
-    async fn bury_malformed(&self, delivery: &Delivery, task: &Task, outcome: &Outcome) -> Result<(), SettleError> {
-        let failure = outcome.failure();
-        let note = self.death_note(task, outcome, None);
-        let letter = envelope::dead_letter(&delivery.message, &note);
-        self.broker.publish(Route::DeadLetter(task.agent.clone()), letter).await?;
+    async fn bury_malformed(&self, message: &Message, task: &Task, outcome: &Outcome) -> Result<(), SettleError> {
+        let failed_at_ms = unix_ms_now();
+        let failure = outcome.failure().unwrap_or_default();
+        let note = DeathNote {
+            task_id: task.id.clone(),
+            error_type: failure.kind.clone(),
+            error_message: failure.message.clone(),
+            failed_at_ms,
+            attempts: task.attempt,
+            generation: envelope::generation(message),
+            revision: None,
+            digest: None,
+            host: self.host.to_string(),
+        };
         let update = Update {
             id: task.id.clone(),
             agent: task.agent.clone(),
             revision: None,
             status: Status::Failed,
             attempt: task.attempt,
+            generation: note.generation,
             output: None,
-            failure,
+            failure: Some(failure.clone()),
             usage: None,
-            enqueued_at_ms: delivery.message.timestamp_ms.unwrap_or(note.failed_at_ms),
+            enqueued_at_ms: message.timestamp_ms.unwrap_or(failed_at_ms),
             started_at_ms: None,
-            finished_at_ms: Some(note.failed_at_ms),
+            finished_at_ms: Some(failed_at_ms),
         };
-        self.records.finished(update).await?;
-        self.reply(task, outcome).await
-    }
-
-    fn death_note(&self, task: &Task, outcome: &Outcome, revision: Option<&Revision>) -> DeathNote {
-        let failure = outcome.failure().unwrap_or_default();
-        DeathNote {
-            task_id: task.id.clone(),
-            error_type: failure.kind,
-            error_message: failure.message,
-            failed_at_ms: unix_ms_now(),
-            attempts: task.attempt,
-            revision: revision.map(|revision| revision.number),
-            digest: revision.map(|revision| revision.digest.clone()),
-            host: self.host.clone(),
-        }
+        let ending = buried(Ending::from(update), message, note);
+        let outgoing = ending.outgoing.clone();
+        // Where a task of the same id has ended, that one's record and listed letter stand. The letter goes to the queue
+        // even so: what was sent is not lost.
+        self.finished(ending).await?;
+        self.relay.send(outgoing).await;
+        self.reply(task, outcome.name(), None, Some(&failure)).await
     }
 }
 

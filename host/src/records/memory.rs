@@ -213,7 +213,7 @@ impl TaskRecords for MemoryRecords {
         self.forget();
         let bytes_max = self.limits.bytes_max;
         if self.bytes.load(Ordering::Relaxed) > bytes_max {
-            return Err(RecordsError { action: "written", source: Box::new(Full { bytes_max }) });
+            return Err(RecordsError { action: "written", is_passing: true, source: Box::new(Full { bytes_max }) });
         }
         Ok(tasks.iter().map(|task| self.queue(task)).collect())
     }

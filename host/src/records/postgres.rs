@@ -184,7 +184,11 @@ impl PostgresRecords {
             Ok(answered) => answered,
             Err(_) => Err(WriteError::Waited(wait_max)),
         }
-        .map_err(|error| RecordsError { action, source: Box::new(error) })
+        .map_err(|error| RecordsError {
+            action,
+            is_passing: matches!(error, WriteError::Waited(_)),
+            source: Box::new(error),
+        })
     }
 }
 
@@ -229,7 +233,7 @@ impl TaskRecords for PostgresRecords {
             Ok(Ok(allowance)) => allowance,
             Ok(Err(_)) | Err(_) => {
                 let source = Box::new(WriteError::Waited(self.settings.wait_max));
-                return Err(RecordsError { action: "written", source });
+                return Err(RecordsError { action: "written", is_passing: true, source });
             }
         };
         let message = |reply| changes::Finished { change, outgoing, dead_letter, reply, allowance };
@@ -311,9 +315,9 @@ impl TaskRecords for PostgresRecords {
 }
 
 fn read(error: sqlx::Error) -> RecordsError {
-    RecordsError { action: "read", source: Box::new(error) }
+    RecordsError { action: "read", is_passing: link::is_passing(&error), source: Box::new(error) }
 }
 
 fn written(error: sqlx::Error) -> RecordsError {
-    RecordsError { action: "written", source: Box::new(error) }
+    RecordsError { action: "written", is_passing: link::is_passing(&error), source: Box::new(error) }
 }

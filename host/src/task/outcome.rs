@@ -95,6 +95,15 @@ impl Outcome {
         }
     }
 
+    /// What the agent answered, if it did.
+    #[must_use]
+    pub fn output(&self) -> Option<&Output> {
+        match self {
+            Self::Succeeded(output) => output.as_ref(),
+            _ => None,
+        }
+    }
+
     /// What went wrong, for people; nothing for a success.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {

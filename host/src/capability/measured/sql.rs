@@ -7,7 +7,8 @@ use prometheus::Histogram;
 
 use super::{OperationMetrics, System};
 use crate::capability::sql::{
-    Column, CommitError, ConnectionCounts, Database, ProvisionError, RowBatch, SqlConnection, SqlError, Value,
+    Column, CommitError, Committed, ConnectionCounts, Database, End, ProvisionError, RowBatch, SqlConnection, SqlError,
+    Value,
 };
 use crate::catalog::Migration;
 use crate::manifest::{SqlGrant, TransactionMode};
@@ -125,10 +126,14 @@ impl SqlConnection for MeasuredConnection {
         self.inner.abandon(reason);
     }
 
-    async fn finish(mut self: Box<Self>, commit: bool) -> Result<(), CommitError> {
+    async fn finish(mut self: Box<Self>, end: End<'_>) -> Result<Committed, CommitError> {
         self.query = None;
-        let _timer = if commit { &self.operations.commit } else { &self.operations.rollback }.start_timer();
-        self.inner.finish(commit).await
+        let operation = match end {
+            End::Commit(_) => &self.operations.commit,
+            End::Rollback => &self.operations.rollback,
+        };
+        let _timer = operation.start_timer();
+        self.inner.finish(end).await
     }
 }
 

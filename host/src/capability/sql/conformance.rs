@@ -14,7 +14,7 @@ mod values;
 
 use std::time::Duration;
 
-use super::{Column, Database, ProvisionError, Row, SqlConnection, SqlError, Value};
+use super::{Column, Database, End, ProvisionError, Row, SqlConnection, SqlError, Value};
 use crate::catalog::Migration;
 use crate::manifest::TransactionMode;
 use crate::task::AgentName;
@@ -100,7 +100,7 @@ async fn migrations(database: &dyn Database) {
     let sum = async || {
         let mut connection = open(database, &name).await;
         let sum = one(&mut connection, "SELECT sum(n) FROM a", &[]).await;
-        connection.finish(true).await.unwrap();
+        connection.finish(End::Commit(None)).await.unwrap();
         sum
     };
     assert_eq!(sum().await, Value::Int64(3));

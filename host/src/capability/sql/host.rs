@@ -102,7 +102,12 @@ impl View<'_> {
                 wit::Error::ConnectionFailed(what.to_owned())
             }
             SqlError::BadParameter(text) => wit::Error::BadParameter(text),
-            SqlError::Query(error) => wit::Error::QueryFailed((*error).into()),
+            SqlError::Query(error) => {
+                if error.is_conflict() {
+                    self.session.note_conflict();
+                }
+                wit::Error::QueryFailed((*error).into())
+            }
             SqlError::Conversion(text) => wit::Error::ValueConversionFailed(text),
             SqlError::LimitExceeded(text) => wit::Error::LimitExceeded(text),
         }

@@ -43,6 +43,8 @@ pub struct PostgresConfig {
     pub connections_per_agent_max: usize,
     /// How long a task waits for a connection while all are in use.
     pub acquire_timeout: Duration,
+    /// Whether the records of tasks are kept in the same database: then the end of a task is part of its transaction.
+    pub keeps_records: bool,
 }
 
 impl PostgresConfig {
@@ -61,7 +63,13 @@ impl PostgresConfig {
     /// A server by its connect options, with the default limits.
     #[must_use]
     pub fn new(options: PgConnectOptions) -> Self {
-        Self { options, connections_max: 16, connections_per_agent_max: 8, acquire_timeout: Duration::from_secs(5) }
+        Self {
+            options,
+            connections_max: 16,
+            connections_per_agent_max: 8,
+            acquire_timeout: Duration::from_secs(5),
+            keeps_records: false,
+        }
     }
 }
 
@@ -101,7 +109,8 @@ impl Postgres {
         let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
         let made = || {
             let login = self.installation.login(agent);
-            AgentPool::new(&login, &self.config, self.admin.clone(), Arc::clone(&self.slots))
+            let end_task = self.config.keeps_records.then(|| self.installation.end_task());
+            AgentPool::new(&login, &self.config, self.admin.clone(), end_task, Arc::clone(&self.slots))
         };
         Arc::clone(pools.entry(agent.clone()).or_insert_with(made))
     }
@@ -116,7 +125,7 @@ impl Database for Postgres {
         migrations: &[Migration],
     ) -> Result<(), ProvisionError> {
         let login = self.installation.login(agent);
-        let changed = provision::provision(&self.admin, &self.config.options, &login, migrations).await?;
+        let changed = provision::provision(&self.admin, &self.config, &login, migrations).await?;
         let pool = self.pool_or_new(agent);
         if changed {
             // Statements prepared against the old tables would fail on the new ones.

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use super::{Column, Database, HANDLES_MAX, PARAMETERS_BYTES_MAX, RESULT_BYTES_MAX, Row, STATEMENT_BYTES_MAX};
-use super::{CommitError, SqlConnection, SqlError, Value};
+use super::{CommitError, Committed, End, SqlConnection, SqlError, Value};
 use crate::capability::SessionPlan;
 use crate::manifest::{SqlGrant, TransactionMode};
 
@@ -127,14 +127,20 @@ impl SqlSession {
         }
     }
 
+    /// Whether there is anything to commit.
+    pub(in crate::capability) fn was_used(&self) -> bool {
+        self.connection.is_some()
+    }
+
     /// Commits or rolls back.
-    pub(in crate::capability) async fn finish(mut self, commit: bool) -> Result<(), CommitError> {
+    pub(in crate::capability) async fn finish(mut self, end: End<'_>) -> Result<Committed, CommitError> {
+        let commit = matches!(end, End::Commit(_));
         if commit {
             self.settle_stream().await;
         }
-        let Some(connection) = self.connection else { return Ok(()) };
-        let result = connection.finish(commit).await;
-        if commit { result } else { Ok(()) }
+        let Some(connection) = self.connection else { return Ok(Committed::Effects) };
+        let result = connection.finish(end).await;
+        if commit { result } else { Ok(Committed::Effects) }
     }
 
     /// The connection, ready for a statement.

@@ -141,7 +141,7 @@ fn value_size(value: &HeaderValue) -> usize {
 const ERROR_MESSAGE_BYTES_MAX: usize = 4 * 1024;
 
 /// Text from an agent or a sender, made safe to print: one line, no control or direction-changing characters, bounded.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut safe = String::with_capacity(text.len().min(ERROR_MESSAGE_BYTES_MAX));
     for character in text.chars() {
         if safe.len() + character.len_utf8() > ERROR_MESSAGE_BYTES_MAX {

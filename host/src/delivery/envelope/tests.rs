@@ -34,6 +34,7 @@ fn note() -> DeathNote {
         error_message: "wasm `unreachable`\n\u{1b}[31mred\u{202e}".to_owned(),
         failed_at_ms: NOW_MS,
         attempts: 3,
+        generation: 0,
         revision: Some(7),
         digest: Some("sha256:ab".to_owned()),
         host: "h1".to_owned(),
@@ -196,16 +197,16 @@ fn a_retry_is_the_original_with_the_attempt_raised() {
 #[test]
 fn results_go_to_those_who_asked() {
     let mut task = Task::new(agent(), "");
-    assert!(result(&task, &Outcome::Succeeded(None)).is_none());
+    assert!(result(&task, "succeeded", None, None).is_none());
     task.reply = Some(ReplyTo { routing_key: "r".to_owned(), correlation_id: None });
     let output = Output { content_type: Some("text/plain".to_owned()), headers: Vec::new(), body: "hi".into() };
-    let (route, message) = result(&task, &Outcome::Succeeded(Some(output))).unwrap();
+    let (route, message) = result(&task, "succeeded", Some(&output), None).unwrap();
     assert_eq!(route, Route::Reply("r".to_owned()));
     assert_eq!(message.correlation_id.as_deref(), Some(task.id.as_str()));
     assert_eq!((message.kind.as_deref(), message.content_type.as_deref()), (Some("succeeded"), Some("text/plain")));
     assert_eq!((&message.body[..], message.headers.is_empty()), (&b"hi"[..], true));
-    let limit = Limit { name: "limits.timeout", allowed: "30s".to_owned() };
-    let (_, message) = result(&task, &Outcome::TimedOut(limit)).unwrap();
+    let timed_out = Outcome::TimedOut(Limit { name: "limits.timeout", allowed: "30s".to_owned() });
+    let (_, message) = result(&task, timed_out.name(), None, timed_out.failure().as_ref()).unwrap();
     assert_eq!(message.headers["x-error-type"], "timed-out".into());
     assert!(message.headers["x-error-message"].as_text().unwrap().contains("limits.timeout = 30s"));
 }
@@ -239,6 +240,29 @@ fn a_dead_letter_is_the_original_and_the_reason() {
         ("x-host", "h1".into()),
     ]);
     assert_eq!(letter.headers, expected);
+}
+
+#[test]
+fn a_redriven_letter_is_a_first_attempt_of_the_next_generation() {
+    let original = Message {
+        message_id: Some("t".to_owned()),
+        headers: headers([("keep", "1".into()), ("X-Attempt", HeaderValue::Int(3)), ("x-max-attempts", "4".into())]),
+        body: "b".into(),
+        ..Message::default()
+    };
+    let letter = dead_letter(&original, &DeathNote { generation: 1, ..note() });
+    let again = redriven(&letter, 2, NOW_MS);
+    let left: Vec<&str> = again.headers.keys().map(String::as_str).collect();
+    assert_eq!(left, ["keep", "x-generation", "x-max-attempts"]);
+    let task = parsed(&again);
+    assert_eq!((task.id.as_str(), task.attempt, task.generation, task.attempts_max), ("t", 1, 2, Some(4)));
+    assert_eq!(generation(&letter), 1);
+    // A deadline that is still to come holds; one that has passed does not.
+    for (deadline_ms, kept) in [(NOW_MS - 1, false), (NOW_MS + 1, true)] {
+        let headers = headers([("x-deadline", deadline_ms.into())]);
+        assert_eq!(parsed(&redriven(&Message { headers, ..letter.clone() }, 2, NOW_MS)).deadline_ms.is_some(), kept);
+    }
+    assert_eq!(parsed(&retry(&again, &task, 2)).generation, 2, "a retry stays in its generation");
 }
 
 #[test]

@@ -207,7 +207,7 @@ impl TaskRecords for Doubles {
     async fn queued(&self, tasks: Vec<NewTask>) -> Result<Vec<Queued>, RecordsError> {
         let mut state = self.lock();
         if state.records_fail {
-            return Err(RecordsError { action: "written", source: away() });
+            return Err(RecordsError { action: "written", is_passing: true, source: away() });
         }
         let mut queued = |task: NewTask| {
             if let Some(known) = state.records.get(&task.id).filter(|known| known.state.borrow().is_some()) {
@@ -267,7 +267,7 @@ impl TaskRecords for Doubles {
     async fn cancel(&self, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, RecordsError> {
         let state = self.lock();
         if state.records_fail {
-            return Err(RecordsError { action: "written", source: away() });
+            return Err(RecordsError { action: "written", is_passing: true, source: away() });
         }
         let mut cancelled = Cancelled::Unknown;
         if let Some(known) = state.records.get(id) {
@@ -317,7 +317,7 @@ impl TaskRecords for Doubles {
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
         let state = self.lock();
         if state.records_fail {
-            return Err(RecordsError { action: "read", source: away() });
+            return Err(RecordsError { action: "read", is_passing: true, source: away() });
         }
         Ok(state.records.get(id).and_then(|record| record.state.borrow().clone()))
     }
@@ -345,7 +345,7 @@ impl Doubles {
     fn letters(&self, action: &'static str) -> Result<std::sync::MutexGuard<'_, State>, DeadLettersError> {
         let state = self.lock();
         if state.records_fail {
-            return Err(RecordsError { action, source: away() }.into());
+            return Err(RecordsError { action, is_passing: true, source: away() }.into());
         }
         Ok(state)
     }

@@ -116,6 +116,11 @@ impl Link {
     }
 }
 
+/// Whether an error is worth another try.
+pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+    matches!(judged(error), Judgement::Passing)
+}
+
 enum Judgement {
     Passing,
     Row,

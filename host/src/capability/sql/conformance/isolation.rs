@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{PATIENCE, TIMEOUT, agent, execute, one, open, rows, sqlstate};
-use crate::capability::sql::{Database, SqlError, Value};
+use crate::capability::sql::{Database, End, SqlError, Value};
 use crate::manifest::TransactionMode;
 use crate::task::AgentName;
 
@@ -21,7 +21,7 @@ async fn other_agents(database: &dyn Database, victim: &AgentName, intruder: &Ag
     let mut connection = open(database, victim).await;
     let Value::Text(schema) = one(&mut connection, "SELECT current_schema()::text", &[]).await else { panic!() };
     let Value::Text(role) = one(&mut connection, "SELECT current_user::text", &[]).await else { panic!() };
-    connection.finish(true).await.unwrap();
+    connection.finish(End::Commit(None)).await.unwrap();
 
     let attempts = [
         format!("SELECT * FROM \"{schema}\".t"),
@@ -49,14 +49,14 @@ async fn other_agents(database: &dyn Database, victim: &AgentName, intruder: &Ag
         // "insufficient privilege" (also as "permission denied to set parameter"), "invalid parameter", "undefined file".
         let refused = ["42501", "22023", "58P01", "0A000", "42P01", "3F000"];
         assert!(refused.contains(&sqlstate(&error)), "{attempt}: {error:?}");
-        connection.finish(false).await.unwrap();
+        connection.finish(End::Rollback).await.unwrap();
     }
 }
 
 async fn pid(database: &dyn Database, agent: &AgentName) -> Value {
     let mut connection = open(database, agent).await;
     let pid = one(&mut connection, "SELECT pg_backend_pid()", &[]).await;
-    connection.finish(true).await.unwrap();
+    connection.finish(End::Commit(None)).await.unwrap();
     pid
 }
 
@@ -74,7 +74,7 @@ async fn session_state(database: &dyn Database, agent: &AgentName) {
         ] {
             execute(&mut connection, statement).await.unwrap();
         }
-        connection.finish(commit).await.unwrap();
+        connection.finish(if commit { End::Commit(None) } else { End::Rollback }).await.unwrap();
 
         let mut connection = open(database, agent).await;
         let after = one(&mut connection, "SELECT pg_backend_pid()", &[]).await;
@@ -86,7 +86,7 @@ async fn session_state(database: &dyn Database, agent: &AgentName) {
         assert_eq!(state, "|20s|0|0");
         // The search path leads to the agent's own table again.
         assert_eq!(one(&mut connection, "SELECT count(*) FROM own", &[]).await, Value::Int64(0));
-        connection.finish(true).await.unwrap();
+        connection.finish(End::Commit(None)).await.unwrap();
     }
 }
 
@@ -95,7 +95,7 @@ async fn time_limits(database: &dyn Database, agent: &AgentName) {
     let mut connection = database.open(agent, TransactionMode::Task, short).await.unwrap();
     let error = connection.execute("SELECT pg_sleep(60)", &[], short).await.unwrap_err();
     assert_eq!(sqlstate(&error), "57014");
-    connection.finish(false).await.unwrap();
+    connection.finish(End::Rollback).await.unwrap();
 
     // An agent that lifts the limit is stopped by the host.
     let mut connection = database.open(agent, TransactionMode::Task, short).await.unwrap();
@@ -131,7 +131,7 @@ async fn sleepers(database: &dyn Database, agent: &AgentName) -> i64 {
     let mut connection = open(database, agent).await;
     let statement = "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND state = 'active' AND wait_event = 'PgSleep'";
     let count = one(&mut connection, statement, &[]).await;
-    connection.finish(true).await.unwrap();
+    connection.finish(End::Commit(None)).await.unwrap();
     match count {
         Value::Int64(count) => count,
         other => panic!("{other:?}"),
@@ -155,7 +155,7 @@ async fn dead_connections_are_replaced(database: &dyn Database, agent: &AgentNam
         one(&mut other, "SELECT pg_backend_pid()", &[]).await,
     );
     assert_eq!(own, victim);
-    other.finish(true).await.unwrap();
+    other.finish(End::Commit(None)).await.unwrap();
     // An operator ends the idle one.
     rows(&mut connection, "SELECT pg_terminate_backend($1)", std::slice::from_ref(&others)).await.unwrap();
     let gone = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1";
@@ -166,7 +166,7 @@ async fn dead_connections_are_replaced(database: &dyn Database, agent: &AgentNam
     // Nobody notices.
     let mut next = open(database, agent).await;
     assert_eq!(one(&mut next, "SELECT 1", &[]).await, Value::Int32(1));
-    next.finish(true).await.unwrap();
+    next.finish(End::Commit(None)).await.unwrap();
 
     // One that dies in the middle of a task is told, and not committed.
     let mut doomed = open(database, agent).await;
@@ -175,7 +175,7 @@ async fn dead_connections_are_replaced(database: &dyn Database, agent: &AgentNam
     rows(&mut connection, "SELECT pg_terminate_backend($1)", &[doomed_pid]).await.unwrap();
     let error = execute(&mut doomed, "SELECT 1").await.unwrap_err();
     assert!(matches!(error, SqlError::Unavailable { .. }), "{error:?}");
-    assert!(doomed.finish(true).await.is_err());
+    assert!(doomed.finish(End::Commit(None)).await.is_err());
     assert_eq!(one(&mut connection, "SELECT count(*) FROM own", &[]).await, Value::Int64(0));
-    connection.finish(true).await.unwrap();
+    connection.finish(End::Commit(None)).await.unwrap();
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Value, agent};
 use crate::capability::SessionPlan;
 use crate::capability::sql::session::{Reach, SqlSession};
-use crate::capability::sql::{CommitError, Database, RESULT_BYTES_MAX, Row, SqlError};
+use crate::capability::sql::{CommitError, Database, End, RESULT_BYTES_MAX, Row, SqlError};
 use crate::manifest::Manifest;
 use crate::task::AgentName;
 
@@ -57,7 +57,7 @@ async fn streaming(database: &dyn Database, plan: &SessionPlan) {
         assert_eq!(session.next(id, 1).await.unwrap(), Vec::<Row>::new(), "the end stays the end");
         session.forget(id);
     }
-    session.finish(true).await.unwrap();
+    session.finish(End::Commit(None)).await.unwrap();
 }
 
 async fn interleaving(database: &dyn Database, plan: &SessionPlan) {
@@ -73,17 +73,17 @@ async fn interleaving(database: &dyn Database, plan: &SessionPlan) {
     session.forget(other);
     let (third, _) = session.query(reach(database, plan), "SELECT count(*) FROM t", &[]).await.unwrap();
     assert_eq!(rest(&mut session, third, 1).await.unwrap(), vec![vec![Value::Int64(0)]]);
-    session.finish(false).await.unwrap();
+    session.finish(End::Rollback).await.unwrap();
 
     // Dropped while it streams, and then committed.
     let mut session = SqlSession::default();
     session.execute(reach(database, plan), "INSERT INTO t VALUES (0)", &[]).await.unwrap();
     let (id, _) = session.query(reach(database, plan), "SELECT n FROM t", &[]).await.unwrap();
     session.forget(id);
-    session.finish(true).await.unwrap();
+    session.finish(End::Commit(None)).await.unwrap();
     let mut session = SqlSession::default();
     assert_eq!(session.execute(reach(database, plan), "DELETE FROM t WHERE n = 0", &[]).await.unwrap(), 1);
-    session.finish(true).await.unwrap();
+    session.finish(End::Commit(None)).await.unwrap();
 }
 
 async fn caps(database: &dyn Database, plan: &SessionPlan) {
@@ -99,7 +99,7 @@ async fn caps(database: &dyn Database, plan: &SessionPlan) {
         assert!(matches!(error, SqlError::LimitExceeded(_)), "{error:?}");
         let error = session.execute(reach(database, plan), "SELECT 1", &[]).await.unwrap_err();
         assert!(matches!(error, SqlError::Unavailable { .. }), "{error:?}");
-        let error = session.finish(true).await.unwrap_err();
+        let error = session.finish(End::Commit(None)).await.unwrap_err();
         assert!(matches!(error, CommitError::Aborted(_)), "{error:?}");
     }
     // Exactly as many rows as allowed are no fault.
@@ -109,13 +109,13 @@ async fn caps(database: &dyn Database, plan: &SessionPlan) {
     assert_eq!(rest(&mut session, id, 4_096).await.unwrap().len(), usize::try_from(ROWS_MAX).unwrap());
     let (id, _) = session.query(reach(database, plan), "SELECT count(*) FROM t WHERE n = -1", &[]).await.unwrap();
     assert_eq!(rest(&mut session, id, 1).await.unwrap(), vec![vec![Value::Int64(0)]], "nothing was committed");
-    session.finish(true).await.unwrap();
+    session.finish(End::Commit(None)).await.unwrap();
 
     let mut session = SqlSession::default();
     let statement = format!("SELECT '{}'", "x".repeat(super::super::STATEMENT_BYTES_MAX));
     let error = session.execute(reach(database, plan), &statement, &[]).await.unwrap_err();
     assert!(matches!(error, SqlError::LimitExceeded(_)), "{error:?}");
-    session.finish(true).await.unwrap();
+    session.finish(End::Commit(None)).await.unwrap();
 }
 
 async fn caps_by_statement(database: &dyn Database, plan: &SessionPlan) {
@@ -127,5 +127,5 @@ async fn caps_by_statement(database: &dyn Database, plan: &SessionPlan) {
     // What committed by itself stays, and the session goes on with another connection.
     let deleted = session.execute(reach(database, plan), "DELETE FROM t WHERE n = -2", &[]).await.unwrap();
     assert_eq!(deleted, 1);
-    session.finish(true).await.unwrap();
+    session.finish(End::Commit(None)).await.unwrap();
 }

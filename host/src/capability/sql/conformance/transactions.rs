@@ -3,7 +3,7 @@
 use futures::future::join_all;
 
 use super::{TIMEOUT, agent, execute, one, open, rows, sqlstate};
-use crate::capability::sql::{CommitError, Database, SqlError, Value};
+use crate::capability::sql::{CommitError, Database, End, SqlError, Value};
 use crate::manifest::TransactionMode;
 use crate::task::AgentName;
 
@@ -26,7 +26,7 @@ pub(super) async fn exercise(database: &dyn Database) {
 async fn count(database: &dyn Database, agent: &AgentName) -> i64 {
     let mut connection = open(database, agent).await;
     let count = one(&mut connection, "SELECT count(*) FROM t", &[]).await;
-    connection.finish(false).await.unwrap();
+    connection.finish(End::Rollback).await.unwrap();
     match count {
         Value::Int64(count) => count,
         other => panic!("{other:?}"),
@@ -37,19 +37,19 @@ async fn commit_and_rollback(database: &dyn Database, agent: &AgentName) {
     let mut connection = open(database, agent).await;
     assert_eq!(execute(&mut connection, "INSERT INTO t VALUES (1), (2)").await.unwrap(), 2);
     assert_eq!(count(database, agent).await, 0, "nothing is seen before the commit");
-    connection.finish(true).await.unwrap();
+    connection.finish(End::Commit(None)).await.unwrap();
     assert_eq!(count(database, agent).await, 2);
 
     let mut connection = open(database, agent).await;
     execute(&mut connection, "INSERT INTO t VALUES (3)").await.unwrap();
-    connection.finish(false).await.unwrap();
+    connection.finish(End::Rollback).await.unwrap();
     let mut connection = open(database, agent).await;
     execute(&mut connection, "INSERT INTO t VALUES (4)").await.unwrap();
     drop(connection);
     // The dropped one's row is not in the way of the same key, once the server has seen it go.
     let mut connection = open(database, agent).await;
     execute(&mut connection, "INSERT INTO t VALUES (4)").await.unwrap();
-    connection.finish(false).await.unwrap();
+    connection.finish(End::Rollback).await.unwrap();
     assert_eq!(count(database, agent).await, 2);
 }
 
@@ -68,27 +68,27 @@ async fn failures(database: &dyn Database, agent: &AgentName) {
     }
     let error = execute(&mut connection, "SELECT 1").await.unwrap_err();
     assert_eq!(sqlstate(&error), "25P02", "the transaction is aborted");
-    let error = connection.finish(true).await.unwrap_err();
+    let error = connection.finish(End::Commit(None)).await.unwrap_err();
     assert!(matches!(error, CommitError::Aborted(_)), "{error:?}");
     assert_eq!(count(database, agent).await, 2, "nothing of an aborted transaction is kept");
 
     // A failure that shows at the commit only.
     let mut connection = open(database, agent).await;
     execute(&mut connection, "INSERT INTO child VALUES (999)").await.unwrap();
-    let error = connection.finish(true).await.unwrap_err();
+    let error = connection.finish(End::Commit(None)).await.unwrap_err();
     assert!(matches!(&error, CommitError::Refused(error) if error.sqlstate == "23503"), "{error:?}");
 
     // One that shows while the rows are read.
     let mut connection = open(database, agent).await;
     let statement = "SELECT 1 / (5000 - n) FROM generate_series(1, 10000) AS n";
     assert_eq!(sqlstate(&rows(&mut connection, statement, &[]).await.unwrap_err()), "22012");
-    connection.finish(false).await.unwrap();
+    connection.finish(End::Rollback).await.unwrap();
 
     for (statement, state) in [("SELEC 1", "42601"), ("SELECT * FROM absent", "42P01"), ("SELECT 1; SELECT 2", "42601")]
     {
         let mut connection = open(database, agent).await;
         assert_eq!(sqlstate(&execute(&mut connection, statement).await.unwrap_err()), state, "{statement}");
-        connection.finish(false).await.unwrap();
+        connection.finish(End::Rollback).await.unwrap();
     }
 }
 
@@ -104,7 +104,7 @@ async fn control_is_refused(database: &dyn Database, agent: &AgentName) {
     // Not by way of code that runs in the server either.
     let error = execute(&mut connection, "DO $$ BEGIN COMMIT; END $$").await.unwrap_err();
     assert_eq!(sqlstate(&error), "2D000");
-    connection.finish(false).await.unwrap();
+    connection.finish(End::Rollback).await.unwrap();
     assert_eq!(count(database, agent).await, 2);
 }
 
@@ -114,7 +114,7 @@ async fn statement_mode(database: &dyn Database, agent: &AgentName) {
     assert_eq!(count(database, agent).await, 3, "each statement commits by itself");
     assert_eq!(sqlstate(&execute(&mut connection, "INSERT INTO t VALUES (30)").await.unwrap_err()), "23505");
     assert_eq!(execute(&mut connection, "DELETE FROM t WHERE n = 30").await.unwrap(), 1);
-    connection.finish(true).await.unwrap();
+    connection.finish(End::Commit(None)).await.unwrap();
     assert_eq!(count(database, agent).await, 2);
 }
 
@@ -123,12 +123,12 @@ async fn concurrent_updates(database: &dyn Database, agent: &AgentName) {
     let tasks = (0..60).map(|_| async {
         let mut connection = open(database, agent).await;
         execute(&mut connection, "UPDATE counter SET n = n + 1").await.unwrap();
-        connection.finish(true).await.unwrap();
+        connection.finish(End::Commit(None)).await.unwrap();
     });
     join_all(tasks).await;
     let mut connection = open(database, agent).await;
     assert_eq!(one(&mut connection, "SELECT n FROM counter", &[]).await, Value::Int32(60));
-    connection.finish(true).await.unwrap();
+    connection.finish(End::Commit(None)).await.unwrap();
     let counts = database.connections();
     assert_eq!(counts.used, 0, "{counts:?}");
     assert!((1..=counts.max).contains(&counts.idle), "{counts:?}");

@@ -1,7 +1,7 @@
 //! Values travel both ways unharmed.
 
 use super::{agent, one, open, rows, sqlstate};
-use crate::capability::sql::{Database, Date, DateTime, Kind, SqlError, Time, Value};
+use crate::capability::sql::{Database, Date, DateTime, End, Kind, SqlError, Time, Value};
 
 pub(super) async fn exercise(database: &dyn Database) {
     let agent = agent(database, "values", "CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE DOMAIN age AS int;").await;
@@ -19,7 +19,7 @@ pub(super) async fn exercise(database: &dyn Database) {
     for (of, given, back) in conversions() {
         assert_eq!(one(&mut connection, &format!("SELECT $1::{of}"), &[given]).await, back, "{of}");
     }
-    connection.finish(true).await.unwrap();
+    connection.finish(End::Commit(None)).await.unwrap();
 
     for (of, given) in refusals() {
         let mut connection = open(database, &agent).await;
@@ -27,7 +27,7 @@ pub(super) async fn exercise(database: &dyn Database) {
         assert!(matches!(error, SqlError::BadParameter(_)), "{of} {given:?}: {error:?}");
         // Nothing was sent, so the transaction goes on.
         assert_eq!(one(&mut connection, "SELECT 1", &[]).await, Value::Int32(1));
-        connection.finish(true).await.unwrap();
+        connection.finish(End::Commit(None)).await.unwrap();
     }
 
     let mut connection = open(database, &agent).await;
@@ -45,7 +45,7 @@ pub(super) async fn exercise(database: &dyn Database) {
     assert!(none.is_empty());
     let unsupported = one(&mut connection, "SELECT '1 day'::interval", &[]).await;
     assert!(matches!(&unsupported, Value::Unsupported(bytes) if bytes.len() == 16), "{unsupported:?}");
-    connection.finish(true).await.unwrap();
+    connection.finish(End::Commit(None)).await.unwrap();
 
     for statement in ["SELECT 'infinity'::timestamptz", "SELECT '-infinity'::date", "SELECT ARRAY[[1],[2]]"] {
         let mut connection = open(database, &agent).await;

@@ -12,8 +12,9 @@ use tokio::sync::mpsc;
 
 use super::pool::{AgentPool, Checkout, Live};
 use super::{codec, lowered, statement};
-use crate::capability::sql::{Column, CommitError, Kind, RowBatch, SqlConnection, SqlError, Value};
+use crate::capability::sql::{Column, CommitError, Committed, End, Kind, RowBatch, SqlConnection, SqlError, Value};
 use crate::manifest::TransactionMode;
+use crate::records::{EndTask, Ended, Ending};
 
 /// Ends a transaction's session state in the same round trip as the transaction. Not `DISCARD ALL`: that drops the
 /// prepared statements, which the driver goes on using.
@@ -47,14 +48,14 @@ enum State {
 
 /// A running query: it owns the connection until its last row has been read.
 struct Stream {
-    driver: Option<Pin<Box<dyn Future<Output = Ended> + Send>>>,
+    driver: Option<Pin<Box<dyn Future<Output = StreamEnd> + Send>>>,
     batches: mpsc::Receiver<RowBatch>,
     /// How the query ended, kept until its rows have been given out.
-    ended: Option<Ended>,
+    ended: Option<StreamEnd>,
 }
 
 /// The connection after a query, and how the query ended.
-type Ended = (Live, Result<(), SqlError>);
+type StreamEnd = (Live, Result<(), SqlError>);
 
 impl PostgresConnection {
     /// A connection of the agent, in a transaction where the mode says so.
@@ -202,20 +203,28 @@ impl SqlConnection for PostgresConnection {
         self.state = State::Lost;
     }
 
-    async fn finish(mut self: Box<Self>, commit: bool) -> Result<(), CommitError> {
+    async fn finish(mut self: Box<Self>, end: End<'_>) -> Result<Committed, CommitError> {
+        let commit = matches!(end, End::Commit(_));
         let State::Ready(mut live) = std::mem::replace(&mut self.state, State::Lost) else {
             let reason = self.aborted.take().unwrap_or_else(|| "the connection to the database broke".to_owned());
             let lost = commit && self.mode == TransactionMode::Task;
-            return if lost { Err(CommitError::Aborted(reason)) } else { Ok(()) };
+            return if lost { Err(CommitError::Aborted(reason)) } else { Ok(Committed::Effects) };
         };
         let aborted = if commit { self.aborted.take() } else { None };
-        let end = match self.mode {
-            TransactionMode::Statement => "",
-            TransactionMode::Task if commit && aborted.is_none() => "COMMIT; ",
-            TransactionMode::Task => "ROLLBACK; ",
-        };
         live.running.now = true;
-        let ended = tokio::time::timeout(COMMIT_TIMEOUT, end_transaction(&mut live, end)).await;
+        let ending = match end {
+            End::Commit(ending) if aborted.is_none() && self.mode == TransactionMode::Task => ending,
+            End::Commit(_) | End::Rollback => None,
+        };
+        let committed = end_task(&mut live, self.pool.end_task(), ending).await;
+        let command = match self.mode {
+            TransactionMode::Statement => "",
+            TransactionMode::Task => match &committed {
+                Ok(Committed::Effects | Committed::WithEnd(Ended::Now)) if commit && aborted.is_none() => "COMMIT; ",
+                Ok(_) | Err(_) => "ROLLBACK; ",
+            },
+        };
+        let ended = tokio::time::timeout(COMMIT_TIMEOUT, end_transaction(&mut live, command)).await;
         let ended = ended.unwrap_or_else(|elapsed| Err(CommitError::Unavailable(elapsed.into())));
         match &ended {
             Ok(true) => {
@@ -229,7 +238,7 @@ impl SqlConnection for PostgresConnection {
         }
         match aborted {
             Some(reason) if self.mode == TransactionMode::Task => Err(CommitError::Aborted(reason)),
-            Some(_) | None => ended.map(|_| ()),
+            Some(_) | None => committed.and_then(|committed| ended.map(|_| committed)),
         }
     }
 }
@@ -344,6 +353,23 @@ async fn pump(
         let _ = batches.send(batch).await;
     }
     Ok(())
+}
+
+/// Makes the task's end part of its transaction, where the records are in this database.
+async fn end_task(
+    live: &mut Live,
+    end_task: Option<&EndTask>,
+    ending: Option<&Ending>,
+) -> Result<Committed, CommitError> {
+    let (Some(end_task), Some(ending)) = (end_task, ending) else { return Ok(Committed::Effects) };
+    match tokio::time::timeout(COMMIT_TIMEOUT, end_task.call(&mut live.connection, ending)).await {
+        Ok(Ok(ended)) => Ok(Committed::WithEnd(ended)),
+        Ok(Err(error)) => Err(match lowered(error) {
+            SqlError::Query(error) => CommitError::Refused(error),
+            other => CommitError::Unavailable(other.into()),
+        }),
+        Err(elapsed) => Err(CommitError::Unavailable(elapsed.into())),
+    }
 }
 
 /// Ends the transaction and resets the session in one round trip. Answers whether the connection is as good as new.

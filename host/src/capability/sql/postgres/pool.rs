@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::provision::Login;
 use super::{CONNECT_TIMEOUT, PostgresConfig};
 use crate::capability::sql::SqlError;
+use crate::records::EndTask;
 
 /// Prepared statements kept per connection.
 const STATEMENTS_CACHED_MAX: usize = 64;
@@ -75,6 +76,7 @@ impl Drop for Waits<'_> {
 pub(super) struct AgentPool {
     options: PgConnectOptions,
     admin: PgPool,
+    end_task: Option<EndTask>,
     slots: Arc<Slots>,
     turns: Arc<Semaphore>,
     acquire_timeout: Duration,
@@ -103,11 +105,18 @@ pub(super) struct Checkout {
 }
 
 impl AgentPool {
-    pub(super) fn new(login: &Login, config: &PostgresConfig, admin: PgPool, slots: Arc<Slots>) -> Arc<Self> {
+    pub(super) fn new(
+        login: &Login,
+        config: &PostgresConfig,
+        admin: PgPool,
+        end_task: Option<EndTask>,
+        slots: Arc<Slots>,
+    ) -> Arc<Self> {
         let options = login.options(&config.options).statement_cache_capacity(STATEMENTS_CACHED_MAX);
         let pool = Arc::new(Self {
             options,
             admin,
+            end_task,
             slots: Arc::clone(&slots),
             turns: Arc::new(Semaphore::new(config.connections_per_agent_max)),
             acquire_timeout: config.acquire_timeout,
@@ -118,6 +127,11 @@ impl AgentPool {
         pools.retain(|pool| pool.strong_count() > 0);
         pools.push(Arc::downgrade(&pool));
         pool
+    }
+
+    /// What records the end of a task in its own transaction, where the records are in this database.
+    pub(super) fn end_task(&self) -> Option<&EndTask> {
+        self.end_task.as_ref()
     }
 
     /// A connection, an idle one where there is one.

@@ -13,7 +13,9 @@ use sqlx::{ConnectOptions, Connection, Executor, PgPool, Row};
 
 use crate::capability::Cause;
 use crate::capability::sql::ProvisionError;
+use super::PostgresConfig;
 use crate::catalog::Migration;
+use crate::records::EndTask;
 use crate::store::SCHEMA_LOCK;
 use crate::task::AgentName;
 
@@ -61,6 +63,10 @@ pub(super) struct Login {
 }
 
 impl Installation {
+    pub(super) fn end_task(&self) -> EndTask {
+        EndTask::new(&self.password_key)
+    }
+
     pub(super) fn login(&self, agent: &AgentName) -> Login {
         let role = identifier(&format!("ah_{}_", self.id), agent.as_str());
         let schema = identifier("agent_", agent.as_str());
@@ -123,7 +129,7 @@ pub(super) async fn install(admin: &PgPool) -> Result<Installation, ProvisionErr
 /// Brings an agent's role, schema and tables up to date. Answers whether a migration was applied.
 pub(super) async fn provision(
     admin: &PgPool,
-    server: &PgConnectOptions,
+    config: &PostgresConfig,
     login: &Login,
     migrations: &[Migration],
 ) -> Result<bool, ProvisionError> {
@@ -139,7 +145,15 @@ pub(super) async fn provision(
         .await
         .map_err(unavailable)?;
     make_role(&mut connection, login).await.map_err(unavailable)?;
-    let changed = apply(&mut connection, server, login, migrations).await?;
+    let changed = apply(&mut connection, &config.options, login, migrations).await?;
+    if config.keeps_records {
+        let role = &login.role;
+        let grant = format!(
+            "GRANT USAGE ON SCHEMA agent_host TO \"{role}\"; \
+             GRANT EXECUTE ON FUNCTION agent_host.end_task TO \"{role}\""
+        );
+        connection.execute(grant.as_str()).await.map_err(unavailable)?;
+    }
     connection.close().await.map_err(unavailable)?;
     Ok(changed)
 }

@@ -1,0 +1,115 @@
+//! The tasks that this host has in hand, by their ids: a task is run once at a time here, and can be found to be stopped.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::task::TaskId;
+
+/// Tasks in hand.
+#[derive(Debug, Default)]
+pub struct InHand {
+    tasks: Mutex<HashMap<TaskId, Arc<Held>>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    cancel: CancellationToken,
+    since: Instant,
+    let_go: Notify,
+}
+
+/// A task in hand, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Hold {
+    of: Arc<InHand>,
+    id: TaskId,
+    held: Arc<Held>,
+}
+
+impl InHand {
+    fn tasks(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Held>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a task in hand, as soon as no other delivery of it is.
+    pub(super) async fn take(self: &Arc<Self>, id: &TaskId) -> Hold {
+        loop {
+            let other = match self.tasks().entry(id.clone()) {
+                Entry::Vacant(entry) => {
+                    let held = Held { cancel: CancellationToken::new(), since: Instant::now(), let_go: Notify::new() };
+                    let held = Arc::clone(entry.insert(Arc::new(held)));
+                    return Hold { of: Arc::clone(self), id: id.clone(), held };
+                }
+                Entry::Occupied(entry) => Arc::clone(entry.get()),
+            };
+            let let_go = other.let_go.notified();
+            tokio::pin!(let_go);
+            // Listening from here on; whether it was let go before that, the map tells.
+            let_go.as_mut().enable();
+            let is_held = self.tasks().get(id).is_some_and(|held| Arc::ptr_eq(held, &other));
+            if is_held {
+                let_go.await;
+            }
+        }
+    }
+
+    /// Those that have been in hand for longer than this.
+    pub(super) fn longer_than(&self, age: Duration) -> Vec<TaskId> {
+        let tasks = self.tasks();
+        tasks.iter().filter(|(_, held)| held.since.elapsed() > age).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Has these stopped for good, where they are in hand.
+    pub(super) fn cancel(&self, ids: &[TaskId]) {
+        let tasks = self.tasks();
+        ids.iter().filter_map(|id| tasks.get(id)).for_each(|held| held.cancel.cancel());
+    }
+}
+
+impl Hold {
+    /// Says when the task is cancelled.
+    pub(super) fn cancel(&self) -> &CancellationToken {
+        &self.held.cancel
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.of.tasks().remove(&self.id);
+        self.held.let_go.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_delivery_waits_for_the_first() {
+        let in_hand = Arc::new(InHand::default());
+        let id = TaskId::generate();
+        let first = in_hand.take(&id).await;
+        let second = tokio::spawn({
+            let (in_hand, id) = (Arc::clone(&in_hand), id.clone());
+            async move { in_hand.take(&id).await }
+        });
+        let third = tokio::spawn({
+            let (in_hand, id) = (Arc::clone(&in_hand), id.clone());
+            async move { drop(in_hand.take(&id).await) }
+        });
+        in_hand.take(&TaskId::generate()).await;
+        assert!(!second.is_finished());
+        drop(first);
+        let second = second.await.unwrap();
+        in_hand.cancel(&[TaskId::generate(), id.clone()]);
+        assert!(second.cancel().is_cancelled());
+        drop(second);
+        third.await.unwrap();
+        assert!(in_hand.longer_than(Duration::ZERO).is_empty());
+    }
+}
