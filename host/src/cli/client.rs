@@ -308,7 +308,8 @@ impl Events {
             if piece.ends_with(b"\n") {
                 let line = std::mem::take(&mut self.begun);
                 // Other lines are comments that keep the connection busy.
-                documents.extend(line.strip_prefix(b"data:").and_then(|data| serde_json::from_slice::<Value>(data).ok()));
+                documents
+                    .extend(line.strip_prefix(b"data:").and_then(|data| serde_json::from_slice::<Value>(data).ok()));
             }
         }
         documents

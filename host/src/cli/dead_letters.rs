@@ -148,7 +148,9 @@ impl Chosen {
         let count = answer.get(fate.name()).and_then(Value::as_u64).unwrap_or(0);
         fate.print(count, console)?;
         if count == 0 {
-            console.complain(&format!("there is no dead letter of agent {agent}; `agent-host dead-letters list` lists all"));
+            console.complain(&format!(
+                "there is no dead letter of agent {agent}; `agent-host dead-letters list` lists all"
+            ));
         }
         Ok(())
     }
@@ -161,7 +163,9 @@ impl Chosen {
         for id in &self.ids {
             match client.send(fate.one(client, id)).await {
                 Ok(_) => count += 1,
-                Err(ClientError::Refused(refused)) if refused.is_unknown_dead_letter() => missing.push(refused.to_string()),
+                Err(ClientError::Refused(refused)) if refused.is_unknown_dead_letter() => {
+                    missing.push(refused.to_string())
+                }
                 Err(error) => {
                     fate.print(count, console)?;
                     return Err(error.into());

@@ -243,7 +243,9 @@ impl ApiState {
     }
 }
 
-async fn to_the_end(change: impl Future<Output = Result<u64, DeadLettersError>> + Send + 'static) -> Result<u64, Problem> {
+async fn to_the_end(
+    change: impl Future<Output = Result<u64, DeadLettersError>> + Send + 'static,
+) -> Result<u64, Problem> {
     let changed = tokio::spawn(change).await.map_err(|error| {
         tracing::error!(%error, "a change of dead letters broke off");
         Problem::new(Kind::Internal, "the host failed on the way; GET /v1/dead-letters shows what is left to do")

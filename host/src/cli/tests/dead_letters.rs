@@ -54,7 +54,9 @@ async fn none_is_said_to_be_none() {
 async fn one_is_shown_with_reason_and_message() {
     let host = host(&[("a b/c", "echo", 7)]).await;
     let ended = host.run(&["dead-letters", "show", "a b/c"]).await;
-    for line in ["id: a b/c", "failed_at: 1970-01-01T00:00:00.007Z", "  type: trapped", "  color: red", "  n: 1", "attempts: 5"] {
+    for line in
+        ["id: a b/c", "failed_at: 1970-01-01T00:00:00.007Z", "  type: trapped", "  color: red", "  n: 1", "attempts: 5"]
+    {
         assert!(ended.text().lines().any(|shown| shown == line), "{line}:\n{}", ended.text());
     }
     assert_eq!(host.run(&["dead-letters", "show", "a b/c", "--format", "json"]).await.json()["body"]["n"], 1);
@@ -115,7 +117,9 @@ async fn reading_takes_the_read_token_and_changing_the_admin_token() {
 #[test]
 fn what_is_meant_has_to_be_said() {
     let parsed = |arguments: &[&str]| {
-        Cli::try_parse_from(["agent-host", "dead-letters"].iter().chain(arguments)).map(|_| ()).map_err(|error| error.kind())
+        Cli::try_parse_from(["agent-host", "dead-letters"].iter().chain(arguments))
+            .map(|_| ())
+            .map_err(|error| error.kind())
     };
     use clap::error::ErrorKind::{ArgumentConflict, MissingRequiredArgument, ValueValidation};
     for verb in ["redrive", "drop"] {

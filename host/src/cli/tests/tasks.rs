@@ -50,7 +50,8 @@ impl Shared {
     /// Returns once this many lines are there.
     async fn lines(&self, count: usize) -> Vec<String> {
         loop {
-            let lines: Vec<String> = String::from_utf8_lossy(&self.0.lock().unwrap()).lines().map(str::to_owned).collect();
+            let lines: Vec<String> =
+                String::from_utf8_lossy(&self.0.lock().unwrap()).lines().map(str::to_owned).collect();
             if lines.len() >= count {
                 return lines;
             }
@@ -100,7 +101,10 @@ async fn watching_a_task_that_fails_ends_with_1_also_as_json() {
     let documents: Vec<Value> =
         out.lines(2).await.iter().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect();
     let statuses: Vec<_> = documents.iter().map(|document| document["status"].clone()).collect();
-    assert_eq!((statuses, &documents[1]["failure"]["type"]), (vec!["queued".into(), "failed".into()], &"trapped".into()));
+    assert_eq!(
+        (statuses, &documents[1]["failure"]["type"]),
+        (vec!["queued".into(), "failed".into()], &"trapped".into())
+    );
     // One that ended long ago has one line.
     let again = Shared::default();
     assert_eq!(watch(&host, &[id.as_str()], &again, async {}).await, 1);
