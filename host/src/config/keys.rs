@@ -72,7 +72,7 @@ pub const KEYS: [Key; 21] = [
     secret(
         "submit_token",
         "AGENT_HOST_SUBMIT_TOKEN",
-        "bearer token for submitting tasks and following a task by its id; both are open without it",
+        "bearer token for submitting tasks, and following or cancelling one by its id; all of it is open without it",
     ),
     key("payload_bytes_max", "AGENT_HOST_PAYLOAD_BYTES_MAX", "8MiB", "largest body of one task, a size; at most 15MiB"),
     key(
