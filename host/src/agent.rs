@@ -20,5 +20,5 @@ mod state;
 
 pub use engine::{Engine, EngineConfig};
 pub use load::{Code, LoadError, Loader, Revision};
-pub use memory::{MemoryLease, MemoryLedger};
+pub use memory::{MemoryLease, MemoryLedger, MemoryShare};
 pub use run::{Recorded, Run, Runner, RunnerConfig, Stops};

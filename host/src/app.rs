@@ -37,6 +37,11 @@ use backends::Backends;
 const HOST_BYTES_RESERVED: u64 = 160_000_000;
 /// Most instances alive at once. A pool slot costs address space and a few KiB; memory is what really bounds them.
 const INSTANCES_MAX: u32 = 1_000;
+/// Most of them of one agent: a backlog of one leaves places for the next task of another.
+const AGENT_INSTANCES_MAX: u32 = INSTANCES_MAX / 4 * 3;
+/// How many guests a thread goes on with before it looks for a new one. Looking costs little; with tokio's default of up to
+/// 255, each of which may compute for an epoch of 10 ms, a new task could wait for seconds behind busy ones.
+const GUESTS_BEFORE_NEW: u32 = 4;
 /// Largest linear memory that the pool has room for; a manifest may ask for no more.
 const MEMORY_BYTES_MAX: usize = 500 << 20;
 /// How often the catalog is looked at for what other hosts deployed: twice within the 5 s that the contract allows.
@@ -236,7 +241,11 @@ struct GuestThreads {
 impl GuestThreads {
     /// As many as there are cores.
     fn start() -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("guest").enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("guest")
+            .global_queue_interval(GUESTS_BEFORE_NEW)
+            .enable_all()
+            .build()?;
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 }
@@ -316,7 +325,7 @@ fn deployer(
         capabilities: backends.capabilities.clone(),
         files,
         dispatcher: Arc::clone(dispatcher),
-        instances_max: INSTANCES_MAX,
+        concurrency_max: AGENT_INSTANCES_MAX,
         deployed,
     }))
 }

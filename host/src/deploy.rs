@@ -37,8 +37,8 @@ pub struct Deployer {
     pub files: FilesRoot,
     /// What runs their tasks.
     pub dispatcher: Arc<Dispatcher>,
-    /// Most instances alive at once on this host; no agent needs a larger prefetch.
-    pub instances_max: u32,
+    /// Most instances of one agent alive at once on this host, whatever its manifest says.
+    pub concurrency_max: u32,
     /// The agents of this host.
     pub deployed: Arc<DeployedAgents>,
 }
@@ -129,7 +129,7 @@ impl Deployer {
     /// Directs new tasks to a revision, and starts consuming where the agent is new here.
     async fn cut_over(&self, revision: Revision) -> Result<(), BrokerError> {
         let (agent, revision) = (revision.agent.clone(), Arc::new(revision));
-        let prefetch = Dispatcher::prefetch(revision.manifest.limits.concurrency.min(self.instances_max));
+        let prefetch = Dispatcher::prefetch(revision.manifest.limits.concurrency.min(self.concurrency_max));
         let known = self.find(&agent);
         if let Some(deployed) = &known {
             deployed.slot.cut_over(Arc::clone(&revision));
@@ -137,7 +137,7 @@ impl Deployer {
                 return Ok(());
             }
         }
-        let slot = known.as_ref().map_or_else(|| Arc::new(AgentSlot::new(revision)), |known| Arc::clone(&known.slot));
+        let slot = known.as_ref().map_or_else(|| Arc::new(AgentSlot::new(revision, self.concurrency_max)), |known| Arc::clone(&known.slot));
         let consumer = self.broker.consume(&agent, prefetch).await?;
         let deployed = DeployedAgent {
             slot: Arc::clone(&slot),

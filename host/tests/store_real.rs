@@ -127,7 +127,7 @@ async fn hosts_of_a_fleet_agree_on_records() {
         there.note(update(&task, Status::Running));
         let runs = follower.wait_for(|record| record.as_ref().is_some_and(|record| record.status == Status::Running));
         tokio::time::timeout(NEVER, runs).await.unwrap().unwrap();
-        there.finished(ended(&task, Status::Succeeded)).await.unwrap();
+        there.finished(ended(&task, Status::Succeeded).into()).await.unwrap();
         let seen = conformance::seen_to_end(follower).await;
         assert_eq!(Some(seen), there.get(&task.id).await.unwrap());
     })
@@ -188,7 +188,7 @@ async fn killed_connections_lose_nothing() {
                     // A repeated try must find its own row: exactly `New`, although the answer may have been lost.
                     assert_eq!(records.queued(vec![task.clone()]).await.unwrap(), [Queued::New]);
                     records.note(update(&task, Status::Running));
-                    records.finished(ended(&task, Status::Succeeded)).await.unwrap();
+                    records.finished(ended(&task, Status::Succeeded).into()).await.unwrap();
                     done.push(task);
                 }
                 done
@@ -221,13 +221,13 @@ async fn calls_fail_after_the_wait_and_work_again_afterwards() {
         let mut blocker = scratch.connect().await;
         blocker.execute("BEGIN; LOCK TABLE agent_host.tasks IN ACCESS EXCLUSIVE MODE").await.unwrap();
         let task = new_task("a");
-        let error = records.finished(ended(&task, Status::Succeeded)).await.unwrap_err();
+        let error = records.finished(ended(&task, Status::Succeeded).into()).await.unwrap_err();
         assert_eq!(error.action, "written");
         assert_eq!(records.queued(vec![task.clone()]).await.unwrap_err().action, "written");
         assert_eq!(records.get(&task.id).await.unwrap_err().action, "read");
         blocker.execute("ROLLBACK").await.unwrap();
         let again = async {
-            while records.finished(ended(&task, Status::Succeeded)).await.is_err() {}
+            while records.finished(ended(&task, Status::Succeeded).into()).await.is_err() {}
             while records.get(&task.id).await.is_err() {}
         };
         tokio::time::timeout(NEVER, again).await.unwrap();
@@ -250,7 +250,7 @@ async fn a_row_that_the_database_refuses_fails_alone() {
             tasks[17].id
         );
         scratch.connect().await.execute(trigger.as_str()).await.unwrap();
-        let ends = tasks.iter().map(|task| records.finished(ended(task, Status::Succeeded)));
+        let ends = tasks.iter().map(|task| records.finished(ended(task, Status::Succeeded).into()));
         let results = futures::future::join_all(ends).await;
         for (index, (task, result)) in tasks.iter().zip(results).enumerate() {
             assert_eq!(result.is_err(), index == 17, "{index}: {result:?}");
@@ -268,11 +268,13 @@ async fn records_past_their_time_are_forgotten_and_no_others() {
         let [fresh, waiting, abandoned] = ["b", "c", "d"].map(new_task);
         writing.queued(over.clone()).await.unwrap();
         writing.queued(vec![waiting.clone(), abandoned.clone(), fresh.clone()]).await.unwrap();
-        let ends = over.iter().chain([&fresh]).map(|task| writing.finished(ended(task, Status::Succeeded)));
+        let ends = over.iter().chain([&fresh]).map(|task| writing.finished(ended(task, Status::Succeeded).into()));
         futures::future::try_join_all(ends).await.unwrap();
         writing.close().await;
         let mut connection = scratch.connect().await;
-        for (tasks, days) in [(&over[..], 2), (from_ref(&waiting), 30), (from_ref(&abandoned), 32)] {
+        // Past the inbox's time; past the time that they are shown; and two that have not ended.
+        let (forgotten, hidden) = over.split_at(1_400);
+        for (tasks, days) in [(forgotten, 8), (hidden, 2), (from_ref(&waiting), 30), (from_ref(&abandoned), 32)] {
             let ids: Vec<_> = tasks.iter().map(|task| task.id.as_str().to_owned()).collect();
             sqlx::query(
                 "UPDATE agent_host.tasks SET created_at = created_at - make_interval(days => $2),
@@ -291,7 +293,10 @@ async fn records_past_their_time_are_forgotten_and_no_others() {
             .await
             .unwrap();
         let pruning = records(&scratch).await;
-        until_true(&mut connection, "SELECT count(*) = 2 FROM agent_host.tasks").await;
+        until_true(&mut connection, "SELECT count(*) = 1102 FROM agent_host.tasks").await;
+        until_true(&mut connection, "SELECT count(*) = 1 FROM agent_host.tasks WHERE output IS NOT NULL").await;
+        assert_eq!(pruning.get(&hidden[0].id).await.unwrap(), None, "it is not shown any more");
+        assert!(pruning.ended(&hidden[0].id, 0).await.unwrap().is_some(), "and is not run again either");
         assert_eq!(pruning.get(&fresh.id).await.unwrap().unwrap().status, Status::Succeeded);
         assert_eq!(pruning.get(&waiting.id).await.unwrap().unwrap().status, Status::Queued);
     })
@@ -307,11 +312,11 @@ async fn closing_writes_what_was_noted_and_refuses_more() {
         let mut ending = tokio::task::JoinSet::new();
         for task in &ends {
             let (records, task) = (Arc::clone(&records), task.clone());
-            ending.spawn(async move { (records.finished(ended(&task, Status::Succeeded)).await.is_ok(), task) });
+            ending.spawn(async move { (records.finished(ended(&task, Status::Succeeded).into()).await.is_ok(), task) });
         }
         records.note(update(&noted, Status::Running));
         records.close().await;
-        assert!(records.finished(ended(&more, Status::Succeeded)).await.is_err());
+        assert!(records.finished(ended(&more, Status::Succeeded).into()).await.is_err());
         let after = self::records(&scratch).await;
         assert_eq!(after.get(&noted.id).await.unwrap().unwrap().status, Status::Running);
         // Each end was written, or its caller was told that it was not.

@@ -1,11 +1,12 @@
 //! From a module's bytes to something that can be instantiated: validate, compile, check against what the host offers.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use wasmtime::component::{Component, Linker};
 
 use super::engine::Engine;
+use super::memory::{MemoryLedger, MemoryShare};
 use super::state::InstanceState;
 use crate::capability::files::Folders;
 use crate::capability::{self, Capabilities, SessionPlan};
@@ -56,6 +57,7 @@ pub struct Revision {
     pub(super) folders: Folders,
     /// Largest memory seen in use, which is what the next task reserves.
     memory_bytes_seen: Arc<AtomicU64>,
+    memory_share: OnceLock<MemoryShare>,
 }
 
 impl std::fmt::Debug for Revision {
@@ -65,6 +67,11 @@ impl std::fmt::Debug for Revision {
 }
 
 impl Revision {
+    /// What its tasks may take of the host's memory.
+    pub(super) fn memory_share(&self, ledger: &MemoryLedger) -> &MemoryShare {
+        self.memory_share.get_or_init(|| ledger.share())
+    }
+
     /// Bytes that a task of this revision is expected to use.
     pub(super) fn memory_bytes_expected(&self) -> u64 {
         self.memory_bytes_seen.load(Ordering::Relaxed)
@@ -104,6 +111,7 @@ impl Code {
             folders,
             code: self,
             memory_bytes_seen: Arc::default(),
+            memory_share: OnceLock::new(),
         }
     }
 }

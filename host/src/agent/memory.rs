@@ -7,10 +7,40 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// The unit of rationing: a wasm page. Finer would cost more than it saves.
 const PAGE_BYTES: u64 = 64 << 10;
+
+/// How much of the ledger the waiting tasks of one agent may take, in percent: a backlog of one agent leaves room for the
+/// next task of another.
+const SHARE_PERCENT: u32 = 75;
+
+/// What one agent may take of the ledger with the reservations of its tasks.
+#[derive(Debug)]
+pub struct MemoryShare {
+    pages: Semaphore,
+    pages_max: u32,
+}
+
+impl MemoryShare {
+    /// Waits until the agent may reserve this many bytes. More than the share counts as all of it, so that a larger agent
+    /// runs alone instead of never.
+    pub async fn take(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        // Never closed.
+        self.pages.acquire_many(self.pages_for(bytes)).await.ok()
+    }
+
+    /// As [`take`](Self::take), where that may be now.
+    #[must_use]
+    pub fn try_take(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        self.pages.try_acquire_many(self.pages_for(bytes)).ok()
+    }
+
+    fn pages_for(&self, bytes: u64) -> u32 {
+        pages(bytes).clamp(1, self.pages_max)
+    }
+}
 
 /// The memory that guests may use together.
 #[derive(Clone, Debug)]
@@ -45,6 +75,13 @@ impl MemoryLedger {
     pub fn try_reserve(&self, bytes: u64) -> Option<MemoryLease> {
         let permit = Arc::clone(&self.pages).try_acquire_many_owned(self.pages_for(bytes)).ok()?;
         Some(MemoryLease { permit: Some(permit), ledger: self.clone() })
+    }
+
+    /// One agent's share.
+    #[must_use]
+    pub fn share(&self) -> MemoryShare {
+        let pages_max = (self.pages_total / 100 * SHARE_PERCENT).max(1);
+        MemoryShare { pages: Semaphore::new(pages_max as usize), pages_max }
     }
 
     fn pages_for(&self, bytes: u64) -> u32 {
@@ -126,6 +163,22 @@ fn pages(bytes: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    #[tokio::test]
+    async fn one_agents_share_leaves_room_for_others() {
+        let ledger = MemoryLedger::new(100 * PAGE_BYTES);
+        let (greedy, other) = (ledger.share(), ledger.share());
+        let mut taken = Vec::new();
+        while let Some(share) = greedy.try_take(10 * PAGE_BYTES) {
+            taken.push((share, ledger.try_reserve(10 * PAGE_BYTES).unwrap()));
+        }
+        assert_eq!(taken.len(), 7);
+        assert!(other.try_take(10 * PAGE_BYTES).is_some() && ledger.try_reserve(10 * PAGE_BYTES).is_some());
+        taken.pop();
+        assert!(greedy.try_take(10 * PAGE_BYTES).is_some());
+        drop(taken);
+        assert!(greedy.try_take(u64::MAX).is_some(), "an agent larger than its share runs alone");
+    }
+
     use super::*;
 
     #[tokio::test]

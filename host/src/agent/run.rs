@@ -179,7 +179,7 @@ impl Parts {
 
     async fn once(&self, run: &Arc<dyn Run>, stops: &Stops) -> (Completion, Recorded, Option<Trouble>) {
         let (revision, task) = (run.revision().as_ref(), run.task());
-        let (_slot, lease) = match self.admit(revision, stops).await {
+        let (_slot, _share, lease) = match self.admit(revision, stops).await {
             Ok(admitted) => admitted,
             Err(stopped) => return (failed(stopped), Recorded::No, None),
         };
@@ -212,18 +212,25 @@ impl Parts {
     }
 
     /// Waits for a slot of the pool and for memory, unless it is stopped meanwhile.
-    async fn admit(&self, revision: &Revision, stops: &Stops) -> Result<(SemaphorePermit<'_>, MemoryLease), Outcome> {
+    async fn admit<'a>(&'a self, revision: &'a Revision, stops: &Stops) -> Result<Admission<'a>, Outcome> {
         let bytes = revision.memory_bytes_expected();
-        // Both are mostly there, and then there is nothing to be interrupted.
-        if let (Ok(slot), Some(lease)) = (self.slots.try_acquire(), self.ledger.try_reserve(bytes)) {
-            return Ok((slot, lease));
+        let share = revision.memory_share(&self.ledger);
+        // All are mostly there, and then there is nothing to be interrupted.
+        if let (Ok(slot), Some(share), Some(lease)) =
+            (self.slots.try_acquire(), share.try_take(bytes), self.ledger.try_reserve(bytes))
+        {
+            return Ok((slot, share, lease));
         }
-        let both = async { Some((self.slots.acquire().await.ok()?, self.ledger.reserve(bytes).await)) };
+        // The share first: whoever waits for his own holds up nobody else.
+        let all = async {
+            let share = share.take(bytes).await?;
+            Some((self.slots.acquire().await.ok()?, share, self.ledger.reserve(bytes).await))
+        };
         tokio::select! {
             biased;
             stopped = stops.stopped() => Err(stopped),
-            // The semaphore is never closed; if it were, the host would be going away.
-            admitted = both => admitted.ok_or(Outcome::Interrupted),
+            // The semaphores are never closed; if they were, the host would be going away.
+            admitted = all => admitted.ok_or(Outcome::Interrupted),
         }
     }
 
@@ -275,6 +282,9 @@ impl Parts {
         store
     }
 }
+
+/// What a task needs before it may run: a slot of the pool, a part of its agent's share, and memory.
+type Admission<'a> = (SemaphorePermit<'a>, SemaphorePermit<'a>, MemoryLease);
 
 type Answer = Result<Option<wit::Output>, wit::Failure>;
 

@@ -12,6 +12,7 @@ use crate::task::AgentName;
 #[derive(Debug)]
 pub struct AgentSlot {
     active: RwLock<Active>,
+    concurrency_max: u32,
     running: Arc<AtomicU64>,
 }
 
@@ -24,17 +25,17 @@ struct Active {
 }
 
 impl Active {
-    fn new(revision: Arc<Revision>) -> Self {
-        let permits = Arc::new(Semaphore::new(revision.manifest.limits.concurrency as usize));
-        Self { revision, permits }
+    fn new(revision: Arc<Revision>, concurrency_max: u32) -> Self {
+        let concurrency = revision.manifest.limits.concurrency.min(concurrency_max);
+        Self { permits: Arc::new(Semaphore::new(concurrency as usize)), revision }
     }
 }
 
 impl AgentSlot {
-    /// A slot with its first revision.
+    /// A slot with its first revision, on a host that lets one agent run at most so many instances at once.
     #[must_use]
-    pub fn new(revision: Arc<Revision>) -> Self {
-        Self { active: RwLock::new(Active::new(revision)), running: Arc::default() }
+    pub fn new(revision: Arc<Revision>, concurrency_max: u32) -> Self {
+        Self { active: RwLock::new(Active::new(revision, concurrency_max)), concurrency_max, running: Arc::default() }
     }
 
     /// The agent's name.
@@ -52,7 +53,8 @@ impl AgentSlot {
     /// Directs new tasks to another revision. Running ones finish on theirs.
     pub fn cut_over(&self, revision: Arc<Revision>) {
         // A writer cannot leave a half-made value behind: one assignment.
-        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Active::new(revision);
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) =
+            Active::new(revision, self.concurrency_max);
     }
 
     /// Tasks of this agent that run on this host now.

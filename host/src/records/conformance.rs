@@ -6,6 +6,8 @@
     reason = "a test suite: breaking a rule is a panic"
 )]
 
+mod leaving;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +38,7 @@ pub async fn exercise<R: TaskRecords>(make: impl AsyncFn() -> R) {
     followers_see_the_end(make().await).await;
     duplicates_agree(&[Arc::new(make().await)]).await;
     interleavings_end_well(&[Arc::new(make().await)]).await;
+    leaving::exercise(&make).await;
     what_was_noted_is_there_after_closing(make).await;
 }
 

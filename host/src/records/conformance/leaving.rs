@@ -1,0 +1,211 @@
+//! Ends, what leaves with them, and what comes back: the inbox, the outbox, cancelling, dead letters.
+
+use bytes::Bytes;
+
+use super::{NEVER, ended, got, new_task, queued, seen_to_end, until, update};
+use crate::records::{
+    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, NewTask, Outgoing, Queued, Status, Taken,
+    TaskRecords, Update, outgoing_id,
+};
+use crate::task::AgentName;
+
+pub(super) async fn exercise<R: TaskRecords>(make: &impl AsyncFn() -> R) {
+    the_first_end_counts_and_says_so(make().await).await;
+    an_end_is_known_to_whoever_asks_before_a_run(make().await).await;
+    what_leaves_with_an_end_is_kept_until_it_is_sent(make().await).await;
+    what_would_leave_with_a_second_end_does_not(make().await).await;
+    a_cancelled_task_ends_in_no_other_way(make().await).await;
+    dead_letters_are_listed_page_by_page(make().await).await;
+    a_redriven_task_is_new_and_a_dropped_one_stays_failed(make().await).await;
+}
+
+fn outgoing(payload: &'static str) -> Outgoing {
+    Outgoing { id: outgoing_id(), payload: Bytes::from_static(payload.as_bytes()) }
+}
+
+/// The failure of a task, with its dead letter.
+fn failed(task: &NewTask, generation: u32, failed_at_ms: u64) -> (Ending, DeadLetter) {
+    let letter = DeadLetter {
+        id: task.id.clone(),
+        agent: task.agent.clone(),
+        generation,
+        failed_at_ms,
+        error_type: "rejected".to_owned(),
+        error_message: "no: \u{e4}".to_owned(),
+        attempts: 3,
+        revision: Some(7),
+        digest: Some("sha256:ab".to_owned()),
+        host: "h1".to_owned(),
+        message: Bytes::from_static(b"\0letter\xff"),
+    };
+    let update = Update { generation, ..ended(task, Status::Failed) };
+    (Ending { update, outgoing: vec![outgoing("letter")], dead_letter: Some(letter.clone()) }, letter)
+}
+
+async fn the_first_end_counts_and_says_so(records: impl TaskRecords) {
+    let task = new_task("a");
+    queued(&records, &task).await;
+    let first = records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
+    assert_eq!(first, Ended::Now);
+    for status in [Status::Succeeded, Status::Failed, Status::Cancelled] {
+        let later = Update { started_at_ms: Some(1), ..ended(&task, status) };
+        assert_eq!(records.finished(later.into()).await.expect("writable"), Ended::Before);
+    }
+    // Many at once: one of them, whichever.
+    let task = new_task("b");
+    let ends = (0..20).map(|time| {
+        let end = Update { started_at_ms: Some(time), ..ended(&task, Status::Succeeded) };
+        records.finished(end.into())
+    });
+    let ends = futures::future::try_join_all(ends).await.expect("writable");
+    assert_eq!(ends.iter().filter(|ended| **ended == Ended::Now).count(), 1, "{ends:?}");
+}
+
+async fn an_end_is_known_to_whoever_asks_before_a_run(records: impl TaskRecords) {
+    let task = new_task("a");
+    let known = async |generation| records.ended(&task.id, generation).await.expect("readable");
+    assert_eq!(known(0).await, None, "unknown");
+    queued(&records, &task).await;
+    assert_eq!(known(0).await, None, "queued");
+    records.note(update(&task, Status::Running));
+    until(&records, &task, |record| record.status == Status::Running).await;
+    assert_eq!(known(0).await, None, "running");
+    records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
+    assert_eq!(known(0).await, got(&records, &task).await);
+    assert_eq!(known(1).await, None, "a redrive is another generation");
+}
+
+async fn what_leaves_with_an_end_is_kept_until_it_is_sent(records: impl TaskRecords) {
+    let task = new_task("a");
+    let (sent, kept) = (outgoing("sent"), outgoing("kept"));
+    let ending = Ending {
+        outgoing: vec![sent.clone(), kept.clone()],
+        ..Ending::from(ended(&task, Status::Succeeded))
+    };
+    records.finished(ending).await.expect("writable");
+    records.sent(vec![sent.id]);
+    // The other one is given out after a while, to one caller at a time.
+    let mut found = Vec::new();
+    let looking = async {
+        while found.is_empty() {
+            let unsent = records.unsent().await.expect("readable");
+            found.extend(unsent.into_iter().filter(|outgoing| [sent.id, kept.id].contains(&outgoing.id)));
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(NEVER, looking).await.expect("it is given out");
+    assert_eq!(found, [kept]);
+    let again = records.unsent().await.expect("readable");
+    assert!(!again.contains(&found[0]), "whoever has it has some time");
+}
+
+async fn what_would_leave_with_a_second_end_does_not(records: impl TaskRecords) {
+    let task = new_task("a");
+    records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
+    let (ending, letter) = failed(&task, 0, 1_700_000_005_000);
+    assert_eq!(records.finished(ending).await.expect("writable"), Ended::Before);
+    assert_eq!(records.dead_letter(&letter.id).await.expect("readable"), None);
+}
+
+async fn a_cancelled_task_ends_in_no_other_way(records: impl TaskRecords) {
+    let cancel = async |task: &NewTask| records.cancel(&task.id, 1_700_000_003_000).await.expect("writable");
+    let (waiting, running, over, unknown) = (new_task("a"), new_task("b"), new_task("c"), new_task("d"));
+    for task in [&waiting, &running, &over] {
+        queued(&records, task).await;
+    }
+    records.note(update(&running, Status::Running));
+    until(&records, &running, |record| record.status == Status::Running).await;
+    records.finished(ended(&over, Status::Succeeded).into()).await.expect("writable");
+    assert_eq!(cancel(&unknown).await, Cancelled::Unknown);
+    assert_eq!(cancel(&over).await, Cancelled::Finished(Status::Succeeded));
+    let follower = records.follow(&running.id);
+    for task in [&waiting, &running] {
+        assert_eq!(cancel(task).await, Cancelled::Now);
+        assert_eq!(cancel(task).await, Cancelled::Finished(Status::Cancelled));
+        let record = got(&records, task).await.expect("it is known");
+        assert_eq!((record.status, record.finished_at_ms), (Status::Cancelled, Some(1_700_000_003_000)));
+        assert_eq!(record.failure.expect("it says so").kind, "cancelled");
+        let late = records.finished(ended(task, Status::Succeeded).into()).await.expect("writable");
+        assert_eq!(late, Ended::Before);
+        assert!(records.ended(&task.id, 0).await.expect("readable").is_some(), "it is not run any more");
+    }
+    assert_eq!(seen_to_end(follower).await.status, Status::Cancelled);
+    let all = [&waiting, &running, &over, &unknown].map(|task| task.id.clone()).to_vec();
+    let mut cancelled = records.cancelled(all).await.expect("readable");
+    cancelled.sort();
+    let mut expected = [waiting.id, running.id];
+    expected.sort();
+    assert_eq!(cancelled, expected);
+}
+
+async fn dead_letters_are_listed_page_by_page(records: impl TaskRecords) {
+    let agent = AgentName::parse(&format!("a{}", outgoing_id().simple())).expect("a valid name");
+    let mut expected = Vec::new();
+    for number in 0..25 {
+        let task = NewTask { agent: agent.clone(), ..new_task("a") };
+        // Several at one moment, in no order of their ids.
+        let (ending, letter) = failed(&task, 0, 1_700_000_000_000 + number / 3);
+        records.finished(ending).await.expect("writable");
+        expected.push(letter);
+    }
+    expected.sort_by(|a, b| (b.failed_at_ms, &b.id).cmp(&(a.failed_at_ms, &a.id)));
+    let filter = DeadLetterFilter { agent: Some(agent.clone()) };
+    let (mut listed, mut after) = (Vec::new(), None);
+    loop {
+        let page = records.dead_letters(filter.clone(), after.clone(), 10).await.expect("readable");
+        let Some(last) = page.last() else { break };
+        after = Some(DeadLetterCursor { failed_at_ms: last.failed_at_ms, id: last.id.clone() });
+        listed.extend(page);
+    }
+    assert!(listed.iter().all(|letter| letter.message.is_empty()), "a list leaves the messages out");
+    let ids = |letters: &[DeadLetter]| letters.iter().map(|letter| letter.id.clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&listed), ids(&expected));
+    assert_eq!(records.dead_letter(&expected[0].id).await.expect("readable").as_ref(), Some(&expected[0]));
+    let all = records.dead_letters(DeadLetterFilter::default(), None, 1_000).await.expect("readable");
+    assert!(ids(&expected).iter().all(|id| ids(&all).contains(id)));
+}
+
+async fn a_redriven_task_is_new_and_a_dropped_one_stays_failed(records: impl TaskRecords) {
+    let agent = AgentName::parse(&format!("a{}", outgoing_id().simple())).expect("a valid name");
+    let [again, dropped] = ["a", "b"].map(|body| NewTask { agent: agent.clone(), ..new_task(body) });
+    for task in [&again, &dropped] {
+        assert_eq!(queued(&records, task).await, Queued::New);
+        let (ending, _) = failed(task, 0, 1_700_000_005_000);
+        assert_eq!(records.finished(ending).await.expect("writable"), Ended::Now);
+    }
+    let take = async |task: &NewTask, generation, redrive: bool| {
+        let redrive = redrive.then(|| outgoing("again"));
+        let taken = vec![Taken { id: task.id.clone(), generation, redrive }];
+        records.take_dead_letters(taken).await.expect("writable")
+    };
+    assert_eq!(take(&again, 1, true).await, [], "the letter of another generation");
+    assert_eq!(take(&again, 0, true).await, [again.id.clone()]);
+    assert_eq!(take(&again, 0, true).await, [], "once");
+    assert_eq!(take(&dropped, 0, false).await, [dropped.id.clone()]);
+    assert_eq!(records.dead_letter(&again.id).await.expect("readable"), None);
+    let record = got(&records, &again).await.expect("it is known");
+    assert_eq!((record.status, record.attempt, record.generation), (Status::Queued, 1, 1));
+    assert_eq!((record.failure, record.finished_at_ms), (None, None));
+    assert_eq!(got(&records, &dropped).await.expect("it is known").status, Status::Failed);
+    // Of the letters in the broker's queue it is known that they were taken.
+    let mut taken = records.taken_dead_letters(&agent).await.expect("readable");
+    taken.sort();
+    let mut expected = vec![(again.id.clone(), 0), (dropped.id.clone(), 0)];
+    expected.sort();
+    assert_eq!(taken, expected);
+    records.forget_taken(taken).await.expect("writable");
+    assert_eq!(records.taken_dead_letters(&agent).await.expect("readable"), []);
+    // A late duplicate of the first generation finds that it has had its turn; the redriven one runs.
+    assert!(records.ended(&again.id, 0).await.expect("readable").is_some());
+    assert_eq!(records.ended(&again.id, 1).await.expect("readable"), None);
+    let late = records.finished(ended(&again, Status::Succeeded).into()).await.expect("writable");
+    assert_eq!(late, Ended::Before);
+    let second = Update { generation: 1, ..ended(&again, Status::Succeeded) };
+    assert_eq!(records.finished(second.into()).await.expect("writable"), Ended::Now);
+    let record = got(&records, &again).await.expect("it is known");
+    assert_eq!((record.status, record.generation, record.failure), (Status::Succeeded, 1, None));
+    // And may fail again, which is another letter.
+    let (ending, letter) = failed(&dropped, 1, 1_700_000_009_000);
+    assert_eq!(records.finished(ending).await.expect("writable"), Ended::Now);
+    assert_eq!(records.dead_letter(&dropped.id).await.expect("readable"), Some(letter));
+}
