@@ -66,7 +66,8 @@ async fn watch(host: &Host, arguments: &[&str], out: &Shared, goes_on: impl Futu
     let cli = Cli::try_parse_from(words.iter().chain(arguments)).unwrap();
     let (mut out, mut err, vars) = (out.clone(), Vec::new(), MapVars::new(&[]));
     let mut console = Console { out: &mut out, err: &mut err, vars: &vars, format: Format::Text };
-    tokio::join!(run(cli, &Started::default(), &mut console), goes_on).0
+    let composition = Started::default();
+    tokio::join!(run(cli, &composition, &mut console), goes_on).0
 }
 
 #[tokio::test]
