@@ -164,7 +164,7 @@ impl Chosen {
             match client.send(fate.one(client, id)).await {
                 Ok(_) => count += 1,
                 Err(ClientError::Refused(refused)) if refused.is_unknown_dead_letter() => {
-                    missing.push(refused.to_string())
+                    missing.push(refused.to_string());
                 }
                 Err(error) => {
                     fate.print(count, console)?;
