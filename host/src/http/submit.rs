@@ -63,7 +63,7 @@ pub(crate) async fn submit(
 ) -> Result<Response, Problem> {
     let submission = Submission::parse(&headers, &query)?;
     api.can_take(&agent)?;
-    let mut reservation = api.intake.admit()?;
+    let mut reservation = api.intake.admit(&agent)?;
     let body = reservation.read(&headers, body, api.config.payload_bytes_max.0).await?;
     let mut task = submission.task(agent.clone(), body);
     if let Some(key) = &submission.idempotency_key {
@@ -147,6 +147,7 @@ impl ApiState {
 
     /// Takes a task with an id of its own: record and publication side by side.
     async fn accept(&self, task: Task, delay: Option<Duration>) -> Result<Status, Problem> {
+        let _waiting = self.intake.wait(&task.agent);
         let id = task.id.clone();
         let records = &self.ports.records;
         let (recorded, published) =
@@ -168,6 +169,7 @@ impl ApiState {
     /// second message under the same id changes nothing. For the same reason a failed publication withdraws nothing here:
     /// another request under this key may have answered `202` for it.
     async fn accept_once(&self, task: Task, delay: Option<Duration>) -> Result<Status, Problem> {
+        let _waiting = self.intake.wait(&task.agent);
         let known = self.ports.records.queued(vec![new_task(&task)]).await?;
         match known.first() {
             Some(Queued::Conflict) => Err(key_reused()),
@@ -179,8 +181,10 @@ impl ApiState {
         }
     }
 
-    /// Publishes one task of a batch.
+    /// Publishes one task of a batch. Each of them waits for itself: a large batch takes its time, and is no sign of a
+    /// slow broker.
     pub(crate) async fn publish(&self, task: Task, delay: Option<Duration>) -> Result<(), PublishError> {
+        let _waiting = self.intake.wait(&task.agent);
         self.ports.submit.submit(task, delay).await
     }
 
