@@ -1,6 +1,6 @@
 //! What was sent and what was promised: the side of the audit that no server knows.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::work::Task;
@@ -38,7 +38,8 @@ pub(crate) struct Counts {
 struct Inner {
     entries: Entries,
     counts: Counts,
-    refusals: Vec<String>,
+    /// How often each was given, and the label that got it first.
+    refusals: BTreeMap<String, (u64, String)>,
 }
 
 /// Takes notes from all senders.
@@ -71,8 +72,9 @@ impl Book {
     }
 
     /// An answer came that no sound host gives.
-    pub(crate) fn refused(&self, what: String) {
-        self.inner().refusals.push(what);
+    pub(crate) fn refused(&self, label: &str, why: String) {
+        let mut inner = self.inner();
+        inner.refusals.entry(why).or_insert_with(|| (0, label.to_owned())).0 += 1;
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -84,9 +86,11 @@ impl Book {
         self.inner().entries.values().flat_map(|entry| &entry.ids).cloned().collect()
     }
 
-    /// Everything, for the audit.
+    /// Everything, for the audit: what was sent, and what answers came that no sound host gives.
     pub(crate) fn close(&self) -> (Entries, Vec<String>) {
         let mut inner = self.inner();
-        (std::mem::take(&mut inner.entries), std::mem::take(&mut inner.refusals))
+        let refusals = std::mem::take(&mut inner.refusals).into_iter();
+        let refusals = refusals.map(|(why, (times, label))| format!("{times} times, first for {label}: {why}"));
+        (std::mem::take(&mut inner.entries), refusals.collect())
     }
 }

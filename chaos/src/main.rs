@@ -67,13 +67,13 @@ struct Options {
 #[derive(Clone, clap::Args)]
 struct Setting {
     /// The agent-host program
-    #[arg(long)]
+    #[arg(long, required = false, required_unless_present = "plan")]
     host: PathBuf,
     /// The folder of the ledger agent, its module built
-    #[arg(long)]
+    #[arg(long, required = false, required_unless_present = "plan")]
     agent: PathBuf,
     /// The folder where the servers' supervisor keeps their process ids
-    #[arg(long)]
+    #[arg(long, required = false, required_unless_present = "plan")]
     pids: PathBuf,
 }
 

@@ -12,9 +12,10 @@ use crate::database::Database;
 /// How long nothing may be accepted and nothing end before the run counts as stuck: many times what a server takes to
 /// come back on a slow machine.
 const HANG_LIMIT: Duration = Duration::from_secs(120);
-/// How often the database is asked, at most.
+/// How often the database is asked, at most and at least.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// The database is asked so rarely that asking takes at most this part of its time.
+const POLL_INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// In between, it is asked so rarely that asking takes only this part of its time.
 const POLL_SHARE: u32 = 20;
 
 /// Where the run is.
@@ -92,6 +93,6 @@ async fn follow(database: Database, book: Arc<Book>, state: watch::Sender<State>
             moved
         });
         accepted = now_accepted;
-        tokio::time::sleep(POLL_INTERVAL.max(begun.elapsed() * POLL_SHARE)).await;
+        tokio::time::sleep((begun.elapsed() * POLL_SHARE).clamp(POLL_INTERVAL, POLL_INTERVAL_MAX)).await;
     }
 }

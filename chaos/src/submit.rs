@@ -72,7 +72,7 @@ impl Submitter {
                         break;
                     }
                     Ok(amqp::Confirmed::Returned) => {
-                        self.book.refused(format!("{label}: the broker returned it: the agent's queue is gone"));
+                        self.book.refused(label, "the broker returned it: the agent's queue is gone".to_owned());
                     }
                     // Sent or not, nobody knows: the same id again.
                     Err(_) => {}
@@ -96,21 +96,24 @@ impl Submitter {
             let is_batch = matches!(parcel.way, Way::Batch { .. });
             // A careful client asks another host where one fails.
             let to = host.wrapping_add(usize::try_from(tries).unwrap_or(0));
-            match self.http.submit(to, &bodies, is_batch, key.as_deref(), parcel.delay_ms).await {
+            let answer = self.http.submit(to, &bodies, is_batch, key.as_deref(), parcel.delay_ms).await;
+            let first = labels.first().map_or("", String::as_str);
+            let wait = match answer {
                 http::Answer::Accepted(ids) => {
                     labels.iter().zip(&ids).for_each(|(label, id)| self.book.accepted(label, id));
                     if ids.len() != labels.len() {
-                        let (given, sent) = (ids.len(), labels.len());
-                        self.book.refused(format!("{:?}: {given} ids for {sent} tasks", labels.first()));
+                        self.book.refused(first, format!("{} ids for {} tasks", ids.len(), labels.len()));
                     }
                     return Ok(());
                 }
+                // The audit will blame the host; the run goes on, so that it finds what else there is.
                 http::Answer::Refused(why) => {
-                    self.book.refused(format!("{:?}: {why}", labels.first()));
-                    return Ok(());
+                    self.book.refused(first, why);
+                    None
                 }
-                http::Answer::Unknown { wait } => tokio::time::sleep(wait.unwrap_or(pause(tries))).await,
-            }
+                http::Answer::Unknown { wait } => wait,
+            };
+            tokio::time::sleep(wait.unwrap_or(pause(tries))).await;
         }
         Ok(())
     }
