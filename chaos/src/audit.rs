@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::book::{Entries, Entry};
 use crate::database::{Record, Row};
 use crate::queues::Letter;
-use crate::work::follow_up_label;
+use crate::work::{FOLLOW_UP_SUFFIX, follow_up_label};
 
 pub(crate) use report::Facts;
 
@@ -92,11 +92,20 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
     for (label, entry) in &evidence.entries {
         judge_entry(label, entry, &mut index, &mut verdict);
     }
+    for label in index.letters.keys().filter(|label| !is_known(label, &evidence.entries)) {
+        verdict.blame(Violation::Extra, format!("{label}: a dead letter of nobody's task"));
+    }
     for (label, rows) in index.rows {
         verdict.blame(Violation::Extra, format!("{label}: {} effects that nobody asked for", rows.len()));
     }
     verdict.violations.values_mut().for_each(|found| found.sort());
     verdict
+}
+
+/// Whether a label was sent, or is that of a follow-up of one that was.
+fn is_known(label: &str, entries: &Entries) -> bool {
+    let parent = || label.strip_suffix(FOLLOW_UP_SUFFIX).and_then(|parent| entries.get(parent));
+    entries.contains_key(label) || parent().is_some_and(|parent| parent.task.follow_up)
 }
 
 fn judge_entry<'a>(label: &'a str, entry: &Entry, index: &mut Index<'a>, verdict: &mut Verdict) {
@@ -108,7 +117,11 @@ fn judge_entry<'a>(label: &'a str, entry: &Entry, index: &mut Index<'a>, verdict
         verdict.accepted += 1;
         due &= judge_end(label, entry, index, verdict);
     } else {
-        verdict.unconfirmed_ran += u64::from(!rows.is_empty() || index.letters(label) > 0);
+        let letters = index.letters(label);
+        verdict.unconfirmed_ran += u64::from(!rows.is_empty() || letters > 0);
+        if due && !rows.is_empty() && letters > 0 {
+            verdict.blame(Violation::TwoEnds, format!("{label}: there is an effect, and a dead letter"));
+        }
     }
     match (rows.len(), due) {
         (0, true) if entry.is_accepted() => verdict.blame(Violation::Lost, format!("{label}: no effect")),

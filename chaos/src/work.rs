@@ -63,9 +63,12 @@ impl Task {
     }
 }
 
+/// What a task's label is followed by in that of its follow-up.
+pub(crate) const FOLLOW_UP_SUFFIX: &str = "-follow-up";
+
 /// The label of a task's follow-up.
 pub(crate) fn follow_up_label(label: &str) -> String {
-    format!("{label}-follow-up")
+    format!("{label}{FOLLOW_UP_SUFFIX}")
 }
 
 /// How tasks reach the fleet.

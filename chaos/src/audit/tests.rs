@@ -71,6 +71,8 @@ fn effects_that_should_not_be_are_found() {
     assert_eq!(spoilt(Then::Trap, false, left), [Violation::Extra]);
     let stray = |evidence: &mut Evidence| evidence.rows.push(row("b", "other", None));
     assert_eq!(spoilt(Then::Succeed, false, stray), [Violation::Extra]);
+    let letter = |evidence: &mut Evidence| evidence.letters.push(Letter { label: "b".to_owned() });
+    assert_eq!(spoilt(Then::Succeed, false, letter), [Violation::Extra]);
     let early = |evidence: &mut Evidence| evidence.rows.push(row("a-follow-up", "f-id", None));
     assert_eq!(spoilt(Then::Reject, true, early), [Violation::Extra]);
 }
@@ -103,6 +105,15 @@ fn what_was_never_accepted_may_run_once() {
         }),
         [Violation::Double]
     );
+}
+
+#[test]
+fn what_was_never_accepted_may_not_end_twice() {
+    let found = spoilt(Then::Succeed, false, |evidence| {
+        evidence.entries.get_mut("a").unwrap().ids.clear();
+        evidence.letters.push(Letter { label: "a".to_owned() });
+    });
+    assert_eq!(found, [Violation::TwoEnds]);
 }
 
 #[test]
