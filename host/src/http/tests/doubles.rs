@@ -318,14 +318,6 @@ impl TaskRecords for Doubles {
         Ok(Vec::new())
     }
 
-    async fn suspect_begins(&self, _: &str) -> Result<u32, RecordsError> {
-        Ok(0)
-    }
-
-    async fn suspect_ends(&self, _: &str) -> Result<(), RecordsError> {
-        Ok(())
-    }
-
     async fn forget_taken(&self, _: Vec<(TaskId, u32)>) -> Result<(), RecordsError> {
         Ok(())
     }
