@@ -9,12 +9,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::ApiState;
 use super::extract::{AgentPath, Params};
+use super::intake::Reservation;
 use super::problem::{Kind, Problem, ProblemDocument};
 use super::submission::{Submission, SubmitQuery};
 use super::tasks::raw_output;
 use super::view::AcceptedView;
+use super::{ApiState, drain};
 use crate::delivery::{Connectivity, PublishError};
 use crate::records::{NewTask, Queued, Status, TaskRecord, body_sha256};
 use crate::task::{AgentName, Failure, Task, TaskId};
@@ -62,8 +63,7 @@ pub(crate) async fn submit(
     body: Body,
 ) -> Result<Response, Problem> {
     let submission = Submission::parse(&headers, &query)?;
-    api.can_take(&agent)?;
-    let mut reservation = api.intake.admit(&agent)?;
+    let (mut reservation, body) = api.admit(&agent, &headers, body).await?;
     let body = reservation.read(&headers, body, api.config.payload_bytes_max.0).await?;
     let mut task = submission.task(agent.clone(), body);
     if let Some(key) = &submission.idempotency_key {
@@ -130,8 +130,24 @@ pub(crate) fn key_reused() -> Problem {
 }
 
 impl ApiState {
+    /// Takes a place for a submission, or says why there is none just now.
+    pub(crate) async fn admit(
+        &self,
+        agent: &AgentName,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(Reservation, Body), Problem> {
+        match self.can_take(agent).and_then(|()| self.intake.admit(agent)) {
+            Ok(reservation) => Ok((reservation, body)),
+            Err(problem) => {
+                drain::small_body(headers, body).await;
+                Err(problem)
+            }
+        }
+    }
+
     /// Whether a task for this agent can be taken just now.
-    pub(crate) fn can_take(&self, agent: &AgentName) -> Result<(), Problem> {
+    fn can_take(&self, agent: &AgentName) -> Result<(), Problem> {
         if !self.ports.agents.is_deployed(agent) {
             return Err(Problem::unknown_agent(agent.as_str()));
         }

@@ -287,6 +287,14 @@ impl TaskRecords for Doubles {
         Ok(Vec::new())
     }
 
+    async fn suspect_begins(&self, _: &str) -> Result<u32, RecordsError> {
+        Ok(0)
+    }
+
+    async fn suspect_ends(&self, _: &str) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
     // The API asks for dead letters by their own port.
 
     async fn dead_letters(
@@ -308,14 +316,6 @@ impl TaskRecords for Doubles {
 
     async fn taken_dead_letters(&self, _: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError> {
         Ok(Vec::new())
-    }
-
-    async fn suspect_begins(&self, _: &str) -> Result<u32, RecordsError> {
-        Ok(0)
-    }
-
-    async fn suspect_ends(&self, _: &str) -> Result<(), RecordsError> {
-        Ok(())
     }
 
     async fn forget_taken(&self, _: Vec<(TaskId, u32)>) -> Result<(), RecordsError> {

@@ -2,6 +2,7 @@ use super::doubles::agent_info;
 use super::*;
 use crate::http::{Auth, Config, Token};
 use crate::units::ByteSize;
+use futures::StreamExt as _;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -149,4 +150,25 @@ async fn where_submissions_wait_too_long_further_ones_to_that_agent_are_shed() {
         bodies.push(task.body);
     }
     assert_eq!(bodies.len(), 3, "{bodies:?}");
+}
+
+#[tokio::test]
+async fn a_small_body_is_read_even_where_it_is_refused_so_that_its_connection_stays_good() {
+    let (doubles, _published) = Doubles::new();
+    let router = doubles.router(Config::default());
+    let refused = async |headers: &[(&str, &str)]| {
+        let (sender, read) = tokio::sync::oneshot::channel();
+        let mut sender = Some(sender);
+        let body = futures::stream::once(async move { Ok::<_, std::io::Error>("x") }).chain(futures::stream::poll_fn(
+            move |_| {
+                sender.take().map(|sender| sender.send(()));
+                std::task::Poll::Ready(None)
+            },
+        ));
+        let answer = post(&router, "/v1/agents/nobody/tasks", headers, Body::from_stream(body)).await;
+        answer.problem(404, "unknown-agent");
+        read.await.is_ok()
+    };
+    assert!(refused(&[("content-length", "1")]).await, "read to its end");
+    assert!(!refused(&[("content-length", "1"), ("expect", "100-continue")]).await, "not asked for");
 }
