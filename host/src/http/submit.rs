@@ -149,13 +149,16 @@ impl ApiState {
     /// Whether a task for this agent can be taken just now.
     fn can_take(&self, agent: &AgentName) -> Result<(), Problem> {
         if !self.ports.agents.is_deployed(agent) {
+            if !self.ports.agents.are_loaded() {
+                return Err(Problem::new(Kind::Unavailable, "the host is starting and loads its agents; send the request again soon"));
+            }
             return Err(Problem::unknown_agent(agent.as_str()));
         }
         match *self.ports.connectivity.borrow() {
             Connectivity::Up => Ok(()),
             Connectivity::Down => Err(Problem::broker_away()),
             Connectivity::Blocked => Err(Problem::new(
-                Kind::Busy,
+                Kind::Unavailable,
                 "the broker holds publishers back (memory or disk alarm); send the request again soon",
             )),
         }

@@ -7,7 +7,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
-use super::common::{Host, HostBuilder, agents_dir, service, wait_until};
+use super::common::{Host, HostBuilder, agent_host, agents_dir, service, wait_until};
 use futures::StreamExt;
 
 /// A host with the misbehaving agent and the samples.
@@ -105,16 +105,17 @@ async fn a_task_that_is_delivered_many_times_at_once_has_one_effect_in_sql() {
     let host = HostBuilder::real().start().await;
     let other = HostBuilder::real().start().await;
     let folder = agents_dir().join("fixtures/ledger");
-    let deployed = super::common::deploy_folder(&host, &folder).await;
+    let mut deploy = agent_host();
+    deploy.arg("deploy").arg(&folder).arg("--url").arg(host.url(""));
+    let deployed = deploy.output().await.unwrap();
     assert!(deployed.status.success(), "{}", String::from_utf8_lossy(&deployed.stderr));
     wait_until("the other host follows", async || {
-        let agents = other.get("/readyz").await.unwrap();
-        (agents.status() == 200).then_some(())
+        (other.get("/v1/agents/ledger").await.unwrap().status() == 200).then_some(())
     })
     .await;
     let mut stranger = Stranger::connect().await;
     let ids: Vec<String> = (0..20).map(|_| unique("ledger")).collect();
-    let body = json!({ "do": "ledger", "then": "succeed" }).to_string();
+    let body = json!({ "do": "ledger", "label": "duplicate" }).to_string();
     for _ in 0..8 {
         for id in &ids {
             stranger.send("ledger", id, FieldTable::default(), body.as_bytes()).await;

@@ -33,6 +33,7 @@ pub(crate) struct State {
     pub(crate) publish_fails: bool,
     pub(crate) records_fail: bool,
     pub(crate) all_consuming: bool,
+    pub(crate) agents_loaded: bool,
     pub(crate) agents: Vec<AgentInfo>,
     pub(crate) deploys: Vec<(AgentName, Upload, bool)>,
     pub(crate) deploy_result: Option<Result<Deployed, DeployError>>,
@@ -113,6 +114,7 @@ impl Doubles {
             publish_fails: false,
             records_fail: false,
             all_consuming: true,
+            agents_loaded: true,
             agents: vec![agent_info("echo")],
             deploys: Vec::new(),
             deploy_result: None,
@@ -399,6 +401,10 @@ impl DeadLetters for Doubles {
 impl Agents for Doubles {
     fn is_deployed(&self, agent: &AgentName) -> bool {
         self.lock().agents.iter().any(|info| info.name == *agent)
+    }
+
+    fn are_loaded(&self) -> bool {
+        self.lock().agents_loaded
     }
 
     fn all_consuming(&self) -> bool {
