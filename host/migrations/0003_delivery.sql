@@ -42,6 +42,14 @@ CREATE TABLE dead_letters_taken (
     PRIMARY KEY (agent, id, generation)
 );
 
+-- Messages that were redelivered so often that they may be what kills hosts, and how often one was being run, alone, when
+-- its host died. A row goes when such a run ends in any way.
+CREATE TABLE suspects (
+    message    text COLLATE "C" PRIMARY KEY,
+    runs       integer     NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+
 -- Ends a task inside of the transaction of its own SQL, in which the agent's role is logged in. It runs with the host's
 -- rights, so it asks for proof that the host calls it: the agent could call it too, and publish whatever it likes.
 -- Answers whether this is the task's end; if not, it ended before, and the transaction is to be rolled back.

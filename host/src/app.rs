@@ -23,11 +23,11 @@ use crate::cli::{Composition, StartError};
 use crate::config::{Backend, Config};
 use crate::delivery::{Broker, PublishError, Route, Submitter, envelope};
 use crate::deploy::{DeployedAgents, Deployer};
-use crate::dispatch::{DispatchMetrics, Dispatcher};
+use crate::dispatch::{DispatchMetrics, Dispatcher, Quarantine};
 use crate::http;
 use crate::lifecycle::StopSignals;
 use crate::package::{self, Package};
-use crate::relay::Relay;
+use crate::relay::{DeadLetterOffice, Relay};
 use crate::task::Task;
 use crate::telemetry;
 use backends::Backends;
@@ -142,6 +142,7 @@ impl App {
             connectivity: backends.broker.connectivity(),
             records: Arc::clone(&backends.records),
             agents: Arc::clone(&deployer) as Arc<dyn Agents>,
+            dead_letters: Arc::new(DeadLetterOffice::new(dispatcher.relay.clone())),
             metrics: Arc::new(move || observer.render()),
             draining: draining.clone(),
         };
@@ -221,7 +222,9 @@ impl App {
         }
         self.drained.cancel();
         self.background.close();
-        self.background.wait().await;
+        if tokio::time::timeout(CLOSE_MAX, self.background.wait()).await.is_err() {
+            tracing::warn!("the relay is cut off; what it was sending stays in the outbox, and goes out again");
+        }
         if tokio::time::timeout(CLOSE_MAX, self.backends.close()).await.is_err() {
             tracing::warn!("a service did not answer the goodbye; what it has not acknowledged is delivered again");
         }
@@ -300,6 +303,7 @@ fn dispatcher(
         interrupt: CancellationToken::new(),
         under_way: TaskTracker::new(),
         in_hand: Arc::default(),
+        quarantine: Quarantine::default(),
     }))
 }
 

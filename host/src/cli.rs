@@ -4,6 +4,7 @@
 //! looks at this machine. Results go to standard output, everything else to standard error.
 
 mod client;
+mod dead_letters;
 mod deploy;
 mod doctor;
 mod failed;
@@ -11,6 +12,7 @@ mod flags;
 mod output;
 mod show;
 mod submit;
+mod tasks;
 
 #[cfg(test)]
 mod tests;
@@ -78,9 +80,12 @@ enum Command {
     Agents(show::Agents),
     /// Submit a task
     Submit(submit::Submit),
-    /// See tasks
+    /// See, follow and cancel tasks
     #[command(subcommand)]
-    Tasks(show::Tasks),
+    Tasks(tasks::Tasks),
+    /// See why tasks failed for good, run them again, drop them
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLetters),
     /// Check the configuration, the services and this machine, and say how to mend what is wrong
     Doctor {
         #[command(flatten)]
@@ -152,6 +157,7 @@ async fn execute(cli: &Cli, composition: &dyn Composition, console: &mut Console
         Command::Agents(agents) => agents.run(&client(cli, console, &["AGENT_HOST_READ_TOKEN"])?, console).await,
         Command::Submit(submit) => submit.run(&client(cli, console, &["AGENT_HOST_SUBMIT_TOKEN"])?, console).await,
         Command::Tasks(tasks) => tasks.run(&client(cli, console, &["AGENT_HOST_SUBMIT_TOKEN"])?, console).await,
+        Command::DeadLetters(letters) => letters.run(&client(cli, console, letters.narrow_tokens())?, console).await,
         Command::Doctor { flags } => doctor::run(flags, console).await,
         Command::Config(ConfigCommand::Show { flags }) => show::config(flags, console),
         Command::Completions { shell } => {

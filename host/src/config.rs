@@ -58,8 +58,10 @@ pub struct Config {
     pub log_filter: String,
     /// Whether the broker's queues are somebody else's to declare.
     pub predeclared: bool,
-    /// How long a task's record is kept after its end.
+    /// How long a task's record is shown after its end.
     pub record_retention: Duration,
+    /// How long a task that has ended is remembered, so that it is not run again; at least the record's retention.
+    pub inbox_retention: Duration,
     /// How long running tasks may finish at shutdown.
     pub grace_period: Duration,
     /// The HTTP API's part.

@@ -169,9 +169,13 @@ impl Agents for Deployer {
         self.deployed.contains(agent)
     }
 
+    fn are_loaded(&self) -> bool {
+        self.deployed.loaded.load(Ordering::Relaxed)
+    }
+
     fn all_consuming(&self) -> bool {
-        let started = self.deployed.loaded.load(Ordering::Relaxed);
-        started && !self.deployed.stopping.is_cancelled() && self.all().iter().all(|deployed| *deployed.live.borrow())
+        self.are_loaded()
+            && !self.deployed.stopping.is_cancelled() && self.all().iter().all(|deployed| *deployed.live.borrow())
     }
 
     async fn list(&self) -> Result<Vec<AgentInfo>, CatalogError> {

@@ -17,11 +17,13 @@ mod metrics;
 mod settle;
 mod settlement;
 mod slot;
+mod suspect;
 
 pub use in_hand::InHand;
 pub use metrics::DispatchMetrics;
 pub use settlement::{Policy, Settlement, settlement};
 pub use slot::AgentSlot;
+pub use suspect::Quarantine;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +36,7 @@ use crate::capability::tasks::ProgressSink;
 use crate::delivery::{Broker, Consumer, Delivery, Message, envelope};
 use crate::records::{Ending, Progress, Status, TaskRecord, TaskRecords, Update};
 use crate::relay::Relay;
-use crate::task::{Completion, Outcome, Task, UnixMs, Usage, unix_ms_now};
+use crate::task::{Completion, Outcome, Task, UnixMs, unix_ms_now};
 
 /// Runs deliveries of all agents of this host.
 pub struct Dispatcher {
@@ -56,6 +58,8 @@ pub struct Dispatcher {
     pub under_way: TaskTracker,
     /// The tasks of those deliveries.
     pub in_hand: Arc<InHand>,
+    /// Where those are run alone that may be what kills hosts.
+    pub quarantine: Quarantine,
 }
 
 /// Deliveries that may be between their run and their acknowledgement, per agent, beyond those that run. Results and
@@ -151,23 +155,47 @@ impl Dispatcher {
         });
         let (completion, recorded) = match self.standing(&attempt, now_ms).await {
             Standing::Open => {
-                self.records.note(attempt.update(Status::Running, None));
                 let stops = Stops { interrupt: self.interrupt.clone(), cancel: hold.cancel().clone() };
-                let run = Arc::clone(&attempt) as Arc<dyn Run>;
-                let (completion, recorded) = self.runner.run(run, stops).await;
-                self.metrics.ran(&attempt.task.agent, &completion);
-                (completion, recorded)
+                self.run(&attempt, stops).await
             }
             Standing::Ended(record) => return self.answer(&attempt, receipt, &record).await,
-            Standing::Decided(outcome) => {
-                let completion = Completion { outcome, usage: Usage::default(), init: None, follow_ups: Vec::new() };
-                (completion, Recorded::No)
-            }
+            Standing::Decided(outcome) => (Completion::without_a_run(outcome), Recorded::No),
         };
         // The instance is gone: the next task may start while this one's results are being confirmed.
         drop(admission);
         self.settle(&attempt, receipt, completion, recorded).await;
         drop(hold);
+    }
+
+    async fn run(&self, attempt: &Arc<Attempt>, stops: Stops) -> (Completion, Recorded) {
+        let is_named = envelope::names_its_task(&attempt.message);
+        let suspect = suspect::suspect(&attempt.task.agent, &attempt.task.id, is_named, &attempt.message);
+        let _passage = match &suspect {
+            None => self.quarantine.ordinary().await,
+            Some(_) => self.quarantine.alone().await,
+        };
+        if let Some(message) = &suspect {
+            match self.records.suspect_begins(message).await {
+                Ok(deaths) if deaths >= suspect::DEATHS_MAX => {
+                    return (Completion::without_a_run(Outcome::HostKiller), Recorded::No);
+                }
+                Ok(deaths) => tracing::info!(task = %attempt.task.id, deaths, "running alone a task that was delivered often"),
+                Err(error) => {
+                    tracing::warn!(task = %attempt.task.id, error = &error as &dyn std::error::Error, "a task is put off");
+                    let message = "the database is away".to_owned();
+                    return (Completion::without_a_run(Outcome::HostError { message }), Recorded::No);
+                }
+            }
+        }
+        self.records.note(attempt.update(Status::Running, None));
+        let ran = self.runner.run(Arc::clone(attempt) as Arc<dyn Run>, stops).await;
+        self.metrics.ran(&attempt.task.agent, &ran.0);
+        if let Some(message) = &suspect
+            && let Err(error) = self.records.suspect_ends(message).await
+        {
+            tracing::warn!(task = %attempt.task.id, %error, "that a run alone has ended is not recorded");
+        }
+        ran
     }
 
     async fn standing(&self, attempt: &Attempt, now_ms: UnixMs) -> Standing {

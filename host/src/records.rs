@@ -268,6 +268,13 @@ pub trait TaskRecords: Send + Sync + 'static {
     /// Those of these tasks that are cancelled.
     async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError>;
 
+    /// Notes that a message that may be what kills hosts is about to be run, alone; durable when it returns. Answers how
+    /// many such runs were begun before and never ended.
+    async fn suspect_begins(&self, message: &str) -> Result<u32, RecordsError>;
+
+    /// Notes that such a run has ended, however: its host is alive.
+    async fn suspect_ends(&self, message: &str) -> Result<(), RecordsError>;
+
     /// Dead letters, the newest first, from `after` on, at most `limit` of them; without their messages.
     async fn dead_letters(
         &self,

@@ -1,4 +1,6 @@
-//! `cargo xtask bench`: the criterion benches, then the end-to-end comparison on real services.
+//! `cargo xtask bench`: the instance bench, then the end-to-end comparison on real services.
+
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -10,19 +12,25 @@ use crate::{agents, process, ui};
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     agents::build(workspace, &[])?;
 
-    ui::step("benches: one instance and one call, against bare wasmtime");
-    process::run("cargo bench", workspace.cargo().args(["bench", "--package", "benchmarks"]))?;
+    // One build for both, and the instance bench is a program like the other: as a bench target it would pull in the
+    // test dependencies, with which everything would be built a second time.
+    ui::step("building the host and the benchmarks with optimisation; the first time this takes a while");
+    let build = ["build", "--release", "--package", "agent-host", "--package", "benchmarks", "--bins"];
+    process::run("cargo build", workspace.cargo().args(build))?;
 
-    ui::step("building the host and the throughput comparison");
-    process::run(
-        "cargo build",
-        workspace.cargo().args(["build", "--release", "--package", "agent-host", "--package", "benchmarks", "--bins"]),
-    )?;
+    ui::step("one instance and one call, against bare wasmtime");
+    process::run("the instance bench", built(workspace, "instance").arg("--bench"))?;
+
     ui::step("starting the services");
     let services = Services::start(workspace)?;
     ui::step("throughput: agent-host against a bare consumer");
-    let mut command = workspace.cargo();
-    command.args(["run", "--quiet", "--release", "--package", "benchmarks", "--bin", "throughput", "--"]).args(args);
+    let mut command = built(workspace, "throughput");
+    command.args(args);
     services.apply(&mut command);
     process::run("the throughput comparison", &mut command)
+}
+
+/// The program itself, not `cargo run`: for the one package alone cargo would choose other features and build it anew.
+fn built(workspace: &Workspace, name: &str) -> Command {
+    Command::new(workspace.target.join("release").join(name))
 }

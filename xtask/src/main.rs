@@ -6,6 +6,7 @@
 mod agents;
 mod apt;
 mod bench;
+mod chaos;
 mod check;
 mod demo;
 mod process;
@@ -41,6 +42,8 @@ enum Command {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Kill hosts and servers at random while tasks flow, then count what was lost or done twice
+    Chaos(chaos::Options),
     /// Formatting, lints, documentation, dependency rules
     Check,
     /// Start private services, print their addresses, and stop them on Ctrl-C
@@ -83,6 +86,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Demo => demo::run(&workspace),
         Command::Test { args } => test::run(&workspace, args),
+        Command::Chaos(options) => chaos::run(&workspace, options),
         Command::Check => check::run(&workspace),
         Command::Services { keep } => services::run(&workspace, *keep),
         Command::Agents { names } => agents::build(&workspace, names),

@@ -88,25 +88,23 @@ impl Child {
     ///
     /// Must be called on the main thread: the kernel's death signal follows the thread that started the child.
     pub(crate) fn spawn(name: &str, command: &mut Command, stop_signal: Signal) -> Result<Self> {
-        command.process_group(0);
-        #[cfg(target_os = "linux")]
-        {
-            let parent = rustix::process::getpid();
-            let die_with_parent = move || {
-                rustix::process::set_parent_process_death_signal(Some(stop_signal))?;
-                // The parent may have gone before the line above took effect; nobody would then end this child.
-                if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(std::io::Error::other("orphaned")) }
-            };
-            // SAFETY: the closure runs between fork and exec and only makes two system calls (prctl, getppid); it does
-            // not allocate on the path that succeeds, takes no lock and touches no memory shared with other threads.
-            unsafe { command.pre_exec(die_with_parent) };
-        }
+        end_with_us(command, stop_signal);
+        Self::spawn_again(name, command, stop_signal)
+    }
+
+    /// Starts a command that [`Child::spawn`] has started before. On the main thread, as there.
+    pub(crate) fn spawn_again(name: &str, command: &mut Command, stop_signal: Signal) -> Result<Self> {
         let inner = command
             .spawn()
             .with_context(|| format!("could not start {name} ({})", command.get_program().to_string_lossy()))?;
         let group = i32::try_from(inner.id()).ok().and_then(Pid::from_raw);
         let group = group.with_context(|| format!("{name} has no usable process id"))?;
         Ok(Self { name: name.to_owned(), inner, group, stop_signal, status: None })
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.inner.id()
     }
 
     /// The status, if it has ended.
@@ -165,11 +163,39 @@ impl Drop for Child {
     }
 }
 
+/// Makes what `command` starts the leader of a process group, and has the kernel end it when we die.
+fn end_with_us(command: &mut Command, stop_signal: Signal) {
+    command.process_group(0);
+    #[cfg(target_os = "linux")]
+    {
+        let parent = rustix::process::getpid();
+        let die_with_parent = move || {
+            rustix::process::set_parent_process_death_signal(Some(stop_signal))?;
+            // The parent may have gone before the line above took effect; nobody would then end this child.
+            if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(std::io::Error::other("orphaned")) }
+        };
+        // SAFETY: the closure runs between fork and exec and only makes two system calls (prctl, getppid); it does
+        // not allocate on the path that succeeds, takes no lock and touches no memory shared with other threads.
+        unsafe { command.pre_exec(die_with_parent) };
+    }
+}
+
 /// Runs a command to its end with our stdout and stderr; a status other than 0 is an error.
 pub(crate) fn run(name: &str, command: &mut Command) -> Result<()> {
+    run_tending(name, command, || Ok(()))
+}
+
+/// The same, calling `tend` again and again while it runs; an error of that ends it.
+pub(crate) fn run_tending(name: &str, command: &mut Command, mut tend: impl FnMut() -> Result<()>) -> Result<()> {
     check_interrupted()?;
     let mut child = Child::spawn(name, command.stdin(Stdio::null()), Signal::TERM)?;
-    let status = child.wait(None)?;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        tend()?;
+        pause(POLL_INTERVAL)?;
+    };
     if !status.success() {
         bail!("{name} failed ({status})");
     }

@@ -11,6 +11,7 @@ mod postgres;
 mod rabbitmq;
 mod redis;
 mod server;
+mod supervised;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,6 +27,8 @@ use crate::{process, ui};
 use compose::Compose;
 use external::PrivateDatabase;
 use server::Server;
+
+pub(crate) use supervised::Supervised;
 
 /// The three services, with what starts each.
 const KINDS: [Kind; 3] = [
@@ -81,7 +84,7 @@ pub(crate) struct Services {
 impl Services {
     /// Starts or finds all three, and waits until each answers.
     pub(crate) fn start(workspace: &Workspace) -> Result<Self> {
-        let mut services = Self { urls: Vec::new(), database: None, servers: Vec::new(), compose: None, folder: None };
+        let mut services = Self::none();
         let mut wanted = Vec::new();
         for kind in &KINDS {
             match std::env::var(kind.variable) {
@@ -97,6 +100,10 @@ impl Services {
             Source::Docker => services.start_compose(workspace, &wanted)?,
         }
         Ok(services)
+    }
+
+    fn none() -> Self {
+        Self { urls: Vec::new(), database: None, servers: Vec::new(), compose: None, folder: None }
     }
 
     /// Gives a command the addresses.

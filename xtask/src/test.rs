@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use crate::apt::{self, Apt};
 use crate::services::Services;
 use crate::workspace::{Workspace, find_program};
-use crate::{agents, process, ui};
+use crate::{agents, chaos, process, ui};
 
 /// The AMQP client that nobody here wrote, for the tests that enqueue as a stranger would.
 const FOREIGN_CLIENT: &str = "pika==1.3.2";
@@ -51,8 +51,10 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
 
     ui::step("stopping the services");
     drop(services);
+    // A part of the tests is run while something is worked on; the chaos test has a command of its own for that.
+    let chaos = if args.is_empty() { chaos::run_built(workspace, &chaos::Options::small()) } else { Ok(()) };
     totals.print(took);
-    result
+    result.and(chaos)
 }
 
 /// `cargo test` over the whole workspace, or over the packages that `args` names. What follows a `--` among them goes to

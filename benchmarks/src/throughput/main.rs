@@ -20,7 +20,7 @@ use clap::Parser;
 #[derive(Parser)]
 struct Options {
     /// Messages in the queue at the start of a round.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 60_000)]
     messages: u32,
     /// Rounds of each side.
     #[arg(long, default_value_t = 5)]

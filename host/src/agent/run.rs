@@ -128,7 +128,7 @@ impl Runner {
         running.await.unwrap_or_else(|panicked| {
             tracing::error!(error = %panicked, "a host call panicked; the task is retried");
             let outcome = Outcome::HostError { message: "a host call failed unexpectedly".to_owned() };
-            (failed(outcome), Recorded::No)
+            (Completion::without_a_run(outcome), Recorded::No)
         })
     }
 
@@ -181,7 +181,7 @@ impl Parts {
         let (revision, task) = (run.revision().as_ref(), run.task());
         let (_slot, _share, lease) = match self.admit(revision, stops).await {
             Ok(admitted) => admitted,
-            Err(stopped) => return (failed(stopped), Recorded::No, None),
+            Err(stopped) => return (Completion::without_a_run(stopped), Recorded::No, None),
         };
         let mut store = self.store(revision, task, lease, Some(Arc::clone(run) as Arc<dyn ProgressSink>));
         let began = Instant::now();
@@ -419,10 +419,6 @@ fn time_left(revision: &Revision, task: &Task) -> Duration {
     let timeout = revision.manifest.limits.timeout;
     let until = |deadline_ms: UnixMs| Duration::from_millis(deadline_ms.saturating_sub(unix_ms_now()));
     task.deadline_ms.map_or(timeout, |deadline_ms| until(deadline_ms).min(timeout))
-}
-
-fn failed(outcome: Outcome) -> Completion {
-    Completion { outcome, usage: Usage::default(), init: None, follow_ups: Vec::new() }
 }
 
 /// Uniform in 0..1, from the low bits of a UUIDv4.

@@ -108,7 +108,11 @@ async fn state(config: &Config) -> Result<(Arc<dyn TaskRecords>, Arc<dyn Catalog
         Backend::Url(url) => {
             let failed = |error: &dyn std::error::Error| format!("DATABASE_URL: {}", chain(error));
             let database = HostDatabase::open(url.expose()).await.map_err(|error| failed(&error))?;
-            let settings = PostgresSettings { retention: config.record_retention, ..PostgresSettings::default() };
+            let settings = PostgresSettings {
+                retention: config.record_retention,
+                inbox_retention: config.inbox_retention,
+                ..PostgresSettings::default()
+            };
             let records = PostgresRecords::start(&database, settings).await.map_err(|error| failed(&error))?;
             Ok((Arc::new(records), Arc::new(PostgresCatalog::new(&database))))
         }

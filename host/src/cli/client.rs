@@ -9,6 +9,8 @@ use url::Url;
 
 use crate::task::Failure;
 
+/// Most items of a page that a host gives.
+const PAGE_ITEMS_MAX: usize = 1_000;
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,6 +63,11 @@ pub(crate) struct Refused {
 impl Refused {
     fn is_unknown_agent(&self) -> bool {
         self.kind.ends_with(":unknown-agent")
+    }
+
+    /// Whether the dead letter is not there (any more).
+    pub(crate) fn is_unknown_dead_letter(&self) -> bool {
+        self.kind.ends_with(":unknown-dead-letter")
     }
 
     fn fmt_unknown_agent(&self, known: &[String], f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -163,8 +170,7 @@ impl Client {
         if response.status().is_success() {
             return Ok(response);
         }
-        let agent = response.url().path_segments().and_then(|path| path.skip_while(|part| *part != "agents").nth(1));
-        let agent = agent.unwrap_or_default().to_owned();
+        let agent = asked_agent(response.url());
         let task_id = response.headers().get("task-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
         let bytes = response.bytes().await.map_err(|source| self.failed(source))?;
         let refused = serde_json::from_slice::<Refused>(&bytes);
@@ -200,20 +206,31 @@ impl Client {
 
     /// Every deployed agent, all pages.
     pub(crate) async fn agents(&self) -> Result<Vec<Value>, ClientError> {
-        let mut agents = Vec::new();
+        Ok(self.pages(&["v1", "agents"], &[], usize::MAX).await?.0)
+    }
+
+    /// The first items of a list, at most `items_max` of them, and whether there are more.
+    pub(crate) async fn pages(
+        &self,
+        segments: &[&str],
+        query: &[(&str, &str)],
+        items_max: usize,
+    ) -> Result<(Vec<Value>, bool), ClientError> {
+        let mut all = Vec::new();
         let mut cursor = None::<String>;
         loop {
-            let mut request = self.request(Method::GET, &["v1", "agents"]);
+            let limit = items_max.saturating_sub(all.len()).min(PAGE_ITEMS_MAX);
+            let mut request = self.request(Method::GET, segments).query(query).query(&[("limit", limit)]);
             if let Some(cursor) = &cursor {
                 request = request.query(&[("cursor", cursor)]);
             }
             let mut page = self.json(request).await?;
             if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
-                agents.extend(items);
+                all.extend(items);
             }
             let next = page.get("next").and_then(Value::as_str).map(str::to_owned);
-            if next.is_none() || next == cursor {
-                return Ok(agents);
+            if next.is_none() || next == cursor || all.len() >= items_max {
+                return Ok((all, next.is_some()));
             }
             cursor = next;
         }
@@ -226,16 +243,39 @@ impl Client {
 
     /// Returns when a task has ended, with its document.
     pub(crate) async fn ended(&self, id: &str) -> Result<Value, ClientError> {
+        self.follow(id, |_| Ok(())).await
+    }
+
+    /// Tells of each change of a task that is seen, the state that it is in now and its end included, and returns its
+    /// document once it has ended.
+    pub(crate) async fn follow<E: From<ClientError>>(
+        &self,
+        id: &str,
+        mut changed: impl FnMut(&Value) -> Result<(), E>,
+    ) -> Result<Value, E> {
         /// Between two looks, where a stream of events ends early: the host drains, or a proxy cut it off.
         const AGAIN_AFTER: Duration = Duration::from_millis(500);
+        let mut last = Value::Null;
+        let mut news = |task: Value, last: &mut Value| {
+            if task == *last {
+                return Ok(());
+            }
+            *last = task;
+            changed(last)
+        };
         loop {
-            let events = self.send(self.request(Method::GET, &["v1", "tasks", id, "events"])).await?;
-            let mut events = events;
-            // What the events say is asked for again below; their end is what matters.
-            while let Ok(Some(_)) = events.chunk().await {}
-            let task = self.task(id).await?;
-            if matches!(task.get("status").and_then(Value::as_str), Some("succeeded" | "failed" | "cancelled")) {
-                return Ok(task);
+            let mut stream = self.send(self.request(Method::GET, &["v1", "tasks", id, "events"])).await?;
+            let mut events = Events::default();
+            while let Ok(Some(chunk)) = stream.chunk().await {
+                for task in events.read(&chunk) {
+                    news(task, &mut last)?;
+                }
+            }
+            if !has_ended(&last) {
+                news(self.task(id).await?, &mut last)?;
+            }
+            if has_ended(&last) {
+                return Ok(last);
             }
             tokio::time::sleep(AGAIN_AFTER).await;
         }
@@ -247,6 +287,42 @@ impl Client {
     }
 }
 
+/// Whether a task's document tells of its end.
+fn has_ended(task: &Value) -> bool {
+    matches!(task.get("status").and_then(Value::as_str), Some("succeeded" | "failed" | "cancelled"))
+}
+
+/// Server-Sent Events as they arrive: each is a line that holds a JSON document.
+#[derive(Default)]
+struct Events {
+    /// The beginning of a line whose end has not arrived.
+    begun: Vec<u8>,
+}
+
+impl Events {
+    /// The documents that this chunk completes.
+    fn read(&mut self, chunk: &[u8]) -> Vec<Value> {
+        let mut documents = Vec::new();
+        for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
+            self.begun.extend_from_slice(piece);
+            if piece.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.begun);
+                // Other lines are comments that keep the connection busy.
+                documents
+                    .extend(line.strip_prefix(b"data:").and_then(|data| serde_json::from_slice::<Value>(data).ok()));
+            }
+        }
+        documents
+    }
+}
+
+/// Which agent a request was about: a part of its path, or of its query.
+fn asked_agent(url: &Url) -> String {
+    let of_path = url.path_segments().and_then(|path| path.skip_while(|part| *part != "agents").nth(1));
+    let of_query = || url.query_pairs().find(|(name, _)| name == "agent").map(|(_, agent)| agent.into_owned());
+    of_path.map(str::to_owned).or_else(of_query).unwrap_or_default()
+}
+
 fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
     error.source().map_or(error, innermost)
 }
@@ -254,4 +330,31 @@ fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
 /// Whether an answer says that the task's result is not there yet.
 pub(crate) fn is_accepted(response: &Response) -> bool {
     response.status() == StatusCode::ACCEPTED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_however_they_are_cut() {
+        let text = b": hello\n\ndata: {\"status\":\"running\"}\n\n:\n\ndata:{\"status\":\"failed\"}\r\n\ndata: {\"sta";
+        for size in 1..=text.len() {
+            let mut events = Events::default();
+            let documents: Vec<Value> = text.chunks(size).flat_map(|chunk| events.read(chunk)).collect();
+            let statuses: Vec<_> = documents.iter().map(|document| document["status"].clone()).collect();
+            assert_eq!(statuses, ["running", "failed"], "{size}");
+        }
+    }
+
+    #[test]
+    fn the_agent_asked_for_is_in_the_path_or_the_query() {
+        for (url, agent) in [
+            ("http://h/v1/agents/echo/tasks?agent=x", "echo"),
+            ("http://h/v1/dead-letters:drop?limit=1&agent=a%20b", "a b"),
+            ("http://h/v1/dead-letters", ""),
+        ] {
+            assert_eq!(asked_agent(&Url::parse(url).unwrap()), agent, "{url}");
+        }
+    }
 }

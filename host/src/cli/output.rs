@@ -41,10 +41,34 @@ impl Console<'_> {
         writeln!(self.out, "{text}")
     }
 
+    /// Prints one JSON document on a line of its own, at once: others follow it.
+    pub(crate) fn json_line(&mut self, value: &impl Serialize) -> std::io::Result<()> {
+        let text = serde_json::to_string(value)?;
+        writeln!(self.out, "{text}")?;
+        self.out.flush()
+    }
+
+    /// Prints a line of text, at once: others follow it.
+    pub(crate) fn line(&mut self, text: &str) -> std::io::Result<()> {
+        self.text(text)?;
+        self.out.flush()
+    }
+
     /// Prints lines of text.
     pub(crate) fn text(&mut self, text: &str) -> std::io::Result<()> {
         writeln!(self.out, "{}", text.trim_end())
     }
+}
+
+/// Text from an agent for one line on a terminal: without what moves the cursor, and not too long.
+pub(crate) fn one_line(text: &str) -> String {
+    const CHARS_MAX: usize = 120;
+    let mut line: String =
+        text.chars().take(CHARS_MAX).map(|character| if character.is_control() { ' ' } else { character }).collect();
+    if text.chars().nth(CHARS_MAX).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 /// Rows under headings, in columns as wide as their widest cell.
@@ -69,6 +93,13 @@ pub(crate) fn table<const COLUMNS: usize>(headings: [&str; COLUMNS], rows: &[[St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_stays_a_line() {
+        assert_eq!(one_line("a\nb\u{1b}[2J"), "a b [2J");
+        assert_eq!(one_line(&"é".repeat(120)), "é".repeat(120));
+        assert_eq!(one_line(&"é".repeat(121)), format!("{}…", "é".repeat(120)));
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

@@ -1,4 +1,4 @@
-//! `agents list|show`, `tasks show`, `config show`.
+//! `agents list|show`, `config show`, and how documents are printed.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -18,16 +18,6 @@ pub(super) enum Agents {
     Show {
         /// Its name
         agent: String,
-    },
-}
-
-/// `tasks`
-#[derive(Clone, Debug, clap::Subcommand)]
-pub(super) enum Tasks {
-    /// Show what is known about a task
-    Show {
-        /// Its id
-        id: String,
     },
 }
 
@@ -64,13 +54,6 @@ impl Agents {
     }
 }
 
-impl Tasks {
-    pub(super) async fn run(&self, client: &Client, console: &mut Console<'_>) -> Result<(), Failed> {
-        let Self::Show { id } = self;
-        print_document(&client.task(id).await?, console)
-    }
-}
-
 /// A document as it is, or for people one field a line; what is null is left out.
 pub(super) fn print_document(document: &Value, console: &mut Console<'_>) -> Result<(), Failed> {
     if console.format == Format::Json {
@@ -82,25 +65,30 @@ pub(super) fn print_document(document: &Value, console: &mut Console<'_>) -> Res
 }
 
 /// What people look for first; the rest follows in the order of the alphabet.
-const FIRST: [&str; 11] = [
+const FIRST: [&str; 13] = [
     "id",
     "name",
     "agent",
     "revision",
     "status",
     "attempt",
+    "attempts",
     "enqueued_at",
     "started_at",
     "finished_at",
+    "failed_at",
     "output",
     "failure",
 ];
 
 /// Fields of the host's documents that are points in time, in Unix milliseconds.
-const TIMES: [&str; 4] = ["enqueued_at", "started_at", "finished_at", "created_at"];
+const TIMES: [&str; 5] = ["enqueued_at", "started_at", "finished_at", "failed_at", "created_at"];
+
+/// Fields whose content is not the host's: an agent's output, and what a sender gave a task.
+const STRANGERS: [&str; 3] = ["output", "headers", "body"];
 
 /// A field for people: times as such.
-fn shown(document: &Value, name: &str) -> String {
+pub(super) fn shown(document: &Value, name: &str) -> String {
     let time = TIMES.contains(&name).then(|| document.get(name)?.as_i64()).flatten();
     match time.and_then(chrono::DateTime::from_timestamp_millis) {
         Some(time) => time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
@@ -108,7 +96,7 @@ fn shown(document: &Value, name: &str) -> String {
     }
 }
 
-/// `ours` tells the host's own fields, whose meaning is known, from those of an agent's output.
+/// `ours` tells the host's own fields, whose meaning is known, from those of agents and senders.
 fn lines(document: &Value, ours: bool, depth: usize, text: &mut String) {
     let indent = "  ".repeat(depth);
     match document {
@@ -120,7 +108,7 @@ fn lines(document: &Value, ours: bool, depth: usize, text: &mut String) {
             for (name, value) in fields {
                 if value.is_object() || value.is_array() {
                     text.push_str(&format!("{indent}{name}:\n"));
-                    lines(value, ours && name != "output", depth + 1, text);
+                    lines(value, ours && !STRANGERS.contains(&name.as_str()), depth + 1, text);
                 } else {
                     let value = if ours { shown(document, name) } else { field(document, name) };
                     text.push_str(&format!("{indent}{name}: {value}\n"));
@@ -177,12 +165,14 @@ mod tests {
     fn times_are_shown_as_such_except_in_what_an_agent_said() {
         let document = serde_json::json!({
             "finished_at": 1_795_442_888_559_i64, "enqueued_at": 1_795_442_888_548_i64, "status": "succeeded",
-            "output": {"created_at": 1, "status": "x"}, "usage": {"cpu_us": 2},
+            "output": {"created_at": 1, "status": "x"}, "usage": {"cpu_us": 2}, "failed_at": 0,
+            "body": {"failed_at": 1},
         });
         let mut text = String::new();
         lines(&document, true, 0, &mut text);
         let expected = "status: succeeded\nenqueued_at: 2026-11-23T14:08:08.548Z\nfinished_at: 2026-11-23T14:08:08.559Z\n\
-                        output:\n  created_at: 1\n  status: x\nusage:\n  cpu_us: 2\n";
+                        failed_at: 1970-01-01T00:00:00.000Z\noutput:\n  created_at: 1\n  status: x\nbody:\n  failed_at: 1\n\
+                        usage:\n  cpu_us: 2\n";
         assert_eq!(text, expected);
     }
 }

@@ -1,5 +1,8 @@
 //! The commands against the real HTTP API on a port of its own, over the API's own doubles.
 
+mod dead_letters;
+mod tasks;
+
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -300,6 +303,9 @@ async fn completions_are_a_script() {
     for shell in ["bash", "zsh", "fish"] {
         let ended = run_in(&[], &Started::default(), &["completions", shell]).await;
         assert!(ended.status == 0 && ended.text().contains("dev") && ended.text().contains("memory-budget"), "{shell}");
+        for word in ["dead-letters", "redrive", "cancel", "watch"] {
+            assert!(ended.text().contains(word), "{shell}: {word}");
+        }
     }
 }
 

@@ -39,7 +39,7 @@ const fn secret(name: &'static str, variable: &'static str, meaning: &'static st
 }
 
 /// Every setting, in the order of the documentation.
-pub const KEYS: [Key; 19] = [
+pub const KEYS: [Key; 21] = [
     key("listen", "AGENT_HOST_LISTEN", "127.0.0.1:8080", "IP address and port of the HTTP API"),
     service("amqp_url", "AMQP_URL", "RabbitMQ: `amqp://` or `amqps://`, or `embedded`: in process and volatile"),
     service(
@@ -72,7 +72,7 @@ pub const KEYS: [Key; 19] = [
     secret(
         "submit_token",
         "AGENT_HOST_SUBMIT_TOKEN",
-        "bearer token for submitting tasks and following a task by its id; both are open without it",
+        "bearer token for submitting tasks, and following or cancelling one by its id; all of it is open without it",
     ),
     key("payload_bytes_max", "AGENT_HOST_PAYLOAD_BYTES_MAX", "8MiB", "largest body of one task, a size; at most 15MiB"),
     key(
@@ -88,6 +88,13 @@ pub const KEYS: [Key; 19] = [
         "submissions handled at the same time, a count; beyond it clients get 429",
     ),
     key(
+        "intake_wait_max",
+        "AGENT_HOST_INTAKE_WAIT_MAX",
+        "1s",
+        "how long the oldest submission to an agent may have waited for its confirm, a duration; beyond it further ones get \
+         429",
+    ),
+    key(
         "predeclared",
         "AGENT_HOST_PREDECLARED",
         "false",
@@ -97,7 +104,14 @@ pub const KEYS: [Key; 19] = [
         "record_retention",
         "AGENT_HOST_RECORD_RETENTION",
         "24h",
-        "how long a task's record is kept after its end, a duration",
+        "how long a task's record is shown after its end, a duration",
+    ),
+    key(
+        "inbox_retention",
+        "AGENT_HOST_INBOX_RETENTION",
+        "7d",
+        "how long a task that has ended is remembered, so that no duplicate of it runs and its `Idempotency-Key` holds, a \
+         duration; at least `record_retention`",
     ),
     key(
         "grace_period",

@@ -14,6 +14,8 @@ use crate::units::{ByteSize, format_duration, parse_duration};
 const PAYLOAD_MAX: ByteSize = ByteSize(15 << 20);
 /// Shortest retention: below it a client could not read what it has just submitted.
 const RETENTION_MIN: Duration = Duration::from_secs(60);
+/// Shortest `intake_wait_max`: a confirm that crosses an ocean and waits for a slow disk takes tens of milliseconds.
+const INTAKE_WAIT_MIN: Duration = Duration::from_millis(100);
 
 /// Reads values and collects complaints instead of stopping at the first.
 struct Reader<'a> {
@@ -121,7 +123,7 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
         Err(error) => Err(format!("{text:?} is no log filter ({error}): expected such as info,agent_host=debug")),
     });
     let predeclared = reader.read("predeclared", one_of(&[("true", true), ("false", false)]));
-    let record_retention = reader.duration("record_retention", RETENTION_MIN);
+    let retentions = retentions(&mut reader);
     let grace_period = reader.duration("grace_period", Duration::ZERO);
     let http = http_config(&mut reader);
     contradictions(&mut reader, listen, http.as_ref());
@@ -140,7 +142,8 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
             log: log?,
             log_filter: log_filter?,
             predeclared: predeclared?,
-            record_retention: record_retention?,
+            record_retention: retentions?.0,
+            inbox_retention: retentions?.1,
             grace_period: grace_period?,
             http: http?,
         })
@@ -149,6 +152,21 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
         Some(config) if reader.problems.is_empty() => Ok(config),
         _ => Err(ConfigErrors(reader.problems)),
     }
+}
+
+/// How long records are shown, and how long ended tasks are remembered.
+fn retentions(reader: &mut Reader<'_>) -> Option<(Duration, Duration)> {
+    let record = reader.duration("record_retention", RETENTION_MIN);
+    let inbox = reader.duration("inbox_retention", RETENTION_MIN);
+    let (record, inbox) = (record?, inbox?);
+    if inbox < record {
+        let (record, inbox) = (format_duration(record), format_duration(inbox));
+        reader.problems.push(format!(
+            "inbox_retention = {inbox} is below record_retention = {record}: a task cannot be shown that is forgotten; raise \
+             the first or lower the second"
+        ));
+    }
+    Some((record, inbox))
 }
 
 fn http_config(reader: &mut Reader<'_>) -> Option<http::Config> {
@@ -163,6 +181,7 @@ fn http_config(reader: &mut Reader<'_>) -> Option<http::Config> {
         let count = text.parse::<u32>().ok().filter(|count| *count > 0);
         count.ok_or_else(|| format!("{text:?}: expected a whole number, at least 1"))
     });
+    let intake_wait_max = reader.duration("intake_wait_max", INTAKE_WAIT_MIN);
     if let (Some(payload), Some(intake)) = (payload_bytes_max, intake_bytes_max)
         && payload > intake
     {
@@ -176,6 +195,7 @@ fn http_config(reader: &mut Reader<'_>) -> Option<http::Config> {
         payload_bytes_max: payload_bytes_max?,
         intake_bytes_max: intake_bytes_max?,
         intake_requests_max: intake_requests_max?,
+        intake_wait_max: intake_wait_max?,
     })
 }
 

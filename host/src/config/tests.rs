@@ -22,7 +22,9 @@ fn nothing_set_is_a_host_for_one_machine() {
     assert_eq!(config.http.payload_bytes_max, http::PAYLOAD_BYTES_MAX_DEFAULT);
     assert_eq!(config.http.intake_bytes_max, http::INTAKE_BYTES_MAX_DEFAULT);
     assert_eq!(config.http.intake_requests_max, http::INTAKE_REQUESTS_MAX_DEFAULT);
-    assert_eq!(config.record_retention, Duration::from_secs(86_400));
+    assert_eq!(config.http.intake_wait_max, http::INTAKE_WAIT_MAX_DEFAULT);
+    assert_eq!(config.record_retention, crate::records::RETENTION_DEFAULT);
+    assert_eq!(config.inbox_retention, crate::records::INBOX_RETENTION_DEFAULT);
     assert_eq!(config.grace_period, Duration::from_secs(30));
     assert!(config.http.auth.admin.is_none());
     assert_eq!(load(&[]).unwrap().data_dir, Path::new("./.agent-host"));
@@ -133,6 +135,9 @@ fn settings_that_contradict_each_other_are_refused() {
     assert_eq!(problems(&[("AGENT_HOST_READ_TOKEN", "t")]).len(), 1);
     assert_eq!(problems(&[("AGENT_HOST_INTAKE_BYTES_MAX", "1MiB")]).len(), 1);
     assert_eq!(problems(&[("AGENT_HOST_TLS_KEY", "k.pem")]).len(), 1);
+    let forgotten = problems(&[("AGENT_HOST_RECORD_RETENTION", "8d")]);
+    assert!(forgotten.len() == 1 && forgotten[0].contains("inbox_retention = 7d"), "{forgotten:?}");
+    assert!(load(&[("AGENT_HOST_RECORD_RETENTION", "8d"), ("AGENT_HOST_INBOX_RETENTION", "8d")]).is_ok());
 }
 
 #[test]

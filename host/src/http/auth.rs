@@ -1,6 +1,6 @@
 //! Who may call what (contract, section 4).
 //!
-//! Three tokens: one to submit and follow tasks, one to read, one for everything. Where there is no admin token, the
+//! Three tokens: one to submit, follow and cancel tasks, one to read, one for everything. Where there is no admin token, the
 //! admin API answers only requests that a program on this machine made on purpose: see [`is_own_origin`].
 
 use std::fmt;
@@ -46,7 +46,7 @@ pub struct Auth {
     pub admin: Option<Token>,
     /// `AGENT_HOST_READ_TOKEN`: reading.
     pub read: Option<Token>,
-    /// `AGENT_HOST_SUBMIT_TOKEN`: submitting tasks, and following a task by its id. Open where absent.
+    /// `AGENT_HOST_SUBMIT_TOKEN`: submitting tasks, and following or cancelling one by its id. Open where absent.
     pub submit: Option<Token>,
 }
 
@@ -127,7 +127,7 @@ fn is_own_origin<'a>(host: &str, mut origins: impl Iterator<Item = &'a str>) -> 
         && origins.all(|origin| origin.strip_prefix("http://").is_some_and(|origin| origin.eq_ignore_ascii_case(host)))
 }
 
-/// Guards the routes that submit tasks or follow one by its id.
+/// Guards the routes that submit tasks, or follow or cancel one by its id. Cancelling takes more than a token to read.
 pub(crate) async fn tasks(State(api): State<Arc<ApiState>>, request: Request, next: Next) -> Result<Response, Problem> {
     let scope = if is_reading(&request) { Scope::FollowTask } else { Scope::Submit };
     api.config.auth.authorize(scope, &request)?;

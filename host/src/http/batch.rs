@@ -67,8 +67,7 @@ pub(crate) async fn submit_batch(
 ) -> Result<Response, Problem> {
     let mut submission = Submission::parse(&headers, &query)?;
     submission.content_type = Some(LINE_CONTENT_TYPE.to_owned());
-    api.can_take(&agent)?;
-    let mut reservation = api.intake.admit()?;
+    let (mut reservation, body) = api.admit(&agent, &headers, body).await?;
     let body = reservation.read(&headers, body, BATCH_BYTES_MAX.0).await?;
     let tasks: Vec<Task> = lines(&body, api.config.payload_bytes_max.0)?
         .into_iter()

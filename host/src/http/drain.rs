@@ -41,6 +41,20 @@ pub(crate) async fn refused_bodies(request: Request, next: Next) -> Response {
     response
 }
 
+/// Reads and drops a body of a few bytes whose request is refused, where it comes.
+///
+/// The client has its answer anyway; but hyper closes a connection whose request was not read to its end, and the next
+/// request that the client had ready for it would be lost. Requests are refused for being too many just when that hurts.
+pub(crate) async fn small_body(headers: &HeaderMap, body: Body) {
+    // Whoever asks first has sent nothing, and need not.
+    if !is_small(headers) || headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let rest = Mutex::new(Rest { chunks: body.into_data_stream(), begun: false, ended: false });
+    // Within the time or not, the answer is the same.
+    let _ = tokio::time::timeout(DISCARD_TIME_MAX, discard(&rest)).await;
+}
+
 fn is_small(headers: &HeaderMap) -> bool {
     if headers.contains_key(header::TRANSFER_ENCODING) {
         return false;

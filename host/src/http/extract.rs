@@ -31,6 +31,18 @@ impl<S: Send + Sync> FromRequestParts<S> for TaskPath {
     }
 }
 
+/// `{id}` of a dead letter's path: its task's id. A malformed id is an unknown one: `404`.
+pub(crate) struct DeadLetterPath(pub(crate) TaskId);
+
+impl<S: Send + Sync> FromRequestParts<S> for DeadLetterPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let id = segment(parts, state).await?;
+        TaskId::parse(&id).map(Self).map_err(|_| Problem::unknown_dead_letter(&id))
+    }
+}
+
 async fn segment<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, Problem> {
     match Path::<String>::from_request_parts(parts, state).await {
         Ok(Path(text)) => Ok(text),

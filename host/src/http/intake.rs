@@ -1,9 +1,14 @@
-//! How much of what clients send is held at the same time.
+//! How much of what clients send is held at the same time, and for how long.
 //!
 //! A submission holds a place and the bytes that it has sent so far until its task is published. Whoever finds no room
-//! gets `429` at once: queueing inside the host would only hide the load from the client that makes it.
+//! gets `429` at once: queueing inside the host would only hide the load from the client that makes it. The same goes for
+//! time: where the submissions to an agent wait too long for their confirms, its further ones are shed until the wait is
+//! over, because all that a request could do inside the host is wait behind them. Agent by agent, so that a queue that
+//! confirms nothing (a quorum queue without a majority, say) leaves the intake of the others open.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
@@ -13,6 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Config;
 use super::problem::{Kind, Problem};
+use crate::task::AgentName;
+use crate::units::format_duration;
 
 /// Bytes are accounted in these, so that a budget of any size fits a semaphore's 32-bit permits.
 const UNIT_BYTES: u64 = 1 << 10;
@@ -21,6 +28,59 @@ const UNIT_BYTES: u64 = 1 << 10;
 pub(crate) struct Intake {
     requests: Arc<Semaphore>,
     units: Arc<Semaphore>,
+    wait_max: Duration,
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+/// When each submission began that waits for its record and its confirm.
+#[derive(Default)]
+struct Waiting {
+    /// The number of the next one.
+    next: u64,
+    /// By agent and number: the smallest number has waited longest. Agents without any are not in it.
+    since: HashMap<AgentName, BTreeMap<u64, Instant>>,
+}
+
+impl Waiting {
+    fn begin(&mut self, agent: &AgentName, now: Instant) -> u64 {
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        self.since.entry(agent.clone()).or_default().insert(number, now);
+        number
+    }
+
+    fn end(&mut self, agent: &AgentName, number: u64) {
+        if let Some(since) = self.since.get_mut(agent) {
+            since.remove(&number);
+            if since.is_empty() {
+                self.since.remove(agent);
+            }
+        }
+    }
+
+    /// How long the agent's oldest submission has waited.
+    fn longest(&self, agent: &AgentName, now: Instant) -> Option<Duration> {
+        let (_, began) = self.since.get(agent)?.first_key_value()?;
+        Some(now.saturating_duration_since(*began))
+    }
+}
+
+/// The lock is held for one look or change, and nothing in there panics.
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The wait of one submission, until it is dropped.
+pub(crate) struct Wait {
+    waiting: Arc<Mutex<Waiting>>,
+    agent: AgentName,
+    number: u64,
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        lock(&self.waiting).end(&self.agent, self.number);
+    }
 }
 
 /// The room that one submission holds, until it is dropped.
@@ -39,13 +99,35 @@ impl Intake {
         let units = config.intake_bytes_max.0.div_ceil(UNIT_BYTES);
         let units = usize::try_from(units).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let requests = usize::try_from(config.intake_requests_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { requests: Arc::new(Semaphore::new(requests)), units: Arc::new(Semaphore::new(units)) }
+        Self {
+            requests: Arc::new(Semaphore::new(requests)),
+            units: Arc::new(Semaphore::new(units)),
+            wait_max: config.intake_wait_max,
+            waiting: Arc::default(),
+        }
     }
 
-    /// Takes a place, or says that there is none.
-    pub(crate) fn admit(&self) -> Result<Reservation, Problem> {
+    /// Takes a place for a submission to this agent, or says that there is none.
+    pub(crate) fn admit(&self, agent: &AgentName) -> Result<Reservation, Problem> {
+        let longest = lock(&self.waiting).longest(agent, Instant::now());
+        if longest.is_some_and(|waited| waited >= self.wait_max) {
+            let wait_max = format_duration(self.wait_max);
+            return Err(Problem::new(
+                Kind::Busy,
+                format!(
+                    "submissions to agent {agent} have waited for {wait_max} and more to be recorded and confirmed; send the \
+                     request again soon"
+                ),
+            ));
+        }
         let request = Arc::clone(&self.requests).try_acquire_owned().map_err(|_| full())?;
         Ok(Reservation { units: Arc::clone(&self.units), held: None, _request: request })
+    }
+
+    /// Says that a submission to this agent waits from now on, until the answer is dropped.
+    pub(crate) fn wait(&self, agent: &AgentName) -> Wait {
+        let number = lock(&self.waiting).begin(agent, Instant::now());
+        Wait { waiting: Arc::clone(&self.waiting), agent: agent.clone(), number }
     }
 }
 
@@ -115,6 +197,10 @@ mod tests {
         Intake::new(&Config { intake_bytes_max: ByteSize(2 << 10), intake_requests_max: 2, ..Config::default() })
     }
 
+    fn agent(name: &str) -> AgentName {
+        AgentName::parse(name).unwrap()
+    }
+
     /// A body that comes in chunks, written with `|` between them.
     fn chunked(chunks: &'static str) -> Body {
         let chunks: Vec<_> =
@@ -123,7 +209,7 @@ mod tests {
     }
 
     async fn read(intake: &Intake, body: Body, bytes_max: u64) -> Result<Bytes, StatusCode> {
-        let mut reservation = intake.admit().map_err(|problem| problem.status())?;
+        let mut reservation = intake.admit(&agent("echo")).map_err(|problem| problem.status())?;
         reservation.read(&HeaderMap::new(), body, bytes_max).await.map_err(|problem| problem.status())
     }
 
@@ -146,13 +232,44 @@ mod tests {
     #[tokio::test]
     async fn what_is_held_is_bounded_and_comes_free_again() {
         let intake = intake();
-        let mut first = intake.admit().unwrap();
+        let mut first = intake.admit(&agent("echo")).unwrap();
         first.read(&HeaderMap::new(), Body::from(vec![0; 1_500]), 4_096).await.unwrap();
-        let mut second = intake.admit().unwrap();
-        assert!(intake.admit().is_err(), "a third place");
+        let mut second = intake.admit(&agent("echo")).unwrap();
+        assert!(intake.admit(&agent("echo")).is_err(), "a third place");
         let refused = second.read(&HeaderMap::new(), Body::from(vec![0; 10]), 4_096).await;
         assert_eq!(refused.unwrap_err().status(), StatusCode::TOO_MANY_REQUESTS);
         drop(first);
         assert!(second.read(&HeaderMap::new(), Body::from(vec![0; 2_048]), 4_096).await.is_ok());
+    }
+
+    #[test]
+    fn the_oldest_wait_of_an_agent_counts_in_whatever_order_they_end() {
+        let (mut waiting, start) = (Waiting::default(), Instant::now());
+        let (echo, other) = (agent("echo"), agent("other"));
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let numbers: Vec<u64> = (0..3).map(|second| waiting.begin(&echo, after(second))).collect();
+        let longest = |waiting: &Waiting| waiting.longest(&echo, after(10)).map(|waited| waited.as_secs());
+        assert_eq!((longest(&waiting), waiting.longest(&other, after(10))), (Some(10), None));
+        waiting.end(&echo, numbers[1]);
+        assert_eq!(longest(&waiting), Some(10));
+        waiting.end(&echo, numbers[0]);
+        assert_eq!(longest(&waiting), Some(8));
+        waiting.end(&echo, numbers[2]);
+        assert_eq!(longest(&waiting), None);
+        assert!(waiting.since.is_empty(), "nothing is kept of an agent without submissions");
+    }
+
+    #[test]
+    fn only_the_agent_whose_submissions_wait_too_long_is_shut_out() {
+        let intake = Intake::new(&Config { intake_wait_max: Duration::ZERO, ..Config::default() });
+        let waits = [intake.wait(&agent("echo")), intake.wait(&agent("echo"))];
+        let refused = intake.admit(&agent("echo")).map(|_| ()).unwrap_err();
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert!(intake.admit(&agent("other")).is_ok());
+        drop(waits);
+        assert!(intake.admit(&agent("echo")).is_ok());
+        let patient = Intake::new(&Config { intake_wait_max: Duration::MAX, ..Config::default() });
+        let _waiting = patient.wait(&agent("echo"));
+        assert!(patient.admit(&agent("echo")).is_ok());
     }
 }

@@ -15,8 +15,9 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
     modifiers(&Tokens),
     security((), ("token" = [])),
     tags(
-        (name = "tasks", description = "Submit tasks and follow them"),
+        (name = "tasks", description = "Submit tasks, follow and cancel them"),
         (name = "agents", description = "Deploy agents and see how they are"),
+        (name = "dead letters", description = "See why tasks failed for good, run them again, drop them"),
         (name = "operation", description = "Health and metrics"),
     ),
 )]

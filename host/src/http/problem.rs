@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::agents::DeployError;
 use crate::catalog::CatalogError;
+use crate::dead_letters::DeadLettersError;
 use crate::delivery::PublishError;
 use crate::records::RecordsError;
 use crate::task::{AgentName, Failure, TaskId};
@@ -30,7 +31,9 @@ pub(crate) enum Kind {
     UnknownRoute,
     UnknownAgent,
     UnknownTask,
+    UnknownDeadLetter,
     NoOutput,
+    TaskEnded,
     MethodNotAllowed,
     TooLarge,
     HeadersTooLarge,
@@ -53,6 +56,8 @@ impl Kind {
             Self::UnknownRoute => ("unknown-route", "No such route", StatusCode::NOT_FOUND),
             Self::UnknownAgent => ("unknown-agent", "No such agent", StatusCode::NOT_FOUND),
             Self::UnknownTask => ("unknown-task", "No such task", StatusCode::NOT_FOUND),
+            Self::UnknownDeadLetter => ("unknown-dead-letter", "No such dead letter", StatusCode::NOT_FOUND),
+            Self::TaskEnded => ("task-ended", "The task has ended", StatusCode::CONFLICT),
             Self::NoOutput => ("no-output", "The task has no output", StatusCode::NOT_FOUND),
             Self::MethodNotAllowed => {
                 ("method-not-allowed", "The route takes another method", StatusCode::METHOD_NOT_ALLOWED)
@@ -134,6 +139,16 @@ impl Problem {
         )
     }
 
+    pub(crate) fn unknown_dead_letter(id: &str) -> Self {
+        Self::new(
+            Kind::UnknownDeadLetter,
+            format!(
+                "no dead letter of a task {:?} is listed; GET /v1/dead-letters lists those that there are",
+                shortened(id)
+            ),
+        )
+    }
+
     pub(crate) fn too_large(what: &str, bytes_max: u64) -> Self {
         Self::new(Kind::TooLarge, format!("{what} is larger than {bytes_max} bytes, the most that this host takes"))
     }
@@ -196,6 +211,20 @@ impl From<RecordsError> for Problem {
     fn from(error: RecordsError) -> Self {
         log("the task records failed", &error);
         Self::new(Kind::Unavailable, format!("{error}; send the request again soon"))
+    }
+}
+
+impl From<DeadLettersError> for Problem {
+    fn from(error: DeadLettersError) -> Self {
+        log("the dead letters failed", &error);
+        match error {
+            DeadLettersError::Records(_) => {
+                Self::new(Kind::Unavailable, format!("{error}; send the request again soon"))
+            }
+            DeadLettersError::Unreadable { .. } => {
+                Self::new(Kind::Internal, format!("{error}; ask a host of that version, or drop the dead letter"))
+            }
+        }
     }
 }
 

@@ -9,12 +9,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::ApiState;
 use super::extract::{AgentPath, Params};
+use super::intake::Reservation;
 use super::problem::{Kind, Problem, ProblemDocument};
 use super::submission::{Submission, SubmitQuery};
 use super::tasks::raw_output;
 use super::view::AcceptedView;
+use super::{ApiState, drain};
 use crate::delivery::{Connectivity, PublishError};
 use crate::records::{NewTask, Queued, Status, TaskRecord, body_sha256};
 use crate::task::{AgentName, Failure, Task, TaskId};
@@ -62,8 +63,7 @@ pub(crate) async fn submit(
     body: Body,
 ) -> Result<Response, Problem> {
     let submission = Submission::parse(&headers, &query)?;
-    api.can_take(&agent)?;
-    let mut reservation = api.intake.admit()?;
+    let (mut reservation, body) = api.admit(&agent, &headers, body).await?;
     let body = reservation.read(&headers, body, api.config.payload_bytes_max.0).await?;
     let mut task = submission.task(agent.clone(), body);
     if let Some(key) = &submission.idempotency_key {
@@ -130,16 +130,35 @@ pub(crate) fn key_reused() -> Problem {
 }
 
 impl ApiState {
+    /// Takes a place for a submission, or says why there is none just now.
+    pub(crate) async fn admit(
+        &self,
+        agent: &AgentName,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(Reservation, Body), Problem> {
+        match self.can_take(agent).and_then(|()| self.intake.admit(agent)) {
+            Ok(reservation) => Ok((reservation, body)),
+            Err(problem) => {
+                drain::small_body(headers, body).await;
+                Err(problem)
+            }
+        }
+    }
+
     /// Whether a task for this agent can be taken just now.
-    pub(crate) fn can_take(&self, agent: &AgentName) -> Result<(), Problem> {
+    fn can_take(&self, agent: &AgentName) -> Result<(), Problem> {
         if !self.ports.agents.is_deployed(agent) {
+            if !self.ports.agents.are_loaded() {
+                return Err(Problem::new(Kind::Unavailable, "the host is starting and loads its agents; send the request again soon"));
+            }
             return Err(Problem::unknown_agent(agent.as_str()));
         }
         match *self.ports.connectivity.borrow() {
             Connectivity::Up => Ok(()),
             Connectivity::Down => Err(Problem::broker_away()),
             Connectivity::Blocked => Err(Problem::new(
-                Kind::Busy,
+                Kind::Unavailable,
                 "the broker holds publishers back (memory or disk alarm); send the request again soon",
             )),
         }
@@ -147,6 +166,7 @@ impl ApiState {
 
     /// Takes a task with an id of its own: record and publication side by side.
     async fn accept(&self, task: Task, delay: Option<Duration>) -> Result<Status, Problem> {
+        let _waiting = self.intake.wait(&task.agent);
         let id = task.id.clone();
         let records = &self.ports.records;
         let (recorded, published) =
@@ -168,6 +188,7 @@ impl ApiState {
     /// second message under the same id changes nothing. For the same reason a failed publication withdraws nothing here:
     /// another request under this key may have answered `202` for it.
     async fn accept_once(&self, task: Task, delay: Option<Duration>) -> Result<Status, Problem> {
+        let _waiting = self.intake.wait(&task.agent);
         let known = self.ports.records.queued(vec![new_task(&task)]).await?;
         match known.first() {
             Some(Queued::Conflict) => Err(key_reused()),
@@ -179,8 +200,10 @@ impl ApiState {
         }
     }
 
-    /// Publishes one task of a batch.
+    /// Publishes one task of a batch. Each of them waits for itself: a large batch takes its time, and is no sign of a
+    /// slow broker.
     pub(crate) async fn publish(&self, task: Task, delay: Option<Duration>) -> Result<(), PublishError> {
+        let _waiting = self.intake.wait(&task.agent);
         self.ports.submit.submit(task, delay).await
     }
 

@@ -1,4 +1,4 @@
-//! `GET /v1/tasks/{id}`, its raw output and its events.
+//! `GET /v1/tasks/{id}`, its raw output and its events; `DELETE` to cancel it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures::{Stream, StreamExt as _, stream};
@@ -16,9 +16,9 @@ use tokio::sync::watch;
 use super::ApiState;
 use super::extract::TaskPath;
 use super::problem::{Kind, Problem, ProblemDocument};
-use super::view::TaskView;
-use crate::records::{Status, TaskRecord};
-use crate::task::{CONTENT_TYPE_DEFAULT, TaskId};
+use super::view::{CancelledView, TaskView};
+use crate::records::{Cancelled, Status, TaskRecord};
+use crate::task::{CONTENT_TYPE_DEFAULT, TaskId, unix_ms_now};
 
 /// Quiet event streams send a comment this often: proxies cut connections off that are silent for 30 s or more.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -39,6 +39,49 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 )]
 pub(crate) async fn show(State(api): State<Arc<ApiState>>, TaskPath(id): TaskPath) -> Result<Json<TaskView>, Problem> {
     Ok(Json(api.record(&id).await?.into()))
+}
+
+/// Cancels a task, queued or running.
+///
+/// It never succeeds from then on. A running instance is stopped within a second, whichever host it is on, and its SQL is
+/// rolled back; a message that still waits is discarded when it is delivered.
+#[utoipa::path(
+    delete,
+    path = "/v1/tasks/{id}",
+    tag = "tasks",
+    params(("id" = String, Path, description = "The task's id")),
+    responses(
+        (status = 202, description = "It is cancelled", body = CancelledView),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown task", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "It had ended before", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 503, description = "The records are away", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn cancel(
+    State(api): State<Arc<ApiState>>,
+    TaskPath(id): TaskPath,
+) -> Result<(StatusCode, Json<CancelledView>), Problem> {
+    match api.ports.records.cancel(&id, unix_ms_now()).await? {
+        Cancelled::Now => {
+            let view = CancelledView { id: id.to_string(), status: Status::Cancelled };
+            Ok((StatusCode::ACCEPTED, Json(view)))
+        }
+        Cancelled::Finished(status) => Err(Problem::new(Kind::TaskEnded, how_it_ended(status))),
+        Cancelled::Unknown => Err(Problem::unknown_task(id.as_str())),
+    }
+}
+
+fn how_it_ended(status: Status) -> &'static str {
+    match status {
+        Status::Succeeded => "there is nothing to cancel: the task has succeeded",
+        Status::Failed => "there is nothing to cancel: the task has failed, and is a dead letter if nobody dropped it",
+        Status::Cancelled => "there is nothing to cancel: the task was cancelled before",
+        Status::Queued | Status::Running | Status::Retrying => "there is nothing to cancel: the task has ended",
+    }
 }
 
 /// A task's output as the agent wrote it.

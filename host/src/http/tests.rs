@@ -3,6 +3,8 @@
 pub(crate) mod doubles;
 
 mod admin;
+mod cancel;
+mod dead_letters;
 mod documented;
 mod follow;
 mod intake;
@@ -63,6 +65,10 @@ fn request(method: Method, path: &str, headers: &[(&str, &str)], body: impl Into
 
 async fn get(router: &Router, path: &str) -> Answer {
     send(router, request(Method::GET, path, &[], Body::empty())).await
+}
+
+async fn delete(router: &Router, path: &str) -> Answer {
+    send(router, request(Method::DELETE, path, &[], Body::empty())).await
 }
 
 async fn post(router: &Router, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {

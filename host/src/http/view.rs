@@ -1,5 +1,9 @@
 //! What the API shows, as JSON.
 
+mod dead_letter;
+
+pub(crate) use dead_letter::{DeadLetterView, DroppedView, OpenedView, RedriveView, RedrivenView};
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -10,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::agents::{AgentInfo, AgentState};
 use crate::catalog::RevisionSummary;
 use crate::records::{Progress, Status, TaskRecord};
-use crate::task::{Failure, Output, UnixMs, Usage};
+use crate::task::{Failure, UnixMs, Usage};
 
 /// A task that was accepted.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -20,6 +24,15 @@ pub(crate) struct AcceptedView {
     /// Its agent.
     pub(crate) agent: String,
     /// `queued`; further on where the idempotency key was used before.
+    pub(crate) status: Status,
+}
+
+/// A task that was cancelled.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct CancelledView {
+    /// The task's id.
+    pub(crate) id: String,
+    /// `cancelled`.
     pub(crate) status: Status,
 }
 
@@ -97,7 +110,7 @@ impl From<TaskRecord> for TaskView {
             revision: record.revision,
             status: record.status,
             attempt: record.attempt,
-            output: record.output.as_ref().and_then(output_json),
+            output: record.output.as_ref().and_then(|output| shown(output.content_type.as_deref(), &output.body)),
             failure: record.failure,
             progress: record.progress,
             usage: record.usage,
@@ -108,17 +121,17 @@ impl From<TaskRecord> for TaskView {
     }
 }
 
-/// An output as JSON. A JSON output is passed through as the agent wrote it, so that no number loses digits.
-fn output_json(output: &Output) -> Option<Box<RawValue>> {
-    let json = match std::str::from_utf8(&output.body) {
+/// An output or a body as JSON. What is JSON is passed through as it was written, so that no number loses digits.
+fn shown(content_type: Option<&str>, body: &[u8]) -> Option<Box<RawValue>> {
+    let json = match std::str::from_utf8(body) {
         Ok(text) => {
-            let is_json = output.content_type.as_deref().is_some_and(is_json_type);
+            let is_json = content_type.is_some_and(is_json_type);
             if let Some(value) = is_json.then(|| serde_json::from_str::<Box<RawValue>>(text).ok()).flatten() {
                 return Some(value);
             }
             serde_json::to_string(text)
         }
-        Err(_) => serde_json::to_string(&BTreeMap::from([("base64", STANDARD.encode(&output.body))])),
+        Err(_) => serde_json::to_string(&BTreeMap::from([("base64", STANDARD.encode(body))])),
     };
     json.and_then(RawValue::from_string).ok()
 }
@@ -253,16 +266,6 @@ pub(crate) struct DeployedView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
-
-    fn shown(content_type: Option<&str>, body: &'static [u8]) -> String {
-        let output = Output {
-            content_type: content_type.map(str::to_owned),
-            body: Bytes::from_static(body),
-            ..Output::default()
-        };
-        output_json(&output).unwrap().get().to_owned()
-    }
 
     #[test]
     fn an_output_is_json_a_string_or_base64() {
@@ -276,7 +279,7 @@ mod tests {
             (Some("image/png"), b"\xff\x00", "{\"base64\":\"/wA=\"}"),
             (Some("application/json"), b"\xff", "{\"base64\":\"/w==\"}"),
         ] {
-            assert_eq!(shown(content_type, body), json);
+            assert_eq!(shown(content_type, body).unwrap().get(), json);
         }
     }
 }

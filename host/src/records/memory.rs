@@ -57,6 +57,7 @@ pub struct MemoryRecords {
     bytes: AtomicUsize,
     followers: Followers,
     leaving: Leaving,
+    suspects: Mutex<HashMap<String, u32>>,
 }
 
 #[derive(Debug)]
@@ -100,6 +101,7 @@ impl MemoryRecords {
             bytes: AtomicUsize::new(0),
             followers: Followers::default(),
             leaving: Leaving::default(),
+            suspects: Mutex::default(),
         }
     }
 
@@ -293,6 +295,18 @@ impl TaskRecords for MemoryRecords {
             self.shard(id).kept.get(id).is_some_and(|kept| kept.record.status == Status::Cancelled)
         };
         Ok(ids.into_iter().filter(is_cancelled).collect())
+    }
+
+    async fn suspect_begins(&self, message: &str) -> Result<u32, RecordsError> {
+        let mut suspects = locked(&self.suspects);
+        let runs = suspects.entry(message.to_owned()).or_default();
+        *runs += 1;
+        Ok(*runs - 1)
+    }
+
+    async fn suspect_ends(&self, message: &str) -> Result<(), RecordsError> {
+        locked(&self.suspects).remove(message);
+        Ok(())
     }
 
     async fn dead_letters(

@@ -17,6 +17,7 @@ mod noted;
 mod outbox;
 mod prune;
 mod reader;
+mod suspects;
 
 pub use end_task::EndTask;
 
@@ -268,6 +269,14 @@ impl TaskRecords for PostgresRecords {
 
     async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError> {
         cancel::cancelled(&self.seldom, &ids).await.map_err(read)
+    }
+
+    async fn suspect_begins(&self, message: &str) -> Result<u32, RecordsError> {
+        suspects::begins(&self.seldom, message).await.map_err(written)
+    }
+
+    async fn suspect_ends(&self, message: &str) -> Result<(), RecordsError> {
+        suspects::ends(&self.seldom, message).await.map_err(written)
     }
 
     async fn dead_letters(

@@ -162,6 +162,14 @@ pub struct Completion {
     pub follow_ups: Vec<FollowUp>,
 }
 
+impl Completion {
+    /// Of a task that was not run.
+    #[must_use]
+    pub fn without_a_run(outcome: Outcome) -> Self {
+        Self { outcome, usage: Usage::default(), init: None, follow_ups: Vec::new() }
+    }
+}
+
 /// A task that an agent submitted while it ran.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FollowUp {

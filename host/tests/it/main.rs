@@ -14,6 +14,7 @@
 
 mod bad_input;
 mod common;
+mod delivery;
 mod files;
 mod foreign_client;
 mod http_api;

@@ -84,7 +84,7 @@ pub(super) fn start(folder: &Path) -> Result<Server> {
     }
     let url = format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{port}/postgres");
     // SIGINT is PostgreSQL's fast shutdown: it ends sessions and gives back shared memory.
-    Server::spawn("postgres", &mut server, Signal::INT, folder, loopback(port), url, &PROBE)
+    Server::spawn("postgres", server, Signal::INT, folder, loopback(port), url, &PROBE)
 }
 
 /// Whom to run as, when we are root (PostgreSQL refuses root): `postgres` where the package made that user, else `nobody`.

@@ -70,7 +70,7 @@ pub(super) fn start(folder: &Path) -> Result<Server> {
         .env("RABBITMQ_PID_FILE", folder.join("pid"))
         .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG_ARGS);
     let url = format!("amqp://guest:guest@127.0.0.1:{port}/%2f");
-    let server = Server::spawn("rabbitmq-server", &mut command, Signal::TERM, folder, loopback(port), url, &PROBE)?;
+    let server = Server::spawn("rabbitmq-server", command, Signal::TERM, folder, loopback(port), url, &PROBE)?;
     Ok(server.with_helper(epmd))
 }
 

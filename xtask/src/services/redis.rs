@@ -25,5 +25,5 @@ pub(super) fn start(folder: &Path) -> Result<Server> {
     command.current_dir(folder).arg("--port").arg(port.to_string()).arg("--dir").arg(folder);
     command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"]);
     let url = format!("redis://127.0.0.1:{port}/0");
-    Server::spawn("redis-server", &mut command, Signal::TERM, folder, loopback(port), url, &PROBE)
+    Server::spawn("redis-server", command, Signal::TERM, folder, loopback(port), url, &PROBE)
 }

@@ -6,15 +6,16 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use crate::process::{self, Child};
 
 /// RabbitMQ boots in 4 to 8 s alone; this allows for a machine that is building at the same time.
-const READY_LIMIT: Duration = Duration::from_secs(120);
+pub(super) const READY_LIMIT: Duration = Duration::from_secs(120);
 /// A server that accepts a connection answers its first bytes at once; this only bounds a stuck one.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// How often a server that is not ready is asked again.
@@ -52,6 +53,8 @@ pub(super) struct Server {
     address: SocketAddr,
     probe: &'static Probe,
     log: PathBuf,
+    command: Command,
+    stop_signal: Signal,
     child: Child,
     /// Servers that this one needs, stopped after it.
     _helpers: Vec<Child>,
@@ -61,7 +64,7 @@ impl Server {
     /// Starts `command` with its output in `folder`'s log.
     pub(super) fn spawn(
         name: &'static str,
-        command: &mut Command,
+        mut command: Command,
         stop_signal: Signal,
         folder: &Path,
         address: SocketAddr,
@@ -72,8 +75,36 @@ impl Server {
         let file = File::create(&log).with_context(|| format!("could not make {}", log.display()))?;
         let again = file.try_clone().context("could not share the log")?;
         command.stdin(Stdio::null()).stdout(file).stderr(again);
-        let child = Child::spawn(name, command, stop_signal)?;
-        Ok(Self { name, url, address, probe, log, child, _helpers: Vec::new() })
+        let child = Child::spawn(name, &mut command, stop_signal)?;
+        Ok(Self { name, url, address, probe, log, command, stop_signal, child, _helpers: Vec::new() })
+    }
+
+    /// Starts it again as it was, with the same port and data, after ending what may be left of it.
+    pub(super) fn start_again(&mut self) -> Result<()> {
+        self.child.stop();
+        self.child = Child::spawn_again(self.name, &mut self.command, self.stop_signal)?;
+        Ok(())
+    }
+
+    /// The process that serves.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Whether its process has ended.
+    pub(super) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Whether it answers in its own protocol.
+    pub(super) fn answers(&self) -> bool {
+        self.probe.ask(self.address).unwrap_or(false)
+    }
+
+    /// Why it is not ready, for an error.
+    pub(super) fn not_ready(&self) -> String {
+        let (name, seconds) = (self.name, READY_LIMIT.as_secs());
+        format!("{name} does not answer after {seconds} s; its log ends:\n{}", self.log_tail())
     }
 
     /// Ties the life of another process to this server's.
@@ -92,17 +123,10 @@ impl Server {
         let until = Instant::now() + READY_LIMIT;
         loop {
             self.check_alive()?;
-            if self.probe.ask(self.address).unwrap_or(false) {
+            if self.answers() {
                 return Ok(());
             }
-            if Instant::now() >= until {
-                bail!(
-                    "{} does not answer after {} s; its log ends:\n{}",
-                    self.name,
-                    READY_LIMIT.as_secs(),
-                    self.log_tail()
-                );
-            }
+            ensure!(Instant::now() < until, self.not_ready());
             process::pause(PROBE_INTERVAL)?;
         }
     }
@@ -133,14 +157,25 @@ impl Server {
     }
 }
 
+/// Where the search for free ports starts and ends. Below 32768, from which Linux takes the ports of outgoing
+/// connections: none of those may have a server's port when it starts again.
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
+
 /// Distinct free ports on the loopback interface. They are free when this returns; nothing holds them until they are used.
 pub(super) fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    // Searches that follow each other, here or in another run, begin elsewhere: a port just found is not found again.
+    static SEARCHES: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(97).wrapping_add(SEARCHES.fetch_add(1, Ordering::Relaxed) * 31);
+    let mut candidates = (0..u32::from(PORTS.end - PORTS.start))
+        .filter_map(|step| u16::try_from(begin.wrapping_add(step) % u32::from(PORTS.end - PORTS.start)).ok())
+        .map(|offset| PORTS.start + offset);
     let mut ports = [0; N];
     // All listeners stay open until the last port is known, so that no port comes twice.
     let mut listeners = Vec::with_capacity(N);
     for port in &mut ports {
-        let listener = TcpListener::bind(loopback(0)).context("no free port on 127.0.0.1")?;
-        *port = listener.local_addr().context("a listener has no address")?.port();
+        let found = candidates.find_map(|port| Some((port, TcpListener::bind(loopback(port)).ok()?)));
+        let (free, listener) = found.context("no free port on 127.0.0.1 between 15000 and 32000")?;
+        *port = free;
         listeners.push(listener);
     }
     Ok(ports)

@@ -293,8 +293,10 @@ fn any_value() -> impl Strategy<Value = HeaderValue> {
 }
 
 fn any_name() -> impl Strategy<Value = String> {
-    const KNOWN: [&str; 8] = [
+    const KNOWN: [&str; 10] = [
         "x-attempt",
+        "x-generation",
+        "x-partition-key",
         "x-max-attempts",
         "x-deadline",
         "x-revision",
@@ -335,15 +337,16 @@ fn any_message() -> impl Strategy<Value = Message> {
 fn any_task() -> impl Strategy<Value = Task> {
     let reply = proptest::option::of(("[b-z.]{1,20}", proptest::option::of(".{0,20}")))
         .prop_map(|reply| reply.map(|(routing_key, correlation_id)| ReplyTo { routing_key, correlation_id }));
-    let numbers = (1..=u32::MAX, proptest::option::of(1..=u32::MAX), proptest::option::of(1..i64::MAX as u64));
+    let revision = proptest::option::of(1..i64::MAX as u64);
+    let numbers = (1..=u32::MAX, proptest::option::of(1..=u32::MAX), revision, any::<u32>());
     let times = (0..i64::MAX as u64, proptest::option::of(0..i64::MAX as u64));
     let trace = proptest::option::of("00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]");
     let texts =
-        ("[ -~]{1,128}", "[a-z/;= ]{0,40}", trace, proptest::collection::btree_map("y[a-z0-9_.-]{0,20}", ".*", 0..5));
+        ("[ -~]{1,128}", "[a-z/;= ]{0,40}", trace, proptest::option::of(".{0,20}"), proptest::collection::btree_map("y[a-z0-9_.-]{0,20}", ".*", 0..5));
     (texts, numbers, times, reply, proptest::collection::vec(any::<u8>(), 0..64)).prop_map(
         |(
-            (id, content_type, traceparent, headers),
-            (attempt, attempts_max, revision),
+            (id, content_type, traceparent, partition_key, headers),
+            (attempt, attempts_max, revision, generation),
             (enqueued_at_ms, deadline_ms),
             reply,
             body,
@@ -352,6 +355,8 @@ fn any_task() -> impl Strategy<Value = Task> {
             agent: agent(),
             attempt,
             attempts_max,
+            generation,
+            partition_key,
             enqueued_at_ms,
             deadline_ms,
             revision,
@@ -379,6 +384,8 @@ proptest! {
                 let next = parse(&agent(), &again, now_ms).unwrap();
                 prop_assert_eq!(&next.id, &task.id);
                 prop_assert_eq!(next.deadline_ms, task.deadline_ms);
+                prop_assert_eq!(next.generation, task.generation);
+                prop_assert_eq!(next.partition_key, task.partition_key);
                 prop_assert_eq!(next.headers, task.headers);
             }
             Err(malformed) => prop_assert!(printable(&malformed.to_string()), "{}", malformed),

@@ -175,11 +175,18 @@ async fn each_route_asks_for_its_token() {
         (Method::POST, "/v1/agents/echo/tasks", 202, 403, 202),
         (Method::POST, "/v1/agents/echo/tasks:batch", 202, 403, 202),
         (Method::GET, "/v1/tasks/x", 404, 404, 404),
+        (Method::DELETE, "/v1/tasks/x", 404, 403, 404),
         (Method::GET, "/v1/tasks/x/output", 404, 404, 404),
         (Method::GET, "/v1/tasks/x/events", 404, 404, 404),
         (Method::GET, "/v1/agents", 403, 200, 200),
         (Method::GET, "/v1/agents/echo", 403, 200, 200),
         (Method::POST, REVISIONS, 403, 403, 400),
+        (Method::GET, "/v1/dead-letters", 403, 200, 200),
+        (Method::GET, "/v1/dead-letters/x", 403, 404, 404),
+        (Method::DELETE, "/v1/dead-letters/x", 403, 403, 404),
+        (Method::POST, "/v1/dead-letters/x/redrive", 403, 403, 404),
+        (Method::POST, "/v1/dead-letters:redrive?agent=echo", 403, 403, 200),
+        (Method::POST, "/v1/dead-letters:drop?agent=echo", 403, 403, 200),
     ] {
         assert_eq!(status(&method, path, None).await, 401, "{method} {path}");
         assert_eq!(status(&method, path, Some("wrong")).await, 401, "{method} {path}");

@@ -2,7 +2,7 @@ use super::*;
 use crate::http::Config;
 
 /// The routes that there are, as the contract names them.
-const ROUTES: [(&str, &str); 12] = [
+const ROUTES: [(&str, &str); 19] = [
     ("get", "/healthz"),
     ("get", "/metrics"),
     ("get", "/openapi.json"),
@@ -12,6 +12,13 @@ const ROUTES: [(&str, &str); 12] = [
     ("post", "/v1/agents/{agent}/revisions"),
     ("post", "/v1/agents/{agent}/tasks"),
     ("post", "/v1/agents/{agent}/tasks:batch"),
+    ("get", "/v1/dead-letters"),
+    ("delete", "/v1/dead-letters/{id}"),
+    ("get", "/v1/dead-letters/{id}"),
+    ("post", "/v1/dead-letters/{id}/redrive"),
+    ("post", "/v1/dead-letters:drop"),
+    ("post", "/v1/dead-letters:redrive"),
+    ("delete", "/v1/tasks/{id}"),
     ("get", "/v1/tasks/{id}"),
     ("get", "/v1/tasks/{id}/events"),
     ("get", "/v1/tasks/{id}/output"),
@@ -57,13 +64,13 @@ async fn references_within_the_document_resolve() {
 async fn what_is_not_there_is_a_problem_document_too() {
     let (doubles, _published) = Doubles::new();
     let router = doubles.router(Config::default());
-    for path in ["/", "/v2", "/v1/tasks", "/v1/dead-letters", "/v1/agents/echo/rollback"] {
+    for path in ["/", "/v2", "/v1/tasks", "/v1/dead-letters:resend", "/v1/agents/echo/rollback"] {
         get(&router, path).await.problem(404, "unknown-route");
     }
     let answer = send(&router, request(Method::PUT, "/v1/agents", &[], "")).await;
     answer.problem(405, "method-not-allowed");
     assert_eq!(answer.header("allow"), Some("GET,HEAD"));
-    assert_eq!(send(&router, request(Method::DELETE, "/v1/tasks/x", &[], "")).await.status, 405);
+    assert_eq!(send(&router, request(Method::PUT, "/v1/tasks/x", &[], "")).await.status, 405);
 }
 
 #[tokio::test]

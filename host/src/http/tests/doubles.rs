@@ -1,20 +1,26 @@
-//! Doubles of the API's ports: a broker, records and agents that do as they are told.
+//! Doubles of the API's ports: a broker, records, dead letters and agents that do as they are told.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
+use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::agents::{AgentInfo, AgentState, Agents, DeployError, Deployed, Upload};
 use crate::catalog::{CatalogError, RevisionSummary};
-use crate::delivery::{BrokerError, Connectivity, PublishError, Submitter};
+use crate::dead_letters::{DeadLetters, DeadLettersError, Opened, Selection};
+use crate::delivery::{BrokerError, Connectivity, Message, PublishError, Submitter};
 use crate::http::{self, Config, Ports};
 use crate::manifest::Manifest;
-use crate::records::{NewTask, Progress, Queued, RecordsError, Status, TaskRecord, TaskRecords, Update};
-use crate::task::{AgentName, Failure, Output, Task, TaskId, Usage};
+use crate::records::{
+    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, NewTask, Outgoing, Progress, Queued,
+    RecordsError, Status, Taken, TaskRecord, TaskRecords, Update,
+};
+use crate::task::{AgentName, Failure, Output, Task, TaskId, UnixMs, Usage};
 
 struct Record {
     body_sha256: [u8; 32],
@@ -27,9 +33,14 @@ pub(crate) struct State {
     pub(crate) publish_fails: bool,
     pub(crate) records_fail: bool,
     pub(crate) all_consuming: bool,
+    pub(crate) agents_loaded: bool,
     pub(crate) agents: Vec<AgentInfo>,
     pub(crate) deploys: Vec<(AgentName, Upload, bool)>,
     pub(crate) deploy_result: Option<Result<Deployed, DeployError>>,
+    /// The dead letters, in any order.
+    pub(crate) letters: Vec<Opened>,
+    /// Tasks that were redriven, in order.
+    pub(crate) redriven: Vec<TaskId>,
 }
 
 /// The doubles and their levers.
@@ -69,6 +80,31 @@ pub(crate) fn agent_info(name: &str) -> AgentInfo {
     }
 }
 
+/// A dead letter of an agent, whose body is JSON.
+pub(crate) fn dead_letter(id: &str, agent: &str, failed_at_ms: UnixMs) -> Opened {
+    let letter = DeadLetter {
+        id: TaskId::parse(id).unwrap(),
+        agent: AgentName::parse(agent).unwrap(),
+        generation: 0,
+        failed_at_ms,
+        error_type: "trapped".to_owned(),
+        error_message: "unreachable".to_owned(),
+        attempts: 5,
+        revision: Some(2),
+        digest: Some("sha256:2".to_owned()),
+        host: "h:8080".to_owned(),
+        message: Bytes::new(),
+    };
+    let message = Message {
+        message_id: Some(id.to_owned()),
+        content_type: Some("application/json".to_owned()),
+        headers: BTreeMap::from([("color".to_owned(), "red".into()), ("x-attempts".to_owned(), 5_u64.into())]),
+        body: Bytes::from_static(b"{\"n\":1}"),
+        ..Message::default()
+    };
+    Opened { letter, message }
+}
+
 impl Doubles {
     /// Doubles with the agent `echo`.
     pub(crate) fn new() -> (Self, Published) {
@@ -78,9 +114,12 @@ impl Doubles {
             publish_fails: false,
             records_fail: false,
             all_consuming: true,
+            agents_loaded: true,
             agents: vec![agent_info("echo")],
             deploys: Vec::new(),
             deploy_result: None,
+            letters: Vec::new(),
+            redriven: Vec::new(),
         };
         let doubles = Self {
             state: Arc::new(Mutex::new(state)),
@@ -100,6 +139,7 @@ impl Doubles {
                 connectivity: self.connectivity.subscribe(),
                 records: Arc::new(self.clone()),
                 agents: Arc::new(self.clone()),
+                dead_letters: Arc::new(self.clone()),
                 metrics: Arc::new(|| "agent_queue_depth 0\n".to_owned()),
                 draining: self.draining.clone(),
             },
@@ -182,6 +222,7 @@ impl TaskRecords for Doubles {
                 revision: None,
                 status: Status::Queued,
                 attempt: 1,
+                generation: 0,
                 output: None,
                 failure: None,
                 progress: None,
@@ -209,7 +250,77 @@ impl TaskRecords for Doubles {
 
     fn note_progress(&self, _: &TaskId, _: Progress) {}
 
-    async fn finished(&self, _: Update) -> Result<(), RecordsError> {
+    async fn finished(&self, _: Ending) -> Result<Ended, RecordsError> {
+        Ok(Ended::Now)
+    }
+
+    fn was_finished(&self, _: &Update) {}
+
+    async fn ended(&self, _: &TaskId, _: u32) -> Result<Option<TaskRecord>, RecordsError> {
+        Ok(None)
+    }
+
+    fn sent(&self, _: Vec<Uuid>) {}
+
+    async fn unsent(&self) -> Result<Vec<Outgoing>, RecordsError> {
+        Ok(Vec::new())
+    }
+
+    async fn cancel(&self, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, RecordsError> {
+        let state = self.lock();
+        if state.records_fail {
+            return Err(RecordsError { action: "written", is_passing: true, source: away() });
+        }
+        let mut cancelled = Cancelled::Unknown;
+        if let Some(known) = state.records.get(id) {
+            known.state.send_modify(|record| match record {
+                Some(record) if record.status.is_terminal() => cancelled = Cancelled::Finished(record.status),
+                Some(record) => {
+                    (record.status, record.finished_at_ms) = (Status::Cancelled, Some(at_ms));
+                    cancelled = Cancelled::Now;
+                }
+                None => {}
+            });
+        }
+        Ok(cancelled)
+    }
+
+    async fn cancelled(&self, _: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError> {
+        Ok(Vec::new())
+    }
+
+    async fn suspect_begins(&self, _: &str) -> Result<u32, RecordsError> {
+        Ok(0)
+    }
+
+    async fn suspect_ends(&self, _: &str) -> Result<(), RecordsError> {
+        Ok(())
+    }
+
+    // The API asks for dead letters by their own port.
+
+    async fn dead_letters(
+        &self,
+        _: DeadLetterFilter,
+        _: Option<DeadLetterCursor>,
+        _: u32,
+    ) -> Result<Vec<DeadLetter>, RecordsError> {
+        Ok(Vec::new())
+    }
+
+    async fn dead_letter(&self, _: &TaskId) -> Result<Option<DeadLetter>, RecordsError> {
+        Ok(None)
+    }
+
+    async fn take_dead_letters(&self, _: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError> {
+        Ok(Vec::new())
+    }
+
+    async fn taken_dead_letters(&self, _: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError> {
+        Ok(Vec::new())
+    }
+
+    async fn forget_taken(&self, _: Vec<(TaskId, u32)>) -> Result<(), RecordsError> {
         Ok(())
     }
 
@@ -230,10 +341,70 @@ impl TaskRecords for Doubles {
     async fn close(&self) {}
 }
 
+impl Doubles {
+    /// The letters that are meant, taken off the list.
+    fn take_letters(&self, selection: &Selection) -> Result<Vec<TaskId>, DeadLettersError> {
+        let mut state = self.letters("written")?;
+        let taken = state.letters.extract_if(.., |opened| match selection {
+            Selection::One(id) => opened.letter.id == *id,
+            Selection::AllOf(agent) => opened.letter.agent == *agent,
+        });
+        Ok(taken.map(|opened| opened.letter.id).collect())
+    }
+
+    fn letters(&self, action: &'static str) -> Result<std::sync::MutexGuard<'_, State>, DeadLettersError> {
+        let state = self.lock();
+        if state.records_fail {
+            return Err(RecordsError { action, is_passing: true, source: away() }.into());
+        }
+        Ok(state)
+    }
+}
+
+#[async_trait::async_trait]
+impl DeadLetters for Doubles {
+    async fn list(
+        &self,
+        agent: Option<AgentName>,
+        after: Option<DeadLetterCursor>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, DeadLettersError> {
+        let state = self.letters("read")?;
+        let mut letters: Vec<_> = state.letters.iter().map(|opened| opened.letter.clone()).collect();
+        letters.sort_by(|a, b| (b.failed_at_ms, &b.id).cmp(&(a.failed_at_ms, &a.id)));
+        let meant = |letter: &DeadLetter| agent.as_ref().is_none_or(|agent| letter.agent == *agent);
+        let is_behind = |letter: &DeadLetter| {
+            after.as_ref().is_none_or(|after| (letter.failed_at_ms, &letter.id) < (after.failed_at_ms, &after.id))
+        };
+        letters.retain(|letter| meant(letter) && is_behind(letter));
+        letters.truncate(usize::try_from(limit).unwrap());
+        Ok(letters)
+    }
+
+    async fn show(&self, id: &TaskId) -> Result<Option<Opened>, DeadLettersError> {
+        Ok(self.letters("read")?.letters.iter().find(|opened| opened.letter.id == *id).cloned())
+    }
+
+    async fn redrive(&self, selection: Selection) -> Result<u64, DeadLettersError> {
+        let taken = self.take_letters(&selection)?;
+        let count = taken.len() as u64;
+        self.lock().redriven.extend(taken);
+        Ok(count)
+    }
+
+    async fn drop(&self, selection: Selection) -> Result<u64, DeadLettersError> {
+        Ok(self.take_letters(&selection)?.len() as u64)
+    }
+}
+
 #[async_trait::async_trait]
 impl Agents for Doubles {
     fn is_deployed(&self, agent: &AgentName) -> bool {
         self.lock().agents.iter().any(|info| info.name == *agent)
+    }
+
+    fn are_loaded(&self) -> bool {
+        self.lock().agents_loaded
     }
 
     fn all_consuming(&self) -> bool {

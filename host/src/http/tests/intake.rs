@@ -1,6 +1,9 @@
+use super::doubles::agent_info;
 use super::*;
 use crate::http::{Auth, Config, Token};
 use crate::units::ByteSize;
+use futures::StreamExt as _;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Serves a router on a port of its own and returns its address.
@@ -111,4 +114,61 @@ async fn bytes_held_are_bounded_too() {
     post(&router, "/v1/agents/echo/tasks", &[], vec![0; 5 << 10]).await.problem(429, "busy");
     assert_eq!(post(&router, "/v1/agents/echo/tasks", &[], vec![0; 4 << 10]).await.status, 202);
     assert_eq!(post(&router, "/v1/agents/echo/tasks", &[], vec![0; 4 << 10]).await.status, 202);
+}
+
+#[tokio::test]
+async fn where_submissions_wait_too_long_further_ones_to_that_agent_are_shed() {
+    let (doubles, mut published) = Doubles::new();
+    doubles.lock().agents.push(agent_info("other"));
+    let router = doubles.router(Config { intake_wait_max: Duration::ZERO, ..Config::default() });
+    let held = doubles.publishing.clone().acquire_many_owned(1_000_000).await.unwrap();
+    let submitting = |path: &'static str| {
+        let router = router.clone();
+        tokio::spawn(async move { post(&router, path, &[], "1").await.status })
+    };
+    let recorded = async |tasks: usize| {
+        while doubles.recorded() < tasks {
+            tokio::task::yield_now().await;
+        }
+    };
+    let first = submitting("/v1/agents/echo/tasks");
+    recorded(1).await;
+    for path in ["/v1/agents/echo/tasks", "/v1/agents/echo/tasks:batch"] {
+        let shed = post(&router, path, &[], "2").await;
+        let detail = shed.problem(429, "busy");
+        assert!(detail.contains("agent echo"), "{detail}");
+        assert_eq!(shed.header("retry-after"), Some("1"));
+    }
+    // The tasks of a batch wait too, one by one.
+    let other = submitting("/v1/agents/other/tasks:batch");
+    recorded(2).await;
+    drop(held);
+    assert_eq!((first.await.unwrap().as_u16(), other.await.unwrap().as_u16()), (202, 202));
+    assert_eq!(post(&router, "/v1/agents/echo/tasks", &[], "3").await.status, 202);
+    let mut bodies = Vec::new();
+    while let Ok((task, _)) = published.try_recv() {
+        bodies.push(task.body);
+    }
+    assert_eq!(bodies.len(), 3, "{bodies:?}");
+}
+
+#[tokio::test]
+async fn a_small_body_is_read_even_where_it_is_refused_so_that_its_connection_stays_good() {
+    let (doubles, _published) = Doubles::new();
+    let router = doubles.router(Config::default());
+    let refused = async |headers: &[(&str, &str)]| {
+        let (sender, read) = tokio::sync::oneshot::channel();
+        let mut sender = Some(sender);
+        let body = futures::stream::once(async move { Ok::<_, std::io::Error>("x") }).chain(futures::stream::poll_fn(
+            move |_| {
+                sender.take().map(|sender| sender.send(()));
+                std::task::Poll::Ready(None)
+            },
+        ));
+        let answer = post(&router, "/v1/agents/nobody/tasks", headers, Body::from_stream(body)).await;
+        answer.problem(404, "unknown-agent");
+        read.await.is_ok()
+    };
+    assert!(refused(&[("content-length", "1")]).await, "read to its end");
+    assert!(!refused(&[("content-length", "1"), ("expect", "100-continue")]).await, "not asked for");
 }

@@ -91,15 +91,21 @@ async fn without_a_durable_record_there_is_no_202() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_down_is_503_at_once_and_one_that_is_blocked_429() {
+async fn a_broker_that_is_down_or_blocked_is_503_at_once() {
     let (doubles, mut published) = Doubles::new();
     let router = doubles.router(Config::default());
     doubles.connectivity.send_replace(Connectivity::Down);
     post(&router, TASKS, &[], "x").await.problem(503, "unavailable");
     doubles.connectivity.send_replace(Connectivity::Blocked);
     let answer = post(&router, TASKS, &[], "x").await;
-    answer.problem(429, "busy");
-    assert_eq!(answer.header("retry-after"), Some("1"));
+    answer.problem(503, "unavailable");
+    assert!(answer.header("retry-after").is_some());
+    doubles.connectivity.send_replace(Connectivity::Up);
+    // Until what was deployed before is loaded, nobody can say that an agent is unknown.
+    doubles.lock().agents_loaded = false;
+    post(&router, "/v1/agents/nobody/tasks", &[], "x").await.problem(503, "unavailable");
+    doubles.lock().agents_loaded = true;
+    post(&router, "/v1/agents/nobody/tasks", &[], "x").await.problem(404, "unknown-agent");
     assert!(published.try_recv().is_err());
 }
 

@@ -15,6 +15,7 @@ pub(super) async fn exercise<R: TaskRecords>(make: &impl AsyncFn() -> R) {
     what_leaves_with_an_end_is_kept_until_it_is_sent(make().await).await;
     what_would_leave_with_a_second_end_does_not(make().await).await;
     a_cancelled_task_ends_in_no_other_way(make().await).await;
+    runs_of_suspects_are_counted_until_one_ends(make().await).await;
     dead_letters_are_listed_page_by_page(make().await).await;
     a_redriven_task_is_new_and_a_dropped_one_stays_failed(make().await).await;
 }
@@ -136,6 +137,18 @@ async fn a_cancelled_task_ends_in_no_other_way(records: impl TaskRecords) {
     let mut expected = [waiting.id, running.id];
     expected.sort();
     assert_eq!(cancelled, expected);
+}
+
+async fn runs_of_suspects_are_counted_until_one_ends(records: impl TaskRecords) {
+    let (message, other) = (outgoing_id().to_string(), outgoing_id().to_string());
+    for before in 0..3 {
+        assert_eq!(records.suspect_begins(&message).await.expect("writable"), before);
+    }
+    assert_eq!(records.suspect_begins(&other).await.expect("writable"), 0);
+    records.suspect_ends(&message).await.expect("writable");
+    records.suspect_ends(&message).await.expect("writable");
+    assert_eq!(records.suspect_begins(&message).await.expect("writable"), 0);
+    assert_eq!(records.suspect_begins(&other).await.expect("writable"), 1);
 }
 
 async fn dead_letters_are_listed_page_by_page(records: impl TaskRecords) {

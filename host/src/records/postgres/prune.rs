@@ -19,7 +19,8 @@ const ROWS_PER_DELETE: i64 = 1_000;
 /// The pause between two such statements of one round.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Dead letters that were taken off the list are forgotten after this, found in the broker's queue or not.
+/// Dead letters that were taken off the list are forgotten after this, found in the broker's queue or not; and so are
+/// suspects that nobody met again.
 const TAKEN_KEPT: Duration = Duration::from_secs(24 * 3_600);
 
 /// Prunes for ever. Connects for each round only: one connection less to hold, and nothing to repair.
@@ -46,6 +47,10 @@ async fn round(
 ) -> Result<u64, sqlx::Error> {
     forget_outputs(connection, settings.retention, outputs_forgotten_to).await?;
     sqlx::query("DELETE FROM dead_letters_taken WHERE taken_at <= now() - make_interval(secs => $1)")
+        .bind(TAKEN_KEPT.as_secs_f64())
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("DELETE FROM suspects WHERE updated_at <= now() - make_interval(secs => $1)")
         .bind(TAKEN_KEPT.as_secs_f64())
         .execute(&mut *connection)
         .await?;

@@ -1,0 +1,96 @@
+//! What was sent and what was promised: the side of the audit that no server knows.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::work::Task;
+
+/// What is known of one label: one submission, or several of the same under one id.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) task: Task,
+    /// How often it was sent, lost tries included.
+    pub(crate) sends: u64,
+    /// The ids under which it was accepted: none before that, and never more than one.
+    pub(crate) ids: BTreeSet<String>,
+}
+
+impl Entry {
+    /// Whether somebody promised that it will run.
+    pub(crate) fn is_accepted(&self) -> bool {
+        !self.ids.is_empty()
+    }
+}
+
+/// Everything that was sent, by label.
+pub(crate) type Entries = HashMap<String, Entry>;
+
+/// The counts so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Labels that were accepted.
+    pub(crate) accepted: u64,
+    /// How many ends the accepted tasks have, follow-ups included.
+    pub(crate) ends: u64,
+}
+
+#[derive(Default)]
+struct Inner {
+    entries: Entries,
+    counts: Counts,
+    /// How often each was given, and the label that got it first.
+    refusals: BTreeMap<String, (u64, String)>,
+}
+
+/// Takes notes from all senders.
+#[derive(Default)]
+pub(crate) struct Book(Mutex<Inner>);
+
+impl Book {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Every change is whole before anything can panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A task is about to be sent.
+    pub(crate) fn sending(&self, label: &str, task: Task) {
+        let mut inner = self.inner();
+        let new = || Entry { task, sends: 0, ids: BTreeSet::new() };
+        inner.entries.entry(label.to_owned()).or_insert_with(new).sends += 1;
+    }
+
+    /// It was accepted under this id.
+    pub(crate) fn accepted(&self, label: &str, id: &str) {
+        let mut inner = self.inner();
+        let Some(entry) = inner.entries.get_mut(label) else { return };
+        let (is_first, ends) = (entry.ids.is_empty(), entry.task.ends());
+        entry.ids.insert(id.to_owned());
+        if is_first {
+            inner.counts.accepted += 1;
+            inner.counts.ends += ends;
+        }
+    }
+
+    /// An answer came that no sound host gives.
+    pub(crate) fn refused(&self, label: &str, why: String) {
+        let mut inner = self.inner();
+        inner.refusals.entry(why).or_insert_with(|| (0, label.to_owned())).0 += 1;
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.inner().counts
+    }
+
+    /// The ids that were given for accepted tasks.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        self.inner().entries.values().flat_map(|entry| &entry.ids).cloned().collect()
+    }
+
+    /// Everything, for the audit: what was sent, and what answers came that no sound host gives.
+    pub(crate) fn close(&self) -> (Entries, Vec<String>) {
+        let mut inner = self.inner();
+        let refusals = std::mem::take(&mut inner.refusals).into_iter();
+        let refusals = refusals.map(|(why, (times, label))| format!("{times} times, first for {label}: {why}"));
+        (std::mem::take(&mut inner.entries), refusals.collect())
+    }
+}

@@ -1,0 +1,116 @@
+//! The HTTP API, as a client sees it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use reqwest::StatusCode;
+use serde::Deserialize;
+
+use crate::work::AGENT;
+
+/// How long an answer is waited for. A host whose connections stall keeps a request open, and the client goes elsewhere.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// The longest `Retry-After` that is honoured in full: the run should not sleep through its own faults.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
+
+/// What became of a submission.
+pub(super) enum Answer {
+    /// Promised, under these ids.
+    Accepted(Vec<String>),
+    /// Refused for a reason that is not the weather: a mistake, here or there.
+    Refused(String),
+    /// It may run or not; send it again after the wait, where one was named.
+    Unknown { wait: Option<Duration> },
+}
+
+#[derive(Deserialize)]
+struct Accepted {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct BatchAccepted {
+    ids: Vec<String>,
+}
+
+/// A client of all hosts.
+pub(crate) struct Client {
+    inner: reqwest::Client,
+    /// `http://address` of each.
+    hosts: Vec<String>,
+}
+
+impl Client {
+    /// A client of the hosts at these addresses.
+    pub(crate) fn new(hosts: Vec<String>) -> Result<Self> {
+        // Built without a default provider; one that is installed already serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let inner = reqwest::Client::builder().timeout(ANSWER_LIMIT).no_proxy().build();
+        Ok(Self { inner: inner.context("could not make an HTTP client")?, hosts })
+    }
+
+    /// The client itself.
+    pub(crate) fn inner(&self) -> &reqwest::Client {
+        &self.inner
+    }
+
+    fn host(&self, index: usize) -> &str {
+        self.hosts.get(index % self.hosts.len().max(1)).map_or("", String::as_str)
+    }
+
+    /// Submits these bodies to a host, counted round.
+    pub(super) async fn submit(
+        &self,
+        host: usize,
+        bodies: &[String],
+        is_batch: bool,
+        key: Option<&str>,
+        delay_ms: u64,
+    ) -> Answer {
+        let path = if is_batch { "tasks:batch" } else { "tasks" };
+        let mut request = self.inner.post(format!("{}/v1/agents/{AGENT}/{path}", self.host(host)));
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        if delay_ms > 0 {
+            request = request.query(&[("delay", format!("{delay_ms}ms"))]);
+        }
+        let content_type = if is_batch { "application/x-ndjson" } else { "application/json" };
+        let sent = request.header("content-type", content_type).body(bodies.join("\n")).send().await;
+        let Ok(response) = sent else { return Answer::Unknown { wait: None } };
+        let (status, wait) = (response.status(), retry_after(&response));
+        // An answer that broke off says nothing.
+        let Ok(text) = response.text().await else { return Answer::Unknown { wait: None } };
+        match status {
+            StatusCode::ACCEPTED => accepted(&text, is_batch),
+            StatusCode::TOO_MANY_REQUESTS => Answer::Unknown { wait },
+            status if status.is_server_error() => Answer::Unknown { wait },
+            status => Answer::Refused(format!("{status}: {text}")),
+        }
+    }
+
+    /// The status of a task, as one host tells it.
+    pub(crate) async fn status(&self, host: usize, id: &str) -> Result<String> {
+        #[derive(Deserialize)]
+        struct View {
+            status: String,
+        }
+        let answer = self.inner.get(format!("{}/v1/tasks/{id}", self.host(host))).send().await?;
+        let http_status = answer.status();
+        if http_status.is_success() { Ok(answer.json::<View>().await?.status) } else { Ok(http_status.to_string()) }
+    }
+}
+
+fn accepted(text: &str, is_batch: bool) -> Answer {
+    let ids = if is_batch {
+        serde_json::from_str(text).map(|BatchAccepted { ids }| ids)
+    } else {
+        serde_json::from_str(text).map(|Accepted { id }| vec![id])
+    };
+    ids.map_or_else(|error| Answer::Refused(format!("202 with {text:?}: {error}")), Answer::Accepted)
+}
+
+fn retry_after(response: &reqwest::Response) -> Option<Duration> {
+    let seconds = response.headers().get("retry-after")?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+}

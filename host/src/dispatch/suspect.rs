@@ -1,0 +1,98 @@
+//! Messages that may be what kills hosts.
+//!
+//! The broker counts how often it delivered a message, which says little: when a host dies, everything that it had in hand
+//! is delivered again. So a message is only *suspected* for it. A suspect is run alone, with a note of it in the records
+//! that goes when the run ends. A note that is still there means that a host died while it ran this and nothing else; after
+//! [`DEATHS_MAX`] of those the task ends as `host-killer`.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::delivery::{HeaderValue, Message};
+use crate::task::{AgentName, TaskId};
+
+/// Deliveries of a message from which on it is suspected. A host's death delivers hundreds of innocent messages again; five
+/// deaths in a row that met the same one are rare, and cost an innocent one no more than being run alone.
+const DELIVERIES_SUSPICIOUS: u64 = 5;
+/// Host deaths during a run alone after which a task ends as `host-killer`: one may be anybody's doing.
+pub(super) const DEATHS_MAX: u32 = 2;
+/// How long a suspect waits for the host's other tasks to end before it is run beside them.
+const QUIET_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Lets ordinary runs go side by side, and a suspect's run alone.
+#[derive(Debug, Default)]
+pub struct Quarantine {
+    runs: RwLock<()>,
+}
+
+/// The permission to run.
+pub(super) enum Passage<'a> {
+    Ordinary { _beside: RwLockReadGuard<'a, ()> },
+    Alone { _alone: Option<RwLockWriteGuard<'a, ()>> },
+}
+
+impl Quarantine {
+    pub(super) async fn ordinary(&self) -> Passage<'_> {
+        Passage::Ordinary { _beside: self.runs.read().await }
+    }
+
+    pub(super) async fn alone(&self) -> Passage<'_> {
+        Passage::Alone { _alone: tokio::time::timeout(QUIET_WAIT_MAX, self.runs.write()).await.ok() }
+    }
+}
+
+/// The name under which a suspected message is noted; nothing for an ordinary one.
+///
+/// Not the task's id alone: a message that its sender did not name gets a new one at each delivery.
+pub(super) fn suspect(agent: &AgentName, id: &TaskId, is_named: bool, message: &Message) -> Option<String> {
+    let deliveries = message.headers.get("x-delivery-count").and_then(HeaderValue::as_count)?;
+    (deliveries >= DELIVERIES_SUSPICIOUS).then(|| {
+        if is_named {
+            return format!("{agent} {id}");
+        }
+        let digest = Sha256::digest(&message.body);
+        digest.iter().fold(format!("{agent} sha256:"), |name, byte| name + &format!("{byte:02x}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_delivered_again_and_again_is_suspected() {
+        let agent = AgentName::parse("echo").unwrap();
+        let message = |count: u64| Message {
+            headers: [("x-delivery-count".to_owned(), count.into())].into(),
+            body: "body".into(),
+            ..Message::default()
+        };
+        let id = TaskId::generate();
+        assert_eq!(suspect(&agent, &id, true, &Message::default()), None);
+        assert_eq!(suspect(&agent, &id, true, &message(DELIVERIES_SUSPICIOUS - 1)), None);
+        let named = suspect(&agent, &id, true, &message(DELIVERIES_SUSPICIOUS)).unwrap();
+        assert!(named.contains(id.as_str()));
+        let unnamed = |id: &TaskId| suspect(&agent, id, false, &message(9)).unwrap();
+        assert_eq!(unnamed(&id), unnamed(&TaskId::generate()));
+    }
+
+    #[tokio::test]
+    async fn a_suspect_runs_alone() {
+        let quarantine = Quarantine::default();
+        let beside = (quarantine.ordinary().await, quarantine.ordinary().await);
+        let alone = quarantine.alone();
+        tokio::pin!(alone);
+        assert!(futures::poll!(alone.as_mut()).is_pending());
+        let later = quarantine.ordinary();
+        tokio::pin!(later);
+        assert!(futures::poll!(later.as_mut()).is_pending(), "it gets its turn");
+        drop(beside);
+        let alone = alone.await;
+        assert!(matches!(alone, Passage::Alone { _alone: Some(_) }));
+        assert!(futures::poll!(later.as_mut()).is_pending());
+        drop(alone);
+        later.await;
+    }
+}

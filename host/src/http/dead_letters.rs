@@ -1,0 +1,279 @@
+//! `/v1/dead-letters`: see why tasks failed for good, run them again, drop them.
+//!
+//! Each change runs in a task of its own, so that it is done to the end also where the client goes away meanwhile.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+
+use super::ApiState;
+use super::extract::{DeadLetterPath, Params};
+use super::problem::{Kind, Problem, ProblemDocument};
+use super::view::{DeadLetterView, DroppedView, OpenedView, Page, RedriveView, RedrivenView};
+use crate::dead_letters::{DeadLetters, DeadLettersError, Selection};
+use crate::records::{DeadLetter, DeadLetterCursor};
+use crate::task::{AgentName, TaskId};
+
+/// Items of a page where the client names no limit.
+const PAGE_ITEMS_DEFAULT: u32 = 50;
+/// Most items of a page: some 5 MB of reasons in the worst case.
+const PAGE_ITEMS_MAX: u32 = 1_000;
+
+/// Query of the list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListQuery {
+    /// Only of this agent.
+    agent: Option<String>,
+    /// Items of a page: 1 to 1000, 50 by default.
+    limit: Option<u32>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// Query of what is done with all dead letters of an agent.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct AllQuery {
+    /// The agent's name. Required, so that to forget it does not mean every agent.
+    agent: String,
+}
+
+fn named(agent: &str) -> Result<AgentName, Problem> {
+    AgentName::parse(agent).map_err(|_| Problem::unknown_agent(agent))
+}
+
+/// A place in the list as clients carry it around. They are not to read anything into it.
+fn cursor_text(letter: &DeadLetter) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{} {}", letter.failed_at_ms, letter.id))
+}
+
+fn cursor(text: &str) -> Option<DeadLetterCursor> {
+    let decoded = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    let (failed_at_ms, id) = decoded.split_once(' ')?;
+    Some(DeadLetterCursor { failed_at_ms: failed_at_ms.parse().ok()?, id: TaskId::parse(id).ok()? })
+}
+
+/// Dead letters, the newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters",
+    tag = "dead letters",
+    params(ListQuery),
+    responses(
+        (status = 200, description = "A page of dead letters", body = Page<DeadLetterView>),
+        (status = 400, description = "Malformed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "A malformed agent name", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 503, description = "The records are away", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn list(
+    State(api): State<Arc<ApiState>>,
+    Params(query): Params<ListQuery>,
+) -> Result<Json<Page<DeadLetterView>>, Problem> {
+    let limit = query.limit.unwrap_or(PAGE_ITEMS_DEFAULT);
+    if !(1..=PAGE_ITEMS_MAX).contains(&limit) {
+        return Err(Problem::bad_request(format!("limit={limit}: expected 1 to {PAGE_ITEMS_MAX}")));
+    }
+    let agent = query.agent.as_deref().map(named).transpose()?;
+    let malformed = || Problem::bad_request("cursor: expected the `next` of the page before, as it was");
+    let after = query.cursor.as_deref().map(|text| cursor(text).ok_or_else(malformed)).transpose()?;
+    // One more than is shown tells whether there is a next page.
+    let mut letters = api.ports.dead_letters.list(agent, after, limit + 1).await?;
+    let shown = usize::try_from(limit).unwrap_or(usize::MAX);
+    let is_last = letters.len() <= shown;
+    letters.truncate(shown);
+    let next = if is_last { None } else { letters.last().map(cursor_text) };
+    Ok(Json(Page { items: letters.into_iter().map(DeadLetterView::from).collect(), next }))
+}
+
+/// One dead letter, with its message.
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters/{id}",
+    tag = "dead letters",
+    params(("id" = String, Path, description = "The task's id")),
+    responses(
+        (status = 200, description = "The dead letter", body = OpenedView),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown dead letter", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 500, description = "It was written by another version of the host", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 503, description = "The records are away", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn show(
+    State(api): State<Arc<ApiState>>,
+    DeadLetterPath(id): DeadLetterPath,
+) -> Result<Json<OpenedView>, Problem> {
+    let opened = api.ports.dead_letters.show(&id).await?;
+    opened.map(|opened| Json(opened.into())).ok_or_else(|| Problem::unknown_dead_letter(id.as_str()))
+}
+
+/// Has the task run again under its id, from the first attempt.
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/{id}/redrive",
+    tag = "dead letters",
+    params(("id" = String, Path, description = "The task's id")),
+    responses(
+        (status = 202, description = "It will run; `GET /v1/tasks/{id}` follows it", body = RedriveView),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown dead letter", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 500, description = "It was written by another version of the host", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 503, description = "The records are away", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn redrive_one(
+    State(api): State<Arc<ApiState>>,
+    DeadLetterPath(id): DeadLetterPath,
+) -> Result<(StatusCode, Json<RedriveView>), Problem> {
+    match api.redrive(Selection::One(id.clone())).await? {
+        0 => Err(Problem::unknown_dead_letter(id.as_str())),
+        _ => Ok((StatusCode::ACCEPTED, Json(RedriveView { id: id.to_string() }))),
+    }
+}
+
+/// Forgets a dead letter; its task stays failed.
+#[utoipa::path(
+    delete,
+    path = "/v1/dead-letters/{id}",
+    tag = "dead letters",
+    params(("id" = String, Path, description = "The task's id")),
+    responses(
+        (status = 204, description = "It is dropped"),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown dead letter", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 503, description = "The records are away", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn drop_one(
+    State(api): State<Arc<ApiState>>,
+    DeadLetterPath(id): DeadLetterPath,
+) -> Result<StatusCode, Problem> {
+    match api.drop_letters(Selection::One(id.clone())).await? {
+        0 => Err(Problem::unknown_dead_letter(id.as_str())),
+        _ => Ok(StatusCode::NO_CONTENT),
+    }
+}
+
+/// Has all failed tasks of an agent run again, those whose dead letters are listed now.
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters:redrive",
+    tag = "dead letters",
+    params(AllQuery),
+    responses(
+        (status = 200, description = "They will run", body = RedrivenView),
+        (status = 400, description = "No agent is named", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "A malformed agent name", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 500, description = "One was written by another version of the host", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 503, description = "The records are away; sent again, the rest is done", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn redrive_all(
+    State(api): State<Arc<ApiState>>,
+    Params(query): Params<AllQuery>,
+) -> Result<Json<RedrivenView>, Problem> {
+    Ok(Json(RedrivenView { redriven: api.redrive(Selection::AllOf(named(&query.agent)?)).await? }))
+}
+
+/// Forgets all dead letters of an agent that are listed now; their tasks stay failed.
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters:drop",
+    tag = "dead letters",
+    params(AllQuery),
+    responses(
+        (status = 200, description = "They are dropped", body = DroppedView),
+        (status = 400, description = "No agent is named", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "A malformed agent name", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 503, description = "The records are away; sent again, the rest is done", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn drop_all(
+    State(api): State<Arc<ApiState>>,
+    Params(query): Params<AllQuery>,
+) -> Result<Json<DroppedView>, Problem> {
+    Ok(Json(DroppedView { dropped: api.drop_letters(Selection::AllOf(named(&query.agent)?)).await? }))
+}
+
+impl ApiState {
+    async fn redrive(&self, selection: Selection) -> Result<u64, Problem> {
+        let letters = Arc::clone(&self.ports.dead_letters);
+        to_the_end(async move { letters.redrive(selection).await }).await
+    }
+
+    async fn drop_letters(&self, selection: Selection) -> Result<u64, Problem> {
+        let letters = Arc::clone(&self.ports.dead_letters);
+        // By its full name: a plain `.drop` would mean the pointer's own.
+        to_the_end(async move { DeadLetters::drop(letters.as_ref(), selection).await }).await
+    }
+}
+
+async fn to_the_end(
+    change: impl Future<Output = Result<u64, DeadLettersError>> + Send + 'static,
+) -> Result<u64, Problem> {
+    let changed = tokio::spawn(change).await.map_err(|error| {
+        tracing::error!(%error, "a change of dead letters broke off");
+        Problem::new(Kind::Internal, "the host failed on the way; GET /v1/dead-letters shows what is left to do")
+    })?;
+    Ok(changed?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::tests::doubles::dead_letter;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever a task is called, its place in the list is found again.
+        #[test]
+        fn a_cursor_leads_back_to_its_letter(failed_at_ms: u64, id in "[ -~]{1,128}") {
+            let letter = DeadLetter { failed_at_ms, ..dead_letter(&id, "echo", 0).letter };
+            let text = cursor_text(&letter);
+            prop_assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')));
+            prop_assert_eq!(cursor(&text), Some(DeadLetterCursor { failed_at_ms, id: letter.id }));
+        }
+
+        #[test]
+        fn any_text_is_a_cursor_or_none(text in ".{0,60}") {
+            if let Some(cursor) = cursor(&text) {
+                prop_assert!(!cursor.id.as_str().is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! A task ends once, whatever is sent twice; it can be cancelled; and what failed can be looked at and run again.
+
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use serde_json::{Value, json};
+
+use super::common::{Host, HostBuilder, agent_host, agents_dir, service, wait_until};
+use futures::StreamExt;
+
+/// A host with the misbehaving agent and the samples.
+async fn host() -> Host {
+    let host = HostBuilder::real().with_samples().start().await;
+    deploy_misbehaving(&host, "fixtures", "1s").await;
+    host
+}
+
+/// Deploys the misbehaving agent under a name of its own, with so much time for a task.
+async fn deploy_misbehaving(host: &Host, name: &str, time: &str) {
+    let folder = agents_dir().join("fixtures/manifest");
+    let manifest = std::fs::read_to_string(folder.join("agent.toml")).unwrap();
+    let manifest = manifest.replace(r#"name = "fixtures""#, &format!("name = {name:?}"));
+    let manifest = manifest.replace(r#""1s""#, &format!("{time:?}"));
+    let module = std::fs::read(folder.join("fixtures.wasm")).expect("cargo xtask agents has built it");
+    let deployed = host.deploy(name, &manifest, module).await;
+    assert!(deployed.status().is_success(), "{}", deployed.text().await.unwrap());
+}
+
+fn unique(what: &str) -> String {
+    format!("{what}-{}", uuid::Uuid::new_v4().simple())
+}
+
+/// A client of the broker that is not the host.
+struct Stranger {
+    _connection: Connection,
+    channel: Channel,
+    replies: String,
+    answers: lapin::Consumer,
+}
+
+impl Stranger {
+    async fn connect() -> Self {
+        let connection = Connection::connect(&service("AMQP_URL"), ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
+        let replies = queue.name().as_str().to_owned();
+        let no_ack = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let answers = channel
+            .basic_consume(replies.as_str().into(), "".into(), no_ack, FieldTable::default())
+            .await
+            .unwrap();
+        Self { _connection: connection, channel, replies, answers }
+    }
+
+    async fn send(&self, agent: &str, id: &str, headers: FieldTable, body: &[u8]) {
+        let properties = BasicProperties::default()
+            .with_message_id(id.into())
+            .with_reply_to(self.replies.as_str().into())
+            .with_delivery_mode(2)
+            .with_headers(headers);
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let confirm = self.channel.basic_publish("agents".into(), agent.into(), options, body, properties).await.unwrap();
+        assert!(confirm.await.unwrap().is_ack());
+    }
+
+    /// The next reply: its type and its body.
+    async fn answer(&mut self) -> (String, Vec<u8>) {
+        let next = tokio::time::timeout(std::time::Duration::from_secs(120), self.answers.next()).await;
+        let reply = next.expect("a reply comes").unwrap().unwrap();
+        (reply.properties.kind().clone().unwrap().as_str().to_owned(), reply.data)
+    }
+}
+
+async fn count(host: &Host, name: &str) -> Value {
+    host.run_json("counter", &json!({ "key": name, "by": 0 })).await
+}
+
+#[tokio::test]
+async fn a_task_that_is_sent_many_times_runs_once_and_is_answered_each_time() {
+    let host = host().await;
+    let mut stranger = Stranger::connect().await;
+    let (id, counter) = (unique("dup"), unique("c"));
+    let body = json!({ "key": counter, "by": 1 }).to_string();
+    stranger.send("counter", &id, FieldTable::default(), body.as_bytes()).await;
+    let mut answers = vec![stranger.answer().await];
+    for _ in 0..9 {
+        stranger.send("counter", &id, FieldTable::default(), body.as_bytes()).await;
+    }
+    for _ in 0..9 {
+        answers.push(stranger.answer().await);
+    }
+    assert!(answers.iter().all(|answer| *answer == answers[0] && answer.0 == "succeeded"), "{answers:?}");
+    let task = host.task(&id).await;
+    assert_eq!((&task["status"], &task["attempt"]), (&json!("succeeded"), &json!(1)));
+    let counted = count(&host, &counter).await;
+    assert_eq!(counted["value"], 1, "{counted}");
+}
+
+#[tokio::test]
+async fn a_task_that_is_delivered_many_times_at_once_has_one_effect_in_sql() {
+    let host = HostBuilder::real().start().await;
+    let other = HostBuilder::real().start().await;
+    let folder = agents_dir().join("fixtures/ledger");
+    let mut deploy = agent_host();
+    deploy.arg("deploy").arg(&folder).arg("--url").arg(host.url(""));
+    let deployed = deploy.output().await.unwrap();
+    assert!(deployed.status.success(), "{}", String::from_utf8_lossy(&deployed.stderr));
+    wait_until("the other host follows", async || {
+        (other.get("/v1/agents/ledger").await.unwrap().status() == 200).then_some(())
+    })
+    .await;
+    let mut stranger = Stranger::connect().await;
+    let ids: Vec<String> = (0..20).map(|_| unique("ledger")).collect();
+    let body = json!({ "do": "ledger", "label": "duplicate" }).to_string();
+    for _ in 0..8 {
+        for id in &ids {
+            stranger.send("ledger", id, FieldTable::default(), body.as_bytes()).await;
+        }
+    }
+    for _ in 0..8 * ids.len() {
+        assert_eq!(stranger.answer().await.0, "succeeded");
+    }
+    let pool = sqlx::PgPool::connect(&service("DATABASE_URL")).await.unwrap();
+    let rows: Vec<(String, i64)> =
+        sqlx::query_as("SELECT task_id, count(*) FROM agent_ledger.ledger WHERE task_id = ANY($1) GROUP BY 1")
+            .bind(&ids)
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+    assert_eq!(rows.len(), ids.len());
+    assert!(rows.iter().all(|(_, rows)| *rows == 1), "{rows:?}");
+}
+
+#[tokio::test]
+async fn a_cancelled_task_is_stopped_wherever_it_is() {
+    let host = host().await;
+    let other = HostBuilder::real().start().await;
+    deploy_misbehaving(&host, "patient", "10m").await;
+    let delete = async |host: &Host, id: &str| {
+        let answer = host.client().delete(host.url(&format!("/v1/tasks/{id}"))).send().await.unwrap();
+        answer.status().as_u16()
+    };
+    // One that computes, one that waits in a host call; both for far longer than this test.
+    for what in ["spin", "sleep"] {
+        let body = json!({ "do": what }).to_string();
+        let id = host.submit("patient", "", body).await;
+        wait_until("it runs", async || (host.task(&id).await["status"] == "running").then_some(())).await;
+        // Whichever of the hosts runs it, the other one may be asked.
+        assert_eq!(delete(&other, &id).await, 202, "{what}");
+        let task = host.task(&id).await;
+        assert_eq!((&task["status"], &task["failure"]["type"]), (&json!("cancelled"), &json!("cancelled")), "{task}");
+        assert_eq!(delete(&host, &id).await, 409, "{what}");
+    }
+    wait_until("the instances are gone", async || {
+        let live = async |host: &Host| {
+            let metrics = host.get("/metrics").await.unwrap().text().await.unwrap();
+            metrics.lines().any(|line| line == "host_live_instances 0")
+        };
+        (live(&host).await && live(&other).await).then_some(())
+    })
+    .await;
+    // One that waits in a queue is discarded when it is delivered.
+    let counter = unique("c");
+    let id = host.submit("counter", "?delay=1s", json!({ "key": counter, "by": 1 }).to_string()).await;
+    assert_eq!(delete(&host, &id).await, 202);
+    wait_until("it was delivered", async || {
+        let settled = async |host: &Host| {
+            let metrics = host.get("/metrics").await.unwrap().text().await.unwrap();
+            let is_it = |line: &str| line.contains("agent=\"counter\"") && line.contains("ended-before");
+            metrics.lines().any(|line| line.starts_with("agent_settlements") && is_it(line))
+        };
+        (settled(&host).await || settled(&other).await).then_some(())
+    })
+    .await;
+    assert_eq!(host.task(&id).await["status"], "cancelled");
+    assert_eq!(count(&host, &counter).await["value"], 0);
+    assert_eq!(delete(&host, &unique("nobody")).await, 404);
+}
+
+#[tokio::test]
+async fn a_dead_letter_tells_why_and_can_be_run_again_or_dropped() {
+    let host = host().await;
+    let url = |path: &str| host.url(&format!("/v1/dead-letters{path}"));
+    let get = async |path: &str| host.client().get(url(path)).send().await.unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(host.submit("fixtures", "", json!({ "do": "reject" }).to_string()).await);
+    }
+    for id in &ids {
+        assert_eq!(host.finished(id).await["status"], "failed");
+    }
+    let letter: Value = get(&format!("/{}", ids[0])).await.json().await.unwrap();
+    assert_eq!((&letter["agent"], &letter["failure"]["type"]), (&json!("fixtures"), &json!("rejected")), "{letter}");
+    assert_eq!(letter["attempts"], 1);
+    assert_eq!(letter["generation"], 0);
+    // The list, in pages of two, has all of them, the newest first.
+    let (mut listed, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page: Value = get(&format!("?agent=fixtures&limit=2{cursor}")).await.json().await.unwrap();
+        listed.extend(page["items"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()));
+        match page["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert!(ids.iter().all(|id| listed.contains(id)));
+    // Run again, it is the same task in its next generation, and fails again.
+    let answer = host.client().post(url(&format!("/{}/redrive", ids[0]))).send().await.unwrap();
+    assert_eq!(answer.status(), 202);
+    let again = wait_until("it has failed again", async || {
+        let letter: Value = get(&format!("/{}", ids[0])).await.json().await.unwrap();
+        (letter["generation"] == 1).then_some(letter)
+    })
+    .await;
+    assert_eq!(again["attempts"], 1, "attempts begin anew");
+    // Dropped, the task stays failed.
+    let drop = async |id: &str| host.client().delete(url(&format!("/{id}"))).send().await.unwrap().status().as_u16();
+    assert_eq!((drop(&ids[1]).await, drop(&ids[1]).await), (204, 404));
+    assert_eq!(host.task(&ids[1]).await["status"], "failed");
+}
+
+#[tokio::test]
+async fn deliveries_that_make_no_sense_end_as_dead_letters_and_block_nothing() {
+    let host = host().await;
+    let stranger = Stranger::connect().await;
+    let table = |name: &str, value: AMQPValue| {
+        let mut table = FieldTable::default();
+        table.insert(name.into(), value);
+        table
+    };
+    let absurd = [
+        ("attempt of nothing", table("x-attempt", AMQPValue::LongLongInt(-5)), vec![]),
+        ("attempts beyond counting", table("x-max-attempts", AMQPValue::LongLongInt(i64::MAX)), vec![]),
+        ("a list for a deadline", table("x-deadline", AMQPValue::FieldArray(vec![].into())), vec![]),
+        ("a deadline before time", table("x-deadline", AMQPValue::LongLongInt(1)), vec![]),
+        ("garbage in a header", table("x-revision", AMQPValue::LongString(vec![0xff, 0xfe].into())), vec![]),
+        ("a revision that is not", table("x-revision", AMQPValue::LongLongInt(1 << 40)), vec![]),
+        ("16 MB", FieldTable::default(), vec![b'x'; 16_000_000]),
+    ];
+    let mut ids = Vec::new();
+    for (what, headers, body) in absurd {
+        let id = unique("absurd");
+        stranger.send("echo", &id, headers, &body).await;
+        ids.push((what, id));
+    }
+    for (what, id) in &ids {
+        let letter = wait_until("its dead letter", async || {
+            let answer = host.get(&format!("/v1/dead-letters/{id}")).await.unwrap();
+            if answer.status() == 200 { Some(answer.json::<Value>().await.unwrap()) } else { None }
+        })
+        .await;
+        assert!(!letter["failure"]["message"].as_str().unwrap().is_empty(), "{what}: {letter}");
+        assert_eq!(host.task(id).await["status"], "failed", "{what}");
+    }
+    assert_eq!(host.run("echo", "text/plain", "still here").await.status(), 200);
+}
