@@ -137,7 +137,9 @@ impl Deployer {
                 return Ok(());
             }
         }
-        let slot = known.as_ref().map_or_else(|| Arc::new(AgentSlot::new(revision, self.concurrency_max)), |known| Arc::clone(&known.slot));
+        let slot = known
+            .as_ref()
+            .map_or_else(|| Arc::new(AgentSlot::new(revision, self.concurrency_max)), |known| Arc::clone(&known.slot));
         let consumer = self.broker.consume(&agent, prefetch).await?;
         let deployed = DeployedAgent {
             slot: Arc::clone(&slot),
@@ -175,7 +177,8 @@ impl Agents for Deployer {
 
     fn all_consuming(&self) -> bool {
         self.are_loaded()
-            && !self.deployed.stopping.is_cancelled() && self.all().iter().all(|deployed| *deployed.live.borrow())
+            && !self.deployed.stopping.is_cancelled()
+            && self.all().iter().all(|deployed| *deployed.live.borrow())
     }
 
     async fn list(&self) -> Result<Vec<AgentInfo>, CatalogError> {

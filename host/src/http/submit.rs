@@ -150,7 +150,10 @@ impl ApiState {
     fn can_take(&self, agent: &AgentName) -> Result<(), Problem> {
         if !self.ports.agents.is_deployed(agent) {
             if !self.ports.agents.are_loaded() {
-                return Err(Problem::new(Kind::Unavailable, "the host is starting and loads its agents; send the request again soon"));
+                return Err(Problem::new(
+                    Kind::Unavailable,
+                    "the host is starting and loads its agents; send the request again soon",
+                ));
             }
             return Err(Problem::unknown_agent(agent.as_str()));
         }

@@ -59,10 +59,7 @@ fn stamp(message: &mut Message, task: &Task, attempt: u32) {
     // Replaced in whatever case the sender wrote them.
     message.headers.retain(|name, _| {
         let name = name.to_ascii_lowercase();
-        !matches!(
-            name.as_str(),
-            headers::ATTEMPT | headers::ENQUEUED_AT | headers::DEADLINE | headers::GENERATION
-        )
+        !matches!(name.as_str(), headers::ATTEMPT | headers::ENQUEUED_AT | headers::DEADLINE | headers::GENERATION)
     });
     message.headers.insert(headers::ATTEMPT.to_owned(), u64::from(attempt).into());
     message.headers.insert(headers::ENQUEUED_AT.to_owned(), task.enqueued_at_ms.into());
@@ -76,12 +73,7 @@ fn stamp(message: &mut Message, task: &Task, attempt: u32) {
 
 /// The result of a finished task and where it goes, for senders that asked for one. `kind` is the outcome's name.
 #[must_use]
-pub fn result(
-    task: &Task,
-    kind: &str,
-    output: Option<&Output>,
-    failure: Option<&Failure>,
-) -> Option<(Route, Message)> {
+pub fn result(task: &Task, kind: &str, output: Option<&Output>, failure: Option<&Failure>) -> Option<(Route, Message)> {
     let reply = task.reply.as_ref()?;
     let mut message = Message {
         message_id: Some(task.id.to_string()),

@@ -69,7 +69,8 @@ pub fn parse(agent: &AgentName, message: &Message, now_ms: UnixMs) -> Result<Tas
 /// Whether the sender named the task. One that it did not name gets a new id at every delivery, so nobody can know it.
 #[must_use]
 pub fn names_its_task(message: &Message) -> bool {
-    let is_id = |name: &String| cloud_events::attribute_header(&name.to_ascii_lowercase()).is_some_and(|name| name == "ce-id");
+    let is_id =
+        |name: &String| cloud_events::attribute_header(&name.to_ascii_lowercase()).is_some_and(|name| name == "ce-id");
     message.message_id.is_some()
         || message.headers.keys().any(is_id)
         || message.content_type.as_deref().is_some_and(cloud_events::is_structured)
