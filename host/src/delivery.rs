@@ -10,6 +10,16 @@
 //!   comes back.
 //! - A consumer survives the loss of its connection by itself; receipts from before the loss are void and spending them
 //!   does nothing.
+//! - Tasks of one agent whose messages carry the same `x-partition-key` are delivered one at a time, in the order of
+//!   their publishing, to whichever consumer: the next one when the receipt of the one before is spent, or after that
+//!   comes again, if it was handed back. Different keys do not wait for each other.
+//!
+//! What that order does not cover:
+//! - A task that is published to come later (`Route::Delayed`: a delay, a retry) is in order from then on. The tasks of
+//!   its key that are there already go on meanwhile.
+//! - A host that loses its connection, and not its life, may still be ending a task when another host gets it again.
+//! - A message that was published past the port, to an agent's common queue, is in order from when a host has moved it to
+//!   where keyed tasks wait.
 
 pub mod envelope;
 mod message;
@@ -86,7 +96,7 @@ pub enum Connectivity {
 /// Deliveries of one agent, for as long as the handle lives.
 #[derive(Debug)]
 pub struct Consumer {
-    /// Deliveries, never more than `prefetch` unsettled.
+    /// Deliveries, never more than `prefetch` unsettled; those with a partition key have a bound of the broker's own.
     pub deliveries: mpsc::Receiver<Delivery>,
     /// Whether the broker has this consumer registered just now.
     pub live: watch::Receiver<bool>,
@@ -98,7 +108,7 @@ pub struct Consumer {
 /// What waits in an agent's queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueDepth {
-    /// Ready messages in the agent's queue.
+    /// Ready messages in the agent's queue, and in its partitions where this host knows of them.
     pub ready: u64,
     /// Its dead letters.
     pub dead: u64,
@@ -113,15 +123,19 @@ pub trait Broker: Send + Sync + 'static {
     /// Hands a message over; see the module's contract for what `Ok` promises.
     async fn publish(&self, route: Route, message: Message) -> Result<(), PublishError>;
 
-    /// Starts consuming an agent's queue with at most `prefetch` unsettled deliveries.
+    /// Starts consuming an agent's queue with at most `prefetch` unsettled deliveries, and its partitions as soon as it
+    /// has any.
     async fn consume(&self, agent: &AgentName, prefetch: u16) -> Result<Consumer, BrokerError>;
 
-    /// Removes those of an agent's dead letters from its queue that are `unwanted`, and answers which they were. Every
-    /// other one stays.
+    /// Removes those of an agent's dead letters from its queue that are `unwanted`, and answers which they were, without
+    /// their bodies. Every other one stays, if not in its place.
+    ///
+    /// Only one call at a time sees a letter: while another host looks at it, this one does not, and it is not in the
+    /// answer. An error means that none was removed, or, where the broker was lost at the very end, that it is unknown.
     async fn remove_dead_letters(
         &self,
         agent: &AgentName,
-        unwanted: &(dyn Fn(&Message) -> bool + Send + Sync),
+        unwanted: &(dyn for<'m> Fn(&'m Message) -> bool + Send + Sync),
     ) -> Result<Vec<Message>, BrokerError>;
 
     /// What waits in an agent's queues.

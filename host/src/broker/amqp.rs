@@ -3,7 +3,7 @@
 //! ```text
 //!  publish ──► Publisher ── lanes (one channel each) ──► connection "publish" ──► RabbitMQ
 //!  consume ──► supervisor ── channel per consumer ─────► connection "consume" ──► RabbitMQ
-//!  declare, depth ── a channel per call ───────────────────┘
+//!  declare, depth, dead letters ── a channel per call ─────┘
 //! ```
 //!
 //! Two connections, because under a memory alarm the broker stops reading from connections that publish, and an
@@ -16,11 +16,14 @@
 mod connectivity;
 mod consumer;
 mod convert;
+mod dead_letters;
 mod declare;
 mod expired;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fixture;
 mod link;
+mod order;
+mod partitions;
 mod publisher;
 mod watermark;
 
@@ -31,12 +34,17 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::topology;
+use crate::broker::topology::{self, Partition};
 use crate::delivery::envelope;
-use crate::delivery::{Broker, BrokerError, Connectivity, Consumer, Message, PublishError, QueueDepth, Route};
+use crate::delivery::{
+    Broker, BrokerError, Connectivity, Consumer, Delivery, Message, PublishError, QueueDepth, Route,
+};
 use crate::task::{AgentName, unix_ms_now};
 use connectivity::Health;
+use consumer::Live;
 use link::Link;
+use order::Order;
+use partitions::Partitions;
 use publisher::Publisher;
 
 /// How to reach the broker and how patient to be with it.
@@ -99,6 +107,11 @@ const HANDOVER_DELIVERIES: usize = 8;
 /// Unsettled messages that the reader of expired tasks works on at a time.
 const EXPIRED_PREFETCH: u16 = 32;
 
+/// Unsettled messages of a partition on this host: how many of its keys can run at a time, and how many tasks of one key
+/// can wait here for the one before to end. Few, because RabbitMQ gives a consumer 30 minutes to settle a delivery: eight
+/// tasks of 3 minutes each fit.
+const PARTITION_PREFETCH: u16 = 8;
+
 /// Longest wait in `close` for messages in flight and for consumers to say goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -108,6 +121,9 @@ pub struct AmqpBroker {
     health: Arc<Health>,
     consuming: Arc<Link>,
     publisher: Arc<Publisher>,
+    partitions: Arc<Partitions>,
+    /// Goes through a queue of dead letters; two at a time would hide letters from each other.
+    removing: tokio::sync::Mutex<()>,
     consumers: TaskTracker,
     links: TaskTracker,
     /// Stops the consumers.
@@ -135,12 +151,24 @@ impl AmqpBroker {
             pair.pop().map(&mut start).ok_or_else(|| BrokerError("no connection for consuming".to_owned()))?;
         let publishing =
             pair.pop().map(&mut start).ok_or_else(|| BrokerError("no connection for publishing".to_owned()))?;
-        let publisher =
-            Arc::new(Publisher::start(&config, &health, publishing, Arc::clone(&consuming), &closed, &links));
-        let broker =
-            Self { config, health, consuming, publisher, consumers: TaskTracker::new(), links, closing, closed };
+        let partitions = Arc::new(Partitions::new(Arc::clone(&config), Arc::clone(&consuming)));
+        let (declaring, known) = (Arc::clone(&consuming), Arc::clone(&partitions));
+        let publisher = Publisher::start(&config, &health, publishing, declaring, known, &closed, &links);
+        let broker = Self {
+            config,
+            health,
+            consuming,
+            publisher: Arc::new(publisher),
+            partitions,
+            removing: tokio::sync::Mutex::default(),
+            consumers: TaskTracker::new(),
+            links,
+            closing,
+            closed,
+        };
         broker.apply(topology::shared()).await?;
         broker.read_expired();
+        broker.consumers.spawn(Arc::clone(&broker.partitions).watch_markers(broker.closing.clone()));
         Ok(broker)
     }
 
@@ -151,14 +179,15 @@ impl AmqpBroker {
 
     fn read_expired(&self) {
         let (sender, receiver) = mpsc::channel(HANDOVER_DELIVERIES);
-        let (live, _) = watch::channel(false);
         let source = consumer::Source {
-            queue: topology::EXPIRED.to_owned(),
+            name: topology::EXPIRED.to_owned(),
+            queues: vec![topology::EXPIRED.to_owned()],
             prefetch: EXPIRED_PREFETCH,
             declarations: topology::shared(),
             accept: |delivery, routing_key: &str| Some((routing_key.to_owned(), delivery)),
             deliveries: Some(sender),
-            live,
+            order: None,
+            live: Live::new().0.queue(),
             stop: self.closing.child_token(),
         };
         self.spawn_consumer(source);
@@ -167,10 +196,94 @@ impl AmqpBroker {
 
     fn spawn_consumer<T: Send + 'static>(
         &self,
-        source: consumer::Source<T, impl Fn(crate::delivery::Delivery, &str) -> Option<T> + Send + Sync + 'static>,
+        source: consumer::Source<T, impl Fn(Delivery, &str) -> Option<T> + Send + Sync + 'static>,
     ) {
         let (link, config, closing) = (Arc::clone(&self.consuming), Arc::clone(&self.config), self.closing.clone());
         self.consumers.spawn(consumer::supervise(source, link, config, closing));
+    }
+
+    /// Consumes an agent's queue. Tasks with a partition key are moved on from there.
+    fn consume_queue(&self, agent: &AgentName, prefetch: u16, handing_over: HandingOver) {
+        let (moving, moved) = mpsc::unbounded_channel();
+        self.consumers.spawn(Arc::clone(&self.publisher).move_all(agent.clone(), moved));
+        let mut declarations = topology::shared();
+        declarations.extend(topology::for_agent(agent));
+        let (publisher, agent) = (Arc::clone(&self.publisher), agent.clone());
+        self.spawn_consumer(consumer::Source {
+            name: topology::task_queue(&agent),
+            queues: vec![topology::task_queue(&agent)],
+            prefetch,
+            declarations,
+            accept: move |delivery: Delivery, _: &str| {
+                let delivery = unless_early(&publisher, &agent, delivery)?;
+                if Publisher::is_to_be_moved(&delivery.message) {
+                    // Read until the sender goes, which is here.
+                    drop(moving.send(delivery));
+                    return None;
+                }
+                Some(delivery)
+            },
+            deliveries: Some(handing_over.deliveries),
+            order: None,
+            live: handing_over.live.queue(),
+            stop: handing_over.stop,
+        });
+    }
+
+    /// Consumes an agent's partitions, as soon as it has any.
+    fn consume_partitions(&self, agent: &AgentName, handing_over: HandingOver) {
+        let (link, config, closing) = (Arc::clone(&self.consuming), Arc::clone(&self.config), self.closing.clone());
+        let (partitions, publisher) = (Arc::clone(&self.partitions), Arc::clone(&self.publisher));
+        let agent = agent.clone();
+        self.consumers.spawn(async move {
+            let HandingOver { deliveries, live, stop } = handing_over;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = partitions.until_known(&agent) => {}
+            }
+            let order = Arc::new(Order::default());
+            let hand_over = Arc::clone(&order).hand_over(deliveries.clone(), stop.clone());
+            let turns = Arc::clone(&order);
+            let source = consumer::Source {
+                name: format!("the partitions of {agent}"),
+                queues: Partition::all().map(|partition| partition.queue(&agent)).collect(),
+                prefetch: PARTITION_PREFETCH,
+                declarations: topology::for_partitions(&agent),
+                accept: move |delivery: Delivery, _: &str| {
+                    let delivery = unless_early(&publisher, &agent, delivery)?;
+                    match envelope::partition_key(&delivery.message) {
+                        Some(key) => turns.arrive(key, delivery),
+                        // Somebody's mistake, who published it here without a key: it waits for nobody.
+                        None => return Some(delivery),
+                    }
+                    None
+                },
+                deliveries: Some(deliveries),
+                order: Some(order),
+                live: live.partitions(),
+                stop,
+            };
+            tokio::join!(hand_over, consumer::supervise(source, link, config, closing));
+        });
+    }
+}
+
+/// The broker's side of a [`Consumer`].
+#[derive(Clone)]
+struct HandingOver {
+    deliveries: mpsc::Sender<Delivery>,
+    live: Arc<Live>,
+    stop: CancellationToken,
+}
+
+/// Sends a delivery round again that has not waited long enough.
+fn unless_early(publisher: &Arc<Publisher>, agent: &AgentName, delivery: Delivery) -> Option<Delivery> {
+    match envelope::not_before_ms(&delivery.message) {
+        Some(not_before_ms) if not_before_ms > unix_ms_now() => {
+            tokio::spawn(Arc::clone(publisher).delay_again(agent.clone(), delivery, not_before_ms));
+            None
+        }
+        _ => Some(delivery),
     }
 }
 
@@ -191,44 +304,33 @@ impl Broker for AmqpBroker {
             return Err(BrokerError("the host is shutting down and takes no more consumers".to_owned()));
         }
         let (sender, deliveries) = mpsc::channel(HANDOVER_DELIVERIES);
-        let (live_sender, live) = watch::channel(false);
+        let (parts, live) = Live::new();
         let stop = self.closing.child_token();
-        let mut declarations = topology::shared();
-        declarations.extend(topology::for_agent(agent));
-        let (publisher, agent) = (Arc::clone(&self.publisher), agent.clone());
-        let source = consumer::Source {
-            queue: topology::task_queue(&agent),
-            prefetch,
-            declarations,
-            accept: move |delivery: crate::delivery::Delivery, _: &str| match envelope::not_before_ms(&delivery.message)
-            {
-                Some(not_before_ms) if not_before_ms > unix_ms_now() => {
-                    tokio::spawn(Arc::clone(&publisher).delay_again(agent.clone(), delivery, not_before_ms));
-                    None
-                }
-                _ => Some(delivery),
-            },
-            deliveries: Some(sender),
-            live: live_sender,
-            stop: stop.clone(),
-        };
-        self.spawn_consumer(source);
+        let handing_over = HandingOver { deliveries: sender, live: parts, stop: stop.clone() };
+        self.consume_queue(agent, prefetch, handing_over.clone());
+        self.consume_partitions(agent, handing_over);
         Ok(Consumer { deliveries, live, stop })
     }
 
     async fn remove_dead_letters(
         &self,
-        _agent: &AgentName,
-        _unwanted: &(dyn Fn(&Message) -> bool + Send + Sync),
+        agent: &AgentName,
+        unwanted: &(dyn for<'m> Fn(&'m Message) -> bool + Send + Sync),
     ) -> Result<Vec<Message>, BrokerError> {
-        Ok(Vec::new())
+        let _one_at_a_time = self.removing.lock().await;
+        let connection = self.consuming.get().ok_or_else(link::down)?;
+        dead_letters::remove(&connection, &topology::dead_letter_queue(agent), unwanted).await
     }
 
     async fn depth(&self, agent: &AgentName) -> Result<QueueDepth, BrokerError> {
         let connection = self.consuming.get().ok_or_else(link::down)?;
+        let mut queues = vec![topology::task_queue(agent)];
+        if self.partitions.knows(agent) {
+            queues.extend(Partition::all().map(|partition| partition.queue(agent)));
+        }
         Ok(QueueDepth {
-            ready: declare::message_count(&connection, &topology::task_queue(agent)).await?,
-            dead: declare::message_count(&connection, &topology::dead_letter_queue(agent)).await?,
+            ready: declare::message_count(&connection, &queues).await?,
+            dead: declare::message_count(&connection, &[topology::dead_letter_queue(agent)]).await?,
         })
     }
 

@@ -12,6 +12,7 @@
 )]
 
 mod delivery;
+mod order;
 mod publishing;
 
 use std::collections::BTreeMap;
@@ -21,8 +22,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 pub use delivery::*;
+pub use order::*;
 pub use publishing::*;
 
+use crate::delivery::envelope::headers;
 use crate::delivery::{Broker, Consumer, Delivery, HeaderValue, Message, QueueDepth, Route};
 use crate::task::AgentName;
 
@@ -62,6 +65,14 @@ async fn publish(fixture: &dyn Fixture, agent: &AgentName, id: &str) {
 
 fn message(id: &str) -> Message {
     Message { message_id: Some(id.to_owned()), body: format!("body of {id}").into(), ..Message::default() }
+}
+
+/// A message whose task is to run in turn with others of its key.
+#[must_use]
+pub fn keyed(key: &str, id: &str) -> Message {
+    let mut message = message(id);
+    message.headers.insert(headers::PARTITION_KEY.to_owned(), key.into());
+    message
 }
 
 /// A message that uses every property and every kind of header.
@@ -132,6 +143,7 @@ macro_rules! broker_conformance {
             every_message_gets_its_own_verdict
             results_reach_their_reply_queue
             dead_letters_are_kept
+            unwanted_dead_letters_are_removed
             a_delay_is_never_early
             an_expired_message_arrives_with_its_deadline
             prefetch_bounds_what_is_unsettled
@@ -141,6 +153,9 @@ macro_rules! broker_conformance {
             receipts_outlive_the_stop
             consumers_share_a_queue
             acknowledgements_in_any_order_all_count
+            tasks_of_a_key_run_one_at_a_time_in_order
+            a_keyed_task_comes_after_its_delay
+            a_keyed_task_that_expired_arrives_with_its_deadline
             a_closed_broker_does_nothing
         );
     };

@@ -54,7 +54,7 @@ impl Broker for MeasuredBroker {
     async fn remove_dead_letters(
         &self,
         agent: &AgentName,
-        unwanted: &(dyn Fn(&Message) -> bool + Send + Sync),
+        unwanted: &(dyn for<'m> Fn(&'m Message) -> bool + Send + Sync),
     ) -> Result<Vec<Message>, BrokerError> {
         self.inner.remove_dead_letters(agent, unwanted).await
     }

@@ -211,17 +211,18 @@ impl Broker for MemoryBroker {
 
     async fn remove_dead_letters(
         &self,
-        _agent: &AgentName,
-        _unwanted: &(dyn Fn(&Message) -> bool + Send + Sync),
+        agent: &AgentName,
+        unwanted: &(dyn for<'m> Fn(&'m Message) -> bool + Send + Sync),
     ) -> Result<Vec<Message>, BrokerError> {
-        Ok(Vec::new())
+        let mut state = self.shared.state();
+        Ok(state.queues.get_mut(agent).map(|queue| queue.exhume(unwanted)).unwrap_or_default())
     }
 
     async fn depth(&self, agent: &AgentName) -> Result<QueueDepth, BrokerError> {
         let state = self.shared.state();
         let count = |items: usize| u64::try_from(items).unwrap_or(u64::MAX);
         Ok(state.queues.get(agent).map_or_else(QueueDepth::default, |queue| QueueDepth {
-            ready: count(queue.ready.len()),
+            ready: count(queue.waiting()),
             dead: count(queue.dead.len()),
         }))
     }
@@ -303,8 +304,7 @@ struct MemoryReceipt {
 
 impl Settle for MemoryReceipt {
     fn acknowledge(self: Box<Self>) {
-        let mut state = self.shared.state();
-        state.bytes = state.bytes.saturating_sub(self.item.bytes);
+        self.shared.state().done(&self.agent, &self.item);
     }
 
     fn hand_back(self: Box<Self>) {

@@ -7,6 +7,7 @@
 //!        ├───────────────────────────────────────────────────────────────────────────────────────────────────┘
 //!        └──after the delay── exchange and queue agents.delay.<bucket> ◄── retries, delayed tasks
 //!  default exchange ──► queue agent.<name>.dead
+//!  exchange agents ──<name>.partition.<p>──► queue agent.<name>.partition.<p>, of tasks with an x-partition-key
 //! ```
 //!
 //! Every queue is a durable quorum queue and gets its full argument list here, the same for every broker version: a
@@ -17,14 +18,18 @@
 //!   are kept until the next queue has them.
 //! - no `x-dead-letter-routing-key`: the message keeps the agent's name as its routing key on the whole way.
 //! - no `x-expires` on delay queues: it would remove messages that are still waiting.
+//! - `x-single-active-consumer` on partition queues: of all hosts that consume one, one gets its messages, and another
+//!   takes over when that one goes.
 
 mod delay;
+mod partition;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
 pub use delay::Bucket;
+pub use partition::Partition;
 
 use crate::task::AgentName;
 
@@ -32,6 +37,10 @@ use crate::task::AgentName;
 pub const TASKS_EXCHANGE: &str = "agents";
 /// The exchange and queue of the tasks that expired before a host saw them.
 pub const EXPIRED: &str = "agents.expired";
+/// A queue of markers, one for each agent that came to have partitions, which nobody takes out: a host that sees their
+/// count change looks for partitions that it does not consume yet. Looking for queues that do not exist would leave an
+/// error in the broker's log each time; counting leaves none.
+pub const PARTITIONED: &str = "agents.partitioned";
 /// The broker's own limit on deliveries of one message: no task reaches it, see the module's head.
 pub const DELIVERY_LIMIT: i64 = 1_000_000;
 
@@ -74,6 +83,8 @@ pub enum Argument {
     Text(&'static str),
     /// A 64-bit integer.
     Int(i64),
+    /// A boolean.
+    Bool(bool),
 }
 
 /// One thing that has to exist at the broker. Exchanges and queues are durable.
@@ -109,7 +120,7 @@ pub enum Declaration {
 pub fn plan(agents: &[AgentName]) -> Vec<Declaration> {
     let mut all = shared();
     all.extend(Bucket::all().flat_map(for_bucket));
-    all.extend(agents.iter().flat_map(for_agent));
+    all.extend(agents.iter().flat_map(|agent| [for_agent(agent), for_partitions(agent)].concat()));
     all
 }
 
@@ -121,10 +132,11 @@ pub fn shared() -> Vec<Declaration> {
         Declaration::Exchange { name: EXPIRED.to_owned(), kind: ExchangeType::Fanout },
         Declaration::Queue { name: EXPIRED.to_owned(), arguments: keeping() },
         Declaration::Binding { exchange: EXPIRED.to_owned(), queue: EXPIRED.to_owned(), routing_key: String::new() },
+        Declaration::Queue { name: PARTITIONED.to_owned(), arguments: keeping() },
     ]
 }
 
-/// An agent's queues.
+/// An agent's queues, partitions apart: most agents never use those.
 #[must_use]
 pub fn for_agent(agent: &AgentName) -> Vec<Declaration> {
     vec![
@@ -136,6 +148,38 @@ pub fn for_agent(agent: &AgentName) -> Vec<Declaration> {
             routing_key: agent.to_string(),
         },
     ]
+}
+
+/// An agent's partitions, which hosts make when its first task with a partition key is published.
+#[must_use]
+pub fn for_partitions(agent: &AgentName) -> Vec<Declaration> {
+    Partition::all().flat_map(|partition| for_partition(agent, partition)).collect()
+}
+
+/// One of an agent's partitions.
+#[must_use]
+pub fn for_partition(agent: &AgentName, partition: Partition) -> Vec<Declaration> {
+    let mut arguments = dead_lettering_to(EXPIRED, None);
+    arguments.push(("x-single-active-consumer", Argument::Bool(true)));
+    arguments.sort_by_key(|(name, _)| *name);
+    vec![
+        Declaration::Queue { name: partition.queue(agent), arguments },
+        Declaration::Binding {
+            exchange: TASKS_EXCHANGE.to_owned(),
+            queue: partition.queue(agent),
+            routing_key: partition.routing_key(agent),
+        },
+    ]
+}
+
+/// The agent that a routing key of exchange `agents` names: its own name, or one of its partitions'.
+#[must_use]
+pub fn agent_of(routing_key: &str) -> Option<AgentName> {
+    // No agent's name has a dot.
+    let name = routing_key.split_once('.').map_or(routing_key, |(name, _)| name);
+    let agent = AgentName::parse(name).ok()?;
+    let is_its = routing_key == name || Partition::all().any(|partition| partition.routing_key(&agent) == routing_key);
+    is_its.then_some(agent)
 }
 
 /// A delay bucket.
@@ -172,6 +216,7 @@ impl fmt::Display for Argument {
         match self {
             Self::Text(text) => f.write_str(text),
             Self::Int(number) => number.fmt(f),
+            Self::Bool(value) => value.fmt(f),
         }
     }
 }

@@ -35,6 +35,11 @@ impl Receipt {
             settle.hand_back();
         }
     }
+
+    /// The broker's own settler, for a layer of the broker that settles the delivery in its own way.
+    pub(crate) fn into_settle(mut self) -> Option<Box<dyn Settle>> {
+        self.0.take()
+    }
 }
 
 impl Drop for Receipt {

@@ -2,8 +2,11 @@
 //!
 //! Needs `AMQP_URL`; `cargo xtask test` starts a broker and sets it.
 
+mod loss;
+mod order;
 mod raw;
 mod relay;
+mod server;
 
 use std::time::Duration;
 

@@ -1,33 +1,41 @@
-//! Consuming a queue: a channel of its own, remade for as long as the consumer is wanted.
+//! Consuming queues: a channel of their own, remade for as long as the consumer is wanted.
 
+mod live;
 mod session;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::AmqpConfig;
 use super::link::{Backoff, Link};
+use super::order::Order;
 use crate::broker::topology::Declaration;
 use crate::delivery::Delivery;
+pub(super) use live::{Live, Part};
 use session::End;
 
 /// What to consume, and where deliveries go.
 pub(super) struct Source<T, F: Fn(Delivery, &str) -> Option<T>> {
-    /// The queue.
-    pub(super) queue: String,
-    /// Most unsettled deliveries.
+    /// What logs call it.
+    pub(super) name: String,
+    /// The queues.
+    pub(super) queues: Vec<String>,
+    /// Most unsettled deliveries of each.
     pub(super) prefetch: u16,
-    /// What has to exist for it.
+    /// What has to exist for them.
     pub(super) declarations: Vec<Declaration>,
     /// Makes what is handed over of a delivery and its routing key, or keeps the delivery to itself.
     pub(super) accept: F,
     /// Takes them, until the consumer is stopped.
     pub(super) deliveries: Option<mpsc::Sender<T>>,
+    /// Where `accept` keeps deliveries whose turn has not come. Such a consumer stays registered, and so the only one of
+    /// its queues, until every delivery that is out is settled.
+    pub(super) order: Option<Arc<Order>>,
     /// Whether the broker has the consumer registered.
-    pub(super) live: watch::Sender<bool>,
+    pub(super) live: Part,
     /// Ends it.
     pub(super) stop: CancellationToken,
 }
@@ -47,15 +55,18 @@ pub(super) async fn supervise<T, F: Fn(Delivery, &str) -> Option<T>>(
         };
         let began = Instant::now();
         let end = session::run(&connection, &mut source, config.predeclared, &closing).await;
-        source.live.send_replace(false);
+        source.live.set(false);
+        if let Some(order) = &source.order {
+            order.lost();
+        }
         drop(connection);
         match end {
             Ok(End::Stopped) => return,
             Ok(End::Lost(reason)) => {
-                tracing::warn!(queue = source.queue, reason, "lost a consumer; remaking it");
+                tracing::warn!(consumer = source.name, reason, "lost a consumer; remaking it");
             }
             Err(error) => {
-                tracing::warn!(queue = source.queue, %error, "a queue could not be consumed; trying again");
+                tracing::warn!(consumer = source.name, %error, "queues could not be consumed; trying again");
             }
         }
         if began.elapsed() > config.reconnect_max {

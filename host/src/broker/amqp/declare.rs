@@ -1,8 +1,11 @@
 //! Declaring, checking and measuring queues, each on a channel of its own: any refusal closes the channel.
 
+use std::future::Future;
+use std::time::Duration;
+
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ErrorKind, ExchangeKind, Queue};
 
 use crate::broker::topology::{Argument, Declaration, ExchangeType};
 use crate::delivery::BrokerError;
@@ -26,22 +29,61 @@ pub(super) async fn apply(
     Ok(())
 }
 
-/// The number of ready messages in a queue.
-pub(super) async fn message_count(connection: &Connection, queue: &str) -> Result<u64, BrokerError> {
+/// The number of ready messages in queues, together.
+pub(super) async fn message_count(connection: &Connection, queues: &[String]) -> Result<u64, BrokerError> {
     let channel = open(connection).await?;
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let counted = channel.queue_declare(short(queue)?, options, FieldTable::default()).await;
-    let counted = counted.map_err(|error| BrokerError(format!("queue {queue} cannot be inspected: {error}")))?;
+    let mut ready = 0;
+    for queue in queues {
+        let counted = inspect(&channel, queue).await;
+        let counted = counted.map_err(|error| BrokerError(format!("queue {queue} cannot be inspected: {error}")))?;
+        ready += u64::from(counted.message_count());
+    }
     close(&channel).await;
-    Ok(counted.message_count().into())
+    Ok(ready)
 }
 
-async fn open(connection: &Connection) -> Result<Channel, BrokerError> {
-    connection.create_channel().await.map_err(|error| BrokerError(format!("no channel could be opened: {error}")))
+/// Whether a queue exists. Where it does not, the broker logs an error: not to be asked often.
+pub(super) async fn exists(connection: &Connection, queue: &str) -> Result<bool, BrokerError> {
+    let channel = open(connection).await?;
+    match inspect(&channel, queue).await {
+        Ok(_) => {
+            close(&channel).await;
+            Ok(true)
+        }
+        Err(error) if refusal(&error) == Some(NOT_FOUND) => Ok(false),
+        Err(error) => Err(BrokerError(format!("queue {queue} cannot be looked for: {error}"))),
+    }
 }
 
-async fn close(channel: &Channel) {
-    if let Err(error) = channel.close(REPLY_SUCCESS, "done".into()).await {
+/// Longest wait for the broker's answer to one of these questions. A quorum queue is made in milliseconds, but one without
+/// a leader answers nobody, and the channel that asked is lost with the question.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An answer, or an error when none comes.
+pub(super) async fn answered<T>(asked: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
+    let too_late = |_| {
+        let text = format!("the broker did not answer within {ANSWER_TIMEOUT:?}");
+        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text).into())
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or_else(too_late)
+}
+
+/// Asks the broker about a queue; a channel dies of one that does not exist.
+pub(super) async fn inspect(channel: &Channel, queue: &str) -> lapin::Result<Queue> {
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    answered(channel.queue_declare(queue.into(), options, FieldTable::default())).await
+}
+
+/// A channel for a few questions.
+pub(super) async fn open(connection: &Connection) -> Result<Channel, BrokerError> {
+    answered(connection.create_channel())
+        .await
+        .map_err(|error| BrokerError(format!("no channel could be opened: {error}")))
+}
+
+/// Ends it.
+pub(super) async fn close(channel: &Channel) {
+    if let Err(error) = answered(channel.close(REPLY_SUCCESS, "done".into())).await {
         tracing::debug!(%error, "closing a channel");
     }
 }
@@ -54,16 +96,16 @@ async fn one(channel: &Channel, declaration: &Declaration, passive: bool) -> lap
                 ExchangeType::Fanout => ExchangeKind::Fanout,
             };
             let options = ExchangeDeclareOptions { passive, durable: true, ..ExchangeDeclareOptions::default() };
-            channel.exchange_declare(name.as_str().into(), kind, options, FieldTable::default()).await
+            answered(channel.exchange_declare(name.as_str().into(), kind, options, FieldTable::default())).await
         }
         Declaration::Queue { name, arguments } => {
             let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
-            channel.queue_declare(name.as_str().into(), options, table(arguments)).await.map(|_| ())
+            answered(channel.queue_declare(name.as_str().into(), options, table(arguments))).await.map(|_| ())
         }
         Declaration::Binding { exchange, queue, routing_key } if !passive => {
             let (queue, exchange) = (queue.as_str().into(), exchange.as_str().into());
-            let options = QueueBindOptions::default();
-            channel.queue_bind(queue, exchange, routing_key.as_str().into(), options, FieldTable::default()).await
+            let (routing_key, options) = (routing_key.as_str().into(), QueueBindOptions::default());
+            answered(channel.queue_bind(queue, exchange, routing_key, options, FieldTable::default())).await
         }
         Declaration::Binding { .. } => Ok(()),
     }
@@ -75,6 +117,7 @@ fn table(arguments: &[(&'static str, Argument)]) -> FieldTable {
         let value = match value {
             Argument::Text(text) => AMQPValue::LongString((*text).into()),
             Argument::Int(number) => AMQPValue::LongLongInt(*number),
+            Argument::Bool(value) => AMQPValue::Boolean(*value),
         };
         table.insert((*name).into(), value);
     }
@@ -87,11 +130,7 @@ fn explain(error: &lapin::Error, declaration: &Declaration, predeclared: bool) -
         Declaration::Queue { name, .. } => format!("queue {name}"),
         Declaration::Binding { exchange, queue, .. } => format!("the binding of {queue} to {exchange}"),
     };
-    let code = match error.kind() {
-        ErrorKind::ProtocolError(refusal) => Some(refusal.get_id()),
-        _ => None,
-    };
-    BrokerError(match code {
+    BrokerError(match refusal(error) {
         Some(NOT_FOUND) if predeclared => {
             format!("{what} does not exist, and predeclared = true declares nothing: declare it as `{declaration}`")
         }
@@ -104,6 +143,10 @@ fn explain(error: &lapin::Error, declaration: &Declaration, predeclared: bool) -
     })
 }
 
-fn short(name: &str) -> Result<ShortString, BrokerError> {
-    ShortString::try_new(name).map_err(|_| BrokerError(format!("{name:?} is too long for a queue's name")))
+/// The broker's reply code, where it refused.
+fn refusal(error: &lapin::Error) -> Option<u16> {
+    match error.kind() {
+        ErrorKind::ProtocolError(refusal) => Some(refusal.get_id()),
+        _ => None,
+    }
 }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::publisher::Publisher;
+use crate::broker::topology;
 use crate::delivery::envelope;
 use crate::delivery::{Delivery, Message, PublishError, Route};
 use crate::task::{AgentName, unix_ms_now};
@@ -25,7 +26,7 @@ pub(super) async fn send_round(
     closing: CancellationToken,
 ) {
     while let Some((routing_key, delivery)) = deliveries.recv().await {
-        let Ok(agent) = AgentName::parse(&routing_key) else {
+        let Some(agent) = topology::agent_of(&routing_key) else {
             tracing::error!(routing_key, "a message in agents.expired is no agent's; it is dropped");
             delivery.receipt.acknowledge();
             continue;

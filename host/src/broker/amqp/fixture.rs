@@ -111,7 +111,8 @@ impl Fixture for AmqpFixture {
         let channel = self.channel().await;
         let agents = std::mem::take(&mut *self.agents.lock().unwrap());
         for agent in agents {
-            for queue in [topology::task_queue(&agent), topology::dead_letter_queue(&agent)] {
+            let partitions = topology::Partition::all().map(|partition| partition.queue(&agent));
+            for queue in partitions.chain([topology::task_queue(&agent), topology::dead_letter_queue(&agent)]) {
                 channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
             }
         }

@@ -7,16 +7,19 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt as _};
+use lapin::BasicProperties;
 use lapin::types::ShortString;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connectivity::Health;
 use super::link::{self, Link};
+use super::partitions::Partitions;
 use super::{AmqpConfig, convert, declare};
-use crate::broker::topology::{self, Bucket};
-use crate::delivery::envelope::headers;
+use crate::broker::topology::{self, Bucket, Partition};
+use crate::delivery::envelope::{self, headers};
 use crate::delivery::{BrokerError, Connectivity, Delivery, HeaderValue, Message, PublishError, Route};
 use crate::task::{AgentName, UnixMs, unix_ms_now};
 use lane::{Lane, Request};
@@ -29,8 +32,16 @@ const IN_FLIGHT_MAX: u32 = 512;
 /// the broker would close the channel under every other message in flight.
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Wait before a delivery that could not be sent round again goes back to its queue, so that it does not spin.
-const DELAY_AGAIN_PAUSE: Duration = Duration::from_secs(1);
+/// Wait before a delivery that could not be published again goes back to its queue, so that it does not spin.
+const AGAIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Wait before a partition that somebody deleted is made again. A broker that finds a queue of the same name at once has
+/// its consumers go on with it, and then takes the new queue's first deliveries for old ones (measured with 3.10): they
+/// would wait there for `consumer_timeout`.
+const DELETED_PAUSE: Duration = Duration::from_secs(1);
+
+/// Keyed tasks of an agent that are on their way from its queue to their partitions at a time.
+const MOVING_MAX: usize = 64;
 
 /// The publishing side of the broker.
 pub(super) struct Publisher {
@@ -43,6 +54,7 @@ pub(super) struct Publisher {
     replies: Lane,
     /// The delay buckets that are known to exist.
     buckets: Arc<Mutex<HashSet<Bucket>>>,
+    partitions: Arc<Partitions>,
 }
 
 impl Publisher {
@@ -51,6 +63,7 @@ impl Publisher {
         health: &Arc<Health>,
         publishing: Arc<Link>,
         declaring: Arc<Link>,
+        partitions: Arc<Partitions>,
         closed: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
@@ -66,6 +79,7 @@ impl Publisher {
             tasks: Lane::start("tasks", Arc::clone(&publishing), forget, closed, tasks),
             replies: Lane::start("replies", publishing, || (), closed, tasks),
             buckets,
+            partitions,
         }
     }
 
@@ -84,29 +98,65 @@ impl Publisher {
     }
 
     async fn send(&self, route: Route, message: Message) -> Result<(), PublishError> {
-        let (message, exchange, routing_key) = self.resolve(route, message).await?;
+        let (Route::Agent(agent) | Route::Delayed(agent, _)) = &route else {
+            return self.send_once(route, None, message).await;
+        };
+        let Some(partition) = envelope::partition_key(&message).map(|key| Partition::of_key(&key)) else {
+            return self.send_once(route, None, message).await;
+        };
+        let known = self.partitions.knows(agent);
+        match self.send_once(route.clone(), Some(partition), message.clone()).await {
+            Err(PublishError::Unroutable { .. }) if known => {
+                // Somebody deleted the partition. Its consumer hears of that and makes it again, or else this does.
+                tokio::time::sleep(DELETED_PAUSE).await;
+                self.partitions.forget(agent);
+                self.send_once(route, Some(partition), message).await
+            }
+            sent => sent,
+        }
+    }
+
+    async fn send_once(
+        &self,
+        route: Route,
+        partition: Option<Partition>,
+        message: Message,
+    ) -> Result<(), PublishError> {
+        let (message, exchange, routing_key) = self.resolve(route, partition, message).await?;
         let properties = convert::properties(&message).map_err(PublishError::Refused)?;
         let routing_key = ShortString::try_new(routing_key)
             .map_err(|_| PublishError::Refused("its routing key is longer than AMQP's 255 bytes".to_owned()))?;
+        self.confirmed(exchange, routing_key, properties, message.body).await
+    }
+
+    async fn confirmed(
+        &self,
+        exchange: ShortString,
+        routing_key: ShortString,
+        properties: BasicProperties,
+        body: bytes::Bytes,
+    ) -> Result<(), PublishError> {
         let _in_flight = self.in_flight.acquire().await.map_err(|_| PublishError::Unavailable(link::down()))?;
-        let (request, answer) = Request::new(exchange, routing_key, properties, message.body);
+        let (request, answer) = Request::new(exchange, routing_key, properties, body);
         let lane = if request.is_reply() { &self.replies } else { &self.tasks };
         lane.send(request);
         answer.await.unwrap_or_else(|_| Err(PublishError::Unavailable(link::down())))
     }
 
-    /// Exchange and routing key of a route, with the delay queue made where it is one's first use.
+    /// Exchange and routing key of a route, with the queues made where it is their first use.
     async fn resolve(
         &self,
         route: Route,
+        partition: Option<Partition>,
         mut message: Message,
     ) -> Result<(Message, ShortString, String), PublishError> {
         if !matches!(route, Route::DeadLetter(_)) {
             refuse_what_is_too_large(&message)?;
         }
         Ok(match route {
-            Route::Agent(agent) => (message, topology::TASKS_EXCHANGE.into(), agent.to_string()),
-            Route::Delayed(agent, Duration::ZERO) => (message, topology::TASKS_EXCHANGE.into(), agent.to_string()),
+            Route::Agent(agent) | Route::Delayed(agent, Duration::ZERO) => {
+                (message, topology::TASKS_EXCHANGE.into(), self.routing_key(&agent, partition).await?)
+            }
             Route::Delayed(agent, delay) => {
                 let bucket = Bucket::for_delay(delay);
                 if delay > Duration::from_millis(bucket.delay_ms()) {
@@ -115,11 +165,28 @@ impl Publisher {
                     message.headers.insert(headers::NOT_BEFORE.to_owned(), HeaderValue::from(not_before_ms));
                 }
                 self.declare_bucket(bucket).await?;
-                (message, bucket.name().as_str().into(), agent.to_string())
+                // The bucket keeps it, and so the task comes out into its partition.
+                (message, bucket.name().as_str().into(), self.routing_key(&agent, partition).await?)
             }
             Route::DeadLetter(agent) => (message, ShortString::default(), topology::dead_letter_queue(&agent)),
             Route::Reply(routing_key) => (message, ShortString::default(), routing_key),
         })
+    }
+
+    /// The way to an agent, or to one of its partitions.
+    async fn routing_key(&self, agent: &AgentName, partition: Option<Partition>) -> Result<String, PublishError> {
+        let Some(partition) = partition else { return Ok(agent.to_string()) };
+        if !self.partitions.knows(agent) {
+            self.partitions.ensure(agent, self.mark(agent)).await?;
+        }
+        Ok(partition.routing_key(agent))
+    }
+
+    /// Tells other hosts that there is an agent with partitions that they may not know of.
+    async fn mark(&self, agent: &AgentName) -> Result<(), PublishError> {
+        let marker = Message { message_id: Some(agent.to_string()), ..Message::default() };
+        let properties = convert::properties(&marker).map_err(PublishError::Refused)?;
+        self.confirmed(ShortString::default(), topology::PARTITIONED.into(), properties, marker.body).await
     }
 
     async fn declare_bucket(&self, bucket: Bucket) -> Result<(), PublishError> {
@@ -147,7 +214,36 @@ impl Publisher {
             Ok(()) => delivery.receipt.acknowledge(),
             Err(error) => {
                 tracing::warn!(%error, "a task with a long delay could not be sent round again; trying later");
-                tokio::time::sleep(DELAY_AGAIN_PAUSE).await;
+                tokio::time::sleep(AGAIN_PAUSE).await;
+                delivery.receipt.hand_back();
+            }
+        }
+    }
+
+    /// Whether a delivery of an agent's queue belongs into one of its partitions. One that is too large to be published
+    /// does not: it will be a dead letter wherever it is read.
+    pub(super) fn is_to_be_moved(message: &Message) -> bool {
+        envelope::partition_key(message).is_some() && refuse_what_is_too_large(message).is_ok()
+    }
+
+    /// Moves keyed tasks that somebody published with the agent's own routing key to their partitions, in their order
+    /// here: in the order in which this host received them, as long as the broker takes them all.
+    pub(super) async fn move_all(self: Arc<Self>, agent: AgentName, mut deliveries: mpsc::UnboundedReceiver<Delivery>) {
+        // Started in order, and so published in order.
+        stream::poll_fn(|context| deliveries.poll_recv(context))
+            .map(|delivery| self.move_one(&agent, delivery))
+            .buffered(MOVING_MAX)
+            .for_each(|()| std::future::ready(()))
+            .await;
+    }
+
+    async fn move_one(&self, agent: &AgentName, delivery: Delivery) {
+        let message = envelope::moved(&delivery.message, unix_ms_now());
+        match self.publish(Route::Agent(agent.clone()), message).await {
+            Ok(()) => delivery.receipt.acknowledge(),
+            Err(error) => {
+                tracing::warn!(%agent, %error, "a task could not be moved to its partition; trying later");
+                tokio::time::sleep(AGAIN_PAUSE).await;
                 delivery.receipt.hand_back();
             }
         }

@@ -95,6 +95,37 @@ pub async fn dead_letters_are_kept(fixture: &dyn Fixture) {
     assert_eq!(as_sent(&within("the dead letter", fixture.dead_letter(&agent)).await), full_message());
 }
 
+/// Some are taken out; the others stay, and whole.
+pub async fn unwanted_dead_letters_are_removed(fixture: &dyn Fixture) {
+    const LETTERS: usize = 50;
+    let agent = declared(fixture).await;
+    let is_odd = |message: &Message| {
+        message.message_id.as_ref().and_then(|id| id.parse::<usize>().ok()).is_some_and(|n| n % 2 == 1)
+    };
+    let remove = || fixture.broker().remove_dead_letters(&agent, &is_odd);
+    assert_eq!(within("an empty queue", remove()).await.unwrap(), []);
+    for n in 0..LETTERS {
+        fixture.broker().publish(Route::DeadLetter(agent.clone()), message(&n.to_string())).await.unwrap();
+    }
+    let removed = within("the removal", remove()).await.unwrap();
+    let expected = (0..LETTERS).filter(|n| n % 2 == 1).map(|n| n.to_string());
+    let expected: Vec<_> = expected.map(|id| Message { body: bytes::Bytes::new(), ..message(&id) }).collect();
+    assert_eq!(removed.iter().map(as_sent).collect::<Vec<_>>(), expected);
+    let left = u64::try_from(LETTERS / 2).unwrap();
+    until_depth(fixture, &agent, QueueDepth { ready: 0, dead: left }).await;
+    assert_eq!(within("nothing to remove", remove()).await.unwrap(), []);
+    until_depth(fixture, &agent, QueueDepth { ready: 0, dead: left }).await;
+    let mut kept = Vec::new();
+    for _ in 0..left {
+        let letter = within("a dead letter", fixture.dead_letter(&agent)).await;
+        let id = letter.message_id.clone().unwrap();
+        assert_eq!(as_sent(&letter), message(&id));
+        kept.push(id.parse::<usize>().unwrap());
+    }
+    kept.sort_unstable();
+    assert_eq!(kept, (0..LETTERS).filter(|n| n % 2 == 0).collect::<Vec<_>>());
+}
+
 /// Delayed messages come after their delay, and shorter ones do not wait for longer ones.
 pub async fn a_delay_is_never_early(fixture: &dyn Fixture) {
     let agent = declared(fixture).await;

@@ -7,7 +7,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::delivery::Message;
-use crate::delivery::envelope::headers;
+use crate::delivery::envelope::{self, headers};
 use crate::task::AgentName;
 
 /// Everything that the broker holds.
@@ -25,7 +25,9 @@ pub(super) struct State {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     /// By order of arrival, which a message that is handed back keeps.
-    pub(super) ready: BTreeMap<u64, Item>,
+    ready: BTreeMap<u64, Item>,
+    /// What waits behind the first task of its key, which is ready or delivered. A key is here for as long as it has one.
+    behind: HashMap<String, BTreeMap<u64, Item>>,
     pub(super) dead: VecDeque<Item>,
     dead_bytes: usize,
     arrivals: Arc<Notify>,
@@ -35,6 +37,8 @@ pub(super) struct Queue {
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) message: Message,
+    /// Its partition key.
+    key: Option<String>,
     pub(super) bytes: usize,
     pub(super) redelivered: bool,
     pub(super) enqueued_at: Instant,
@@ -46,11 +50,53 @@ const ITEM_OVERHEAD_BYTES: usize = 256;
 impl Item {
     pub(super) fn new(message: Message) -> Self {
         let bytes = message.body.len() + headers::size(&message.headers) + ITEM_OVERHEAD_BYTES;
-        Self { message, bytes, redelivered: false, enqueued_at: Instant::now() }
+        let key = envelope::partition_key(&message);
+        Self { message, key, bytes, redelivered: false, enqueued_at: Instant::now() }
     }
 }
 
 impl Queue {
+    /// How many tasks are not delivered.
+    pub(super) fn waiting(&self) -> usize {
+        self.ready.len() + self.behind.values().map(BTreeMap::len).sum::<usize>()
+    }
+
+    /// Adds a task, ready where it is the first of its key.
+    fn add(&mut self, sequence: u64, item: Item) {
+        match item.key.as_ref().and_then(|key| self.behind.get_mut(key)) {
+            Some(behind) => drop(behind.insert(sequence, item)),
+            None => {
+                if let Some(key) = &item.key {
+                    self.behind.insert(key.clone(), BTreeMap::new());
+                }
+                self.make_ready(sequence, item);
+            }
+        }
+    }
+
+    fn make_ready(&mut self, sequence: u64, item: Item) {
+        self.ready.insert(sequence, item);
+        // A waiter that is told and then goes away passes it on: `Notify` hands the permit to the next.
+        self.arrivals.notify_one();
+    }
+
+    /// The first task of a key has ended: the next one is ready.
+    fn advance(&mut self, key: &str) {
+        match self.behind.get_mut(key).and_then(BTreeMap::pop_first) {
+            Some((sequence, item)) => self.make_ready(sequence, item),
+            None => drop(self.behind.remove(key)),
+        }
+    }
+
+    /// Takes dead letters out; answers them without their bodies.
+    pub(super) fn exhume(&mut self, unwanted: impl Fn(&Message) -> bool) -> Vec<Message> {
+        let (out, kept): (VecDeque<Item>, VecDeque<Item>) =
+            std::mem::take(&mut self.dead).into_iter().partition(|item| unwanted(&item.message));
+        self.dead = kept;
+        self.dead_bytes -= out.iter().map(|item| item.bytes).sum::<usize>();
+        out.into_iter().map(|item| Message { body: bytes::Bytes::new(), ..item.message }).collect()
+    }
+
     /// Adds a dead letter, and drops the oldest where they take too much; tells how many. The new one always stays.
     pub(super) fn bury(&mut self, item: Item, bytes_max: usize) -> usize {
         self.dead_bytes += item.bytes;
@@ -72,20 +118,22 @@ impl State {
     /// Adds a message at the end of a queue.
     pub(super) fn push(&mut self, agent: &AgentName, item: Item) {
         self.bytes = self.bytes.saturating_add(item.bytes);
-        self.put(agent, None, item);
+        let sequence = self.sequence();
+        self.queues.entry(agent.clone()).or_default().add(sequence, item);
     }
 
-    /// Puts an unsettled message back where it was.
+    /// Puts an unsettled message back where it was: before those of its key that wait behind it.
     pub(super) fn put_back(&mut self, agent: &AgentName, sequence: u64, item: Item) {
-        self.put(agent, Some(sequence), Item { redelivered: true, ..item });
+        let queue = self.queues.entry(agent.clone()).or_default();
+        queue.make_ready(sequence, Item { redelivered: true, ..item });
     }
 
-    fn put(&mut self, agent: &AgentName, sequence: Option<u64>, item: Item) {
-        let sequence = sequence.unwrap_or_else(|| self.sequence());
-        let queue = self.queues.entry(agent.clone()).or_default();
-        queue.ready.insert(sequence, item);
-        // A waiter that is told and then goes away passes it on: `Notify` hands the permit to the next.
-        queue.arrivals.notify_one();
+    /// A delivered message is done with.
+    pub(super) fn done(&mut self, agent: &AgentName, item: &Item) {
+        self.bytes = self.bytes.saturating_sub(item.bytes);
+        if let (Some(queue), Some(key)) = (self.queues.get_mut(agent), &item.key) {
+            queue.advance(key);
+        }
     }
 
     /// Takes the oldest message of a queue.
@@ -114,7 +162,8 @@ impl State {
                 return Some(until);
             }
             let (agent, item) = entry.remove();
-            self.put(&agent, None, Item { enqueued_at: now, ..item });
+            let sequence = self.sequence();
+            self.queues.entry(agent).or_default().add(sequence, Item { enqueued_at: now, ..item });
         }
         None
     }

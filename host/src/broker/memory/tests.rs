@@ -22,7 +22,11 @@ impl Fixture for Embedded {
     }
 
     async fn dead_letter(&self, agent: &AgentName) -> Message {
-        self.broker.dead_letters(agent).remove(0)
+        let oldest = self.broker.dead_letters(agent).remove(0);
+        let is_first = std::sync::atomic::AtomicBool::new(true);
+        let first = |_: &Message| is_first.swap(false, Ordering::Relaxed);
+        self.broker.remove_dead_letters(agent, &first).await.unwrap();
+        oldest
     }
 
     async fn clean_up(&self) {}
@@ -64,4 +68,21 @@ async fn the_oldest_dead_letters_make_room() {
     }
     let kept: Vec<_> = broker.dead_letters(&agent()).into_iter().filter_map(|letter| letter.message_id).collect();
     assert_eq!(kept, ["two", "three"]);
+}
+
+#[tokio::test]
+async fn removed_dead_letters_make_room() {
+    let broker = MemoryBroker::new(MemoryLimits { dead_letters_bytes_max: 2_000, ..MemoryLimits::default() });
+    broker.declare(&agent()).await.unwrap();
+    let bury = async |id: &str| {
+        let dead = Message { message_id: Some(id.to_owned()), ..of_size(600) };
+        broker.publish(Route::DeadLetter(agent()), dead).await.unwrap();
+    };
+    bury("one").await;
+    bury("two").await;
+    let is_two = |message: &Message| message.message_id.as_deref() == Some("two");
+    assert_eq!(broker.remove_dead_letters(&agent(), &is_two).await.unwrap().len(), 1);
+    bury("three").await;
+    let kept: Vec<_> = broker.dead_letters(&agent()).into_iter().filter_map(|letter| letter.message_id).collect();
+    assert_eq!(kept, ["one", "three"]);
 }

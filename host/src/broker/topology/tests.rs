@@ -6,18 +6,20 @@ use std::time::Duration;
 fn the_plan_is_the_contracts() {
     let agents = [AgentName::parse("voter").unwrap()];
     let lines: Vec<String> = plan(&agents).iter().map(ToString::to_string).collect();
-    let without_most_buckets: Vec<&str> = lines
+    let without_repetition: Vec<&str> = lines
         .iter()
         .map(String::as_str)
         .filter(|line| !line.contains("agents.delay.") || line.contains(".2750ms"))
+        .filter(|line| !line.contains(".partition.") || line.contains(".partition.c"))
         .collect();
     assert_eq!(
-        without_most_buckets,
+        without_repetition,
         [
             "exchange agents type=direct durable=true",
             "exchange agents.expired type=fanout durable=true",
             "queue agents.expired durable=true x-delivery-limit=1000000 x-queue-type=quorum",
             "binding agents.expired -> agents.expired routing_key=\"\"",
+            "queue agents.partitioned durable=true x-delivery-limit=1000000 x-queue-type=quorum",
             "exchange agents.delay.2750ms type=fanout durable=true",
             "queue agents.delay.2750ms durable=true x-dead-letter-exchange=agents x-dead-letter-strategy=at-least-once \
              x-delivery-limit=1000000 x-message-ttl=2750 x-overflow=reject-publish x-queue-type=quorum",
@@ -26,11 +28,41 @@ fn the_plan_is_the_contracts() {
              x-delivery-limit=1000000 x-overflow=reject-publish x-queue-type=quorum",
             "queue agent.voter.dead durable=true x-delivery-limit=1000000 x-queue-type=quorum",
             "binding agents -> agent.voter routing_key=\"voter\"",
+            "queue agent.voter.partition.c durable=true x-dead-letter-exchange=agents.expired \
+             x-dead-letter-strategy=at-least-once x-delivery-limit=1000000 x-overflow=reject-publish \
+             x-queue-type=quorum x-single-active-consumer=true",
+            "binding agents -> agent.voter.partition.c routing_key=\"voter.partition.c\"",
         ]
     );
     let mut printed = Vec::new();
     print(&plan(&agents), &mut printed).unwrap();
     assert_eq!(String::from_utf8(printed).unwrap().lines().collect::<Vec<_>>(), lines);
+}
+
+/// What a client of another make computes: `printf %s KEY | sha256sum | cut -c1`.
+#[test]
+fn a_keys_partition_is_the_first_hex_digit_of_its_sha_256() {
+    let agent = AgentName::parse("voter").unwrap();
+    for (key, digit) in [("", 'e'), ("abc", 'b'), ("order-4711", '1'), ("\u{e4}", '3')] {
+        let partition = Partition::of_key(key);
+        assert_eq!(partition.queue(&agent), format!("agent.voter.partition.{digit}"), "{key:?}");
+        assert_eq!(partition.routing_key(&agent), format!("voter.partition.{digit}"), "{key:?}");
+    }
+    assert_eq!(for_partitions(&agent).len(), 2 * 16);
+}
+
+#[test]
+fn routing_keys_name_their_agent() {
+    let agent = AgentName::parse("voter").unwrap();
+    let own = Partition::all().map(|partition| partition.routing_key(&agent)).chain(["voter".to_owned()]);
+    for routing_key in own {
+        assert_eq!(agent_of(&routing_key).as_ref(), Some(&agent), "{routing_key}");
+    }
+    for foreign in
+        ["", "Voter", "voter.", "voter.dead", "voter.partition.g", "voter.partition.10", "voter.partition.a.b"]
+    {
+        assert_eq!(agent_of(foreign), None, "{foreign}");
+    }
 }
 
 #[test]

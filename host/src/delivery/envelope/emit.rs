@@ -161,6 +161,24 @@ pub fn expired_again(message: &Message, now_ms: UnixMs) -> Message {
     Message { expiration: None, headers, ..message.clone() }
 }
 
+/// A message that a host publishes again as it is, into another of the agent's queues. What its expiration says is
+/// written down as a deadline: kept as it is, it would start anew.
+pub(crate) fn moved(message: &Message, now_ms: UnixMs) -> Message {
+    // One that cannot be read stays, for whoever receives the message to refuse it.
+    let Ok(expires_at_ms) = expiration_deadline_ms(message, now_ms) else { return message.clone() };
+    let mut headers = headers::that_travel_on(&message.headers);
+    let is_deadline = |name: &str| name.eq_ignore_ascii_case(headers::DEADLINE);
+    let sent = headers.iter().filter(|(name, _)| is_deadline(name)).map(|(name, value)| moment(name, value));
+    // So does a deadline that cannot be read.
+    if let (Some(_), Ok(sent)) = (expires_at_ms, sent.collect::<Result<Vec<_>, _>>()) {
+        headers.retain(|name, _| !is_deadline(name));
+        if let Some(deadline_ms) = earliest(sent.last().copied(), expires_at_ms) {
+            headers.insert(headers::DEADLINE.to_owned(), deadline_ms.into());
+        }
+    }
+    Message { expiration: None, headers, ..message.clone() }
+}
+
 /// The message that has a dead letter's task run again, from its first attempt, in the next generation.
 ///
 /// A deadline that has passed is not kept: whoever redrives the task wants it to run.

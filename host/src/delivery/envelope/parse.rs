@@ -88,6 +88,13 @@ pub(crate) fn not_before_ms(message: &Message) -> Option<UnixMs> {
     message.headers.get(headers::NOT_BEFORE).and_then(HeaderValue::as_count)
 }
 
+/// The key of a task that is to run in turn with others of its key. A value that is no text is none: the message is
+/// malformed, and runs nowhere.
+pub(crate) fn partition_key(message: &Message) -> Option<String> {
+    let is_key = |name: &str| name.eq_ignore_ascii_case(headers::PARTITION_KEY);
+    message.headers.iter().rfind(|(name, _)| is_key(name)).and_then(|(_, value)| value.as_text())
+}
+
 /// What the header table says.
 #[derive(Default)]
 struct Fields {

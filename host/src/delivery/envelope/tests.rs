@@ -406,4 +406,18 @@ proptest! {
             prop_assert!(task.is_expired(now_ms));
         }
     }
+
+    #[test]
+    fn a_moved_message_is_the_same_task(mut message in any_message(), now_ms in 1..u64::MAX / 2) {
+        message.message_id.get_or_insert_with(|| "t".to_owned());
+        let moved = moved(&message, now_ms);
+        match (parse(&agent(), &message, now_ms), parse(&agent(), &moved, now_ms)) {
+            (Ok(before), Ok(after)) => {
+                prop_assert!(moved.expiration.is_none(), "it would start anew");
+                prop_assert_eq!(before, after);
+            }
+            (Err(before), Err(after)) => prop_assert_eq!(before.reason, after.reason),
+            (before, after) => prop_assert!(false, "{before:?} became {after:?}"),
+        }
+    }
 }

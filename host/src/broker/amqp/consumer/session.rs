@@ -5,17 +5,18 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::stream::{self, SelectAll, Stream, StreamExt as _};
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Source;
+use crate::broker::amqp::convert;
+use crate::broker::amqp::declare::{self, answered};
 use crate::broker::amqp::watermark::Watermark;
-use crate::broker::amqp::{convert, declare};
 use crate::delivery::{BrokerError, Delivery, Receipt, Settle};
 
 /// How a session ended.
@@ -36,36 +37,57 @@ const STRAGGLER_DELAY: Duration = Duration::from_millis(25);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Settlements taken from the queue at a time.
 const BATCH: usize = 256;
-/// AMQP's reply code for a proper goodbye.
-const REPLY_SUCCESS: u16 = 200;
-
 /// What became of a delivery.
 #[derive(Clone, Copy, Debug)]
 enum Settled {
     Acknowledged(u64),
     HandedBack(u64),
+    /// Nobody settles it: it goes back with the channel.
+    Left,
 }
 
 /// The permit for a delivery of this session.
 struct SessionReceipt {
     tag: u64,
     settled: mpsc::UnboundedSender<Settled>,
+    spent: bool,
+}
+
+impl SessionReceipt {
+    fn tell(&self, settled: Settled) {
+        // Fails when the session is over: then the broker has the message again, and there is nothing to do.
+        self.settled.send(settled).ok();
+    }
 }
 
 impl Settle for SessionReceipt {
-    fn acknowledge(self: Box<Self>) {
-        // Fails when the session is over: then the broker has the message again, and there is nothing to do.
-        self.settled.send(Settled::Acknowledged(self.tag)).ok();
+    fn acknowledge(mut self: Box<Self>) {
+        self.spent = true;
+        self.tell(Settled::Acknowledged(self.tag));
     }
 
-    fn hand_back(self: Box<Self>) {
-        self.settled.send(Settled::HandedBack(self.tag)).ok();
+    fn hand_back(mut self: Box<Self>) {
+        self.spent = true;
+        self.tell(Settled::HandedBack(self.tag));
     }
 }
 
+impl Drop for SessionReceipt {
+    fn drop(&mut self) {
+        if !self.spent {
+            self.tell(Settled::Left);
+        }
+    }
+}
+
+/// What comes over the channel: deliveries, and the end of one of its consumers.
+type Arrivals = SelectAll<Box<dyn Stream<Item = Arrival> + Send + Sync + Unpin>>;
+type Arrival = Option<lapin::Result<lapin::message::Delivery>>;
+
 struct Session {
     channel: Channel,
-    consumer: lapin::Consumer,
+    arrivals: Arrivals,
+    consumer_tags: Vec<ShortString>,
     settled_sender: mpsc::UnboundedSender<Settled>,
     settled: mpsc::UnboundedReceiver<Settled>,
     marks: Watermark,
@@ -73,6 +95,8 @@ struct Session {
     outstanding: u64,
     /// Untold acknowledgements above the watermark are sent one by one from this many on: a quarter of the prefetch.
     stragglers_max: usize,
+    /// Whether none waits: with a small prefetch on several queues, one long task would hold all of them up.
+    each_at_once: bool,
     /// When the oldest of them came to wait.
     stragglers_since: Option<Instant>,
 }
@@ -86,7 +110,7 @@ pub(super) async fn run<T, F: Fn(Delivery, &str) -> Option<T>>(
 ) -> Result<End, BrokerError> {
     declare::apply(connection, &source.declarations, predeclared).await?;
     let mut session = Session::open(connection, source).await.map_err(|error| BrokerError(error.to_string()))?;
-    source.live.send_replace(true);
+    source.live.set(true);
     match session.pump(source, closing).await {
         Ok(end) => {
             session.say_goodbye().await;
@@ -101,20 +125,26 @@ impl Session {
         connection: &Connection,
         source: &Source<T, F>,
     ) -> lapin::Result<Self> {
-        let channel = connection.create_channel().await?;
-        channel.basic_qos(source.prefetch, BasicQosOptions::default()).await?;
-        let options = BasicConsumeOptions::default();
-        let queue = source.queue.as_str().into();
-        let consumer = channel.basic_consume(queue, "".into(), options, FieldTable::default()).await?;
+        let channel = answered(connection.create_channel()).await?;
+        answered(channel.basic_qos(source.prefetch, BasicQosOptions::default())).await?;
+        let (mut arrivals, mut consumer_tags) = (Arrivals::new(), Vec::with_capacity(source.queues.len()));
+        for queue in &source.queues {
+            let (queue, options) = (queue.as_str().into(), BasicConsumeOptions::default());
+            let consumer = answered(channel.basic_consume(queue, "".into(), options, FieldTable::default())).await?;
+            consumer_tags.push(consumer.tag());
+            arrivals.push(Box::new(consumer.map(Some).chain(stream::iter([None]))));
+        }
         let (settled_sender, settled) = mpsc::unbounded_channel();
         Ok(Self {
             channel,
-            consumer,
+            arrivals,
+            consumer_tags,
             settled_sender,
             settled,
             marks: Watermark::default(),
             outstanding: 0,
             stragglers_max: usize::from(source.prefetch / 4).max(1),
+            each_at_once: source.order.is_some(),
             stragglers_since: None,
         })
     }
@@ -132,7 +162,7 @@ impl Session {
             tokio::select! {
                 biased;
                 () = closing.cancelled() => {
-                    return self.close(&mut batch, stopping).await;
+                    return self.close(source, &mut batch, stopping).await;
                 }
                 () = source.stop.cancelled(), if !stopping => stopping = true,
                 _ = self.settled.recv_many(&mut batch, BATCH) => {
@@ -145,7 +175,7 @@ impl Session {
                     self.flush(false).await?;
                     arm(self.marks.untold() > 0, &mut flush_set, flush.as_mut());
                 }
-                next = next(&mut self.consumer, source.deliveries.as_ref()), if !stopping => match next {
+                next = next(&mut self.arrivals, source.deliveries.as_ref()), if !stopping => match next {
                     Next::Delivery(delivery, permit) => {
                         let tag = delivery.delivery_tag;
                         self.outstanding += 1;
@@ -153,7 +183,7 @@ impl Session {
                         if let Some(accepted) = (source.accept)(delivery.0, &delivery.1) {
                             permit.send(accepted);
                         }
-                        tracing::trace!(queue = source.queue, tag, "delivered");
+                        tracing::trace!(consumer = source.name, tag, "delivered");
                     }
                     Next::NobodyTakesThem => source.stop.cancel(),
                     Next::Ended(Some(error)) => return Err(error),
@@ -164,8 +194,8 @@ impl Session {
                 },
             }
             if stopping && source.deliveries.take().is_some() {
-                source.live.send_replace(false);
-                self.cancel().await?;
+                source.live.set(false);
+                self.stop_intake(source).await?;
             }
             if stopping && self.outstanding == 0 {
                 self.flush(true).await?;
@@ -175,7 +205,7 @@ impl Session {
     }
 
     fn receive(&self, delivery: lapin::message::Delivery) -> (Delivery, String) {
-        let receipt = SessionReceipt { tag: delivery.delivery_tag, settled: self.settled_sender.clone() };
+        let receipt = SessionReceipt { tag: delivery.delivery_tag, settled: self.settled_sender.clone(), spent: false };
         let message = convert::message(&delivery.properties, delivery.data);
         let received = Delivery { message, redelivered: delivery.redelivered, receipt: Receipt::new(receipt) };
         (received, delivery.routing_key.as_str().to_owned())
@@ -190,6 +220,8 @@ impl Session {
                     self.marks.handed_back(tag);
                     hand_back(&self.channel, tag).await?;
                 }
+                // Not marked: no acknowledgement may stand for it.
+                Settled::Left => {}
             }
         }
         Ok(())
@@ -206,7 +238,8 @@ impl Session {
     /// Tells the broker what is finished: in bulk, and one by one what waits for too long or too many for the bulk.
     async fn flush(&mut self, everything: bool) -> lapin::Result<()> {
         let waited = self.stragglers_since.is_some_and(|since| since.elapsed() >= STRAGGLER_DELAY);
-        let told = self.marks.take(everything || waited || self.marks.untold() >= self.stragglers_max.max(FLUSH_COUNT));
+        let everything = everything || waited || self.each_at_once;
+        let told = self.marks.take(everything || self.marks.untold() >= self.stragglers_max.max(FLUSH_COUNT));
         if let Some(tag) = told.up_to {
             self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
         }
@@ -217,10 +250,26 @@ impl Session {
         Ok(())
     }
 
-    /// Cancels the consumer at the broker and hands back what came before it heard of that.
+    /// Takes nothing more.
+    async fn stop_intake<T, F: Fn(Delivery, &str) -> Option<T>>(&mut self, source: &Source<T, F>) -> lapin::Result<()> {
+        match &source.order {
+            // Not cancelled: a broker makes another consumer the active one at once (measured with 3.10), and it would
+            // get the next of a key whose task still runs here. The prefetch bounds what comes meanwhile.
+            Some(order) => {
+                order.close();
+                Ok(())
+            }
+            None => self.cancel().await,
+        }
+    }
+
+    /// Cancels the consumers at the broker and hands back what came before it heard of that.
     async fn cancel(&mut self) -> lapin::Result<()> {
-        self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default()).await?;
-        while let Ok(Some(delivery)) = tokio::time::timeout(CANCEL_TIMEOUT, self.consumer.next()).await {
+        for consumer_tag in &self.consumer_tags {
+            answered(self.channel.basic_cancel(consumer_tag.clone(), BasicCancelOptions::default())).await?;
+        }
+        while let Ok(Some(arrival)) = tokio::time::timeout(CANCEL_TIMEOUT, self.arrivals.next()).await {
+            let Some(delivery) = arrival else { continue };
             let tag = delivery?.delivery_tag;
             self.marks.handed_back(tag);
             hand_back(&self.channel, tag).await?;
@@ -229,9 +278,14 @@ impl Session {
     }
 
     /// The host closes: what is settled by now is told, everything else goes back with the channel.
-    async fn close(&mut self, batch: &mut Vec<Settled>, cancelled: bool) -> lapin::Result<End> {
-        if !cancelled {
-            self.cancel().await?;
+    async fn close<T, F: Fn(Delivery, &str) -> Option<T>>(
+        &mut self,
+        source: &Source<T, F>,
+        batch: &mut Vec<Settled>,
+        stopped: bool,
+    ) -> lapin::Result<End> {
+        if !stopped {
+            self.stop_intake(source).await?;
         }
         while let Ok(settled) = self.settled.try_recv() {
             batch.push(settled);
@@ -242,9 +296,7 @@ impl Session {
     }
 
     async fn say_goodbye(&self) {
-        if let Err(error) = self.channel.close(REPLY_SUCCESS, "done".into()).await {
-            tracing::debug!(%error, "closing a consumer's channel");
-        }
+        declare::close(&self.channel).await;
     }
 }
 
@@ -266,7 +318,7 @@ enum Next<'a, T> {
 }
 
 /// The next delivery, once there is room for it: until then it stays with the driver, and so with the prefetch.
-async fn next<'a, T>(consumer: &mut lapin::Consumer, deliveries: Option<&'a mpsc::Sender<T>>) -> Next<'a, T> {
+async fn next<'a, T>(arrivals: &mut Arrivals, deliveries: Option<&'a mpsc::Sender<T>>) -> Next<'a, T> {
     let Some(deliveries) = deliveries else {
         return Next::NobodyTakesThem;
     };
@@ -274,7 +326,7 @@ async fn next<'a, T>(consumer: &mut lapin::Consumer, deliveries: Option<&'a mpsc
         return Next::NobodyTakesThem;
     };
     tokio::select! {
-        delivery = consumer.next() => match delivery {
+        arrival = arrivals.next() => match arrival.flatten() {
             Some(Ok(delivery)) => Next::Delivery(Box::new(delivery), permit),
             Some(Err(error)) => Next::Ended(Some(error)),
             None => Next::Ended(None),
