@@ -212,7 +212,8 @@ impl Publisher {
         // One at a time: whoever comes second is to find the note.
         let _alone = self.making.lock().await;
         let connection = self.declaring.get().ok_or_else(link::down)?;
-        let is_there = self.config.predeclared || declare::message_count(&connection, &[queue.to_owned()]).await.is_ok();
+        let is_there =
+            self.config.predeclared || declare::message_count(&connection, &[queue.to_owned()]).await.is_ok();
         declare::apply(&connection, declarations, self.config.predeclared).await?;
         if !is_there {
             self.newborn.add(queue.to_owned());
