@@ -101,9 +101,9 @@ pub trait Agents: Send + Sync + 'static {
     /// Whether an agent of this name is deployed: cheap, asked for every submission.
     fn is_deployed(&self, agent: &AgentName) -> bool;
 
-    /// Whether the agents that were deployed before this host started are loaded: until then an agent that is not
-    /// deployed here may yet be.
-    fn are_loaded(&self) -> bool;
+    /// Whether an agent that is not deployed here may yet be: while those of before the start are being loaded, and where
+    /// this one could not be loaded so far.
+    fn may_be_deployed(&self, agent: &AgentName) -> bool;
 
     /// Whether every deployed agent has a live consumer here: cheap, asked by readiness probes.
     fn all_consuming(&self) -> bool;

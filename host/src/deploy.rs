@@ -3,9 +3,9 @@
 mod check;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -52,10 +52,16 @@ pub struct DeployedAgents {
     consumers: TaskTracker,
     /// Whether what was deployed at the start has been loaded: before that no host is ready.
     loaded: AtomicBool,
+    /// Agents of the catalog that could not be loaded so far: while there are any, this host is not ready.
+    not_loaded: std::sync::Mutex<BTreeSet<AgentName>>,
     stopping: CancellationToken,
 }
 
 impl DeployedAgents {
+    fn not_loaded(&self) -> MutexGuard<'_, BTreeSet<AgentName>> {
+        self.not_loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether an agent of this name is deployed here.
     #[must_use]
     pub fn contains(&self, agent: &AgentName) -> bool {
@@ -84,10 +90,14 @@ impl Deployer {
             }
             let _one_at_a_time = self.deployed.deploying.lock().await;
             let Some(stored) = self.catalog.get(&agent, revision).await? else { continue };
-            if let Err(error) = self.load(stored).await {
-                let cause = &error as &dyn std::error::Error;
-                tracing::error!(%agent, revision, error = cause, "a revision of the catalog does not load");
-            }
+            match self.load(stored).await {
+                Ok(()) => self.deployed.not_loaded().remove(&agent),
+                Err(error) => {
+                    let cause = &error as &dyn std::error::Error;
+                    tracing::error!(%agent, revision, error = cause, "a revision of the catalog does not load");
+                    self.deployed.not_loaded().insert(agent)
+                }
+            };
         }
         Ok(())
     }
@@ -137,7 +147,9 @@ impl Deployer {
                 return Ok(());
             }
         }
-        let slot = known.as_ref().map_or_else(|| Arc::new(AgentSlot::new(revision, self.concurrency_max)), |known| Arc::clone(&known.slot));
+        let slot = known
+            .as_ref()
+            .map_or_else(|| Arc::new(AgentSlot::new(revision, self.concurrency_max)), |known| Arc::clone(&known.slot));
         let consumer = self.broker.consume(&agent, prefetch).await?;
         let deployed = DeployedAgent {
             slot: Arc::clone(&slot),
@@ -169,13 +181,15 @@ impl Agents for Deployer {
         self.deployed.contains(agent)
     }
 
-    fn are_loaded(&self) -> bool {
-        self.deployed.loaded.load(Ordering::Relaxed)
+    fn may_be_deployed(&self, agent: &AgentName) -> bool {
+        !self.deployed.loaded.load(Ordering::Relaxed) || self.deployed.not_loaded().contains(agent)
     }
 
     fn all_consuming(&self) -> bool {
-        self.are_loaded()
-            && !self.deployed.stopping.is_cancelled() && self.all().iter().all(|deployed| *deployed.live.borrow())
+        self.deployed.loaded.load(Ordering::Relaxed)
+            && self.deployed.not_loaded().is_empty()
+            && !self.deployed.stopping.is_cancelled()
+            && self.all().iter().all(|deployed| *deployed.live.borrow())
     }
 
     async fn list(&self) -> Result<Vec<AgentInfo>, CatalogError> {

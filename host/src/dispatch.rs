@@ -179,7 +179,9 @@ impl Dispatcher {
                 Ok(deaths) if deaths >= suspect::DEATHS_MAX => {
                     return (Completion::without_a_run(Outcome::HostKiller), Recorded::No);
                 }
-                Ok(deaths) => tracing::info!(task = %attempt.task.id, deaths, "running alone a task that was delivered often"),
+                Ok(deaths) => {
+                    tracing::info!(task = %attempt.task.id, deaths, "running alone a task that was delivered often")
+                }
                 Err(error) => {
                     tracing::warn!(task = %attempt.task.id, error = &error as &dyn std::error::Error, "a task is put off");
                     let message = "the database is away".to_owned();
@@ -210,7 +212,9 @@ impl Dispatcher {
                     return Standing::Decided(Outcome::HostError { message: "the database is away".to_owned() });
                 }
                 // Without SQL it is run at least once, and its end will be recorded when the database is back.
-                Err(error) => tracing::debug!(task = %attempt.task.id, %error, "running a task without asking for its end"),
+                Err(error) => {
+                    tracing::debug!(task = %attempt.task.id, %error, "running a task without asking for its end")
+                }
             }
         }
         attempt.not_to_be_run(now_ms).map_or(Standing::Open, Standing::Decided)

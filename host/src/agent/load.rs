@@ -1,7 +1,7 @@
 //! From a module's bytes to something that can be instantiated: validate, compile, check against what the host offers.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use wasmtime::component::{Component, Linker};
 

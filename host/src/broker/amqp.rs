@@ -290,9 +290,7 @@ fn unless_early(publisher: &Arc<Publisher>, agent: &AgentName, delivery: Deliver
 #[async_trait::async_trait]
 impl Broker for AmqpBroker {
     async fn declare(&self, agent: &AgentName) -> Result<(), BrokerError> {
-        let mut declarations = topology::shared();
-        declarations.extend(topology::for_agent(agent));
-        self.apply(declarations).await
+        self.publisher.declare(agent).await
     }
 
     async fn publish(&self, route: Route, message: Message) -> Result<(), PublishError> {

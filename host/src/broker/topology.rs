@@ -56,6 +56,11 @@ pub fn dead_letter_queue(agent: &AgentName) -> String {
     format!("agent.{agent}.dead")
 }
 
+/// Whether a queue of this name holds dead letters.
+pub(super) fn is_a_dead_letter_queue(queue: &str) -> bool {
+    queue.starts_with("agent.") && queue.ends_with(".dead")
+}
+
 /// The type of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExchangeType {

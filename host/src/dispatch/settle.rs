@@ -19,13 +19,7 @@ enum SettleError {
 }
 
 impl Dispatcher {
-    pub(super) async fn settle(
-        &self,
-        attempt: &Attempt,
-        receipt: Receipt,
-        completion: Completion,
-        recorded: Recorded,
-    ) {
+    pub(super) async fn settle(&self, attempt: &Attempt, receipt: Receipt, completion: Completion, recorded: Recorded) {
         let manifest = &attempt.revision.manifest;
         let policy = Policy {
             attempts_max: attempt.task.attempts_max.unwrap_or(manifest.retry.max_attempts),
@@ -163,11 +157,8 @@ impl Dispatcher {
     ) {
         let outcome = malformed.outcome();
         let reason = malformed.reason.clone();
-        let task = Task {
-            id: malformed.task_id,
-            reply: malformed.reply,
-            ..Task::new(agent.clone(), bytes::Bytes::new())
-        };
+        let task =
+            Task { id: malformed.task_id, reply: malformed.reply, ..Task::new(agent.clone(), bytes::Bytes::new()) };
         tracing::warn!(%agent, task_id = %task.id, reason, "a malformed message is dead-lettered");
         match self.bury_malformed(message, &task, &outcome).await {
             Ok(()) => {

@@ -53,8 +53,7 @@ impl AgentSlot {
     /// Directs new tasks to another revision. Running ones finish on theirs.
     pub fn cut_over(&self, revision: Arc<Revision>) {
         // A writer cannot leave a half-made value behind: one assignment.
-        *self.active.write().unwrap_or_else(PoisonError::into_inner) =
-            Active::new(revision, self.concurrency_max);
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Active::new(revision, self.concurrency_max);
     }
 
     /// Tasks of this agent that run on this host now.

@@ -149,8 +149,9 @@ impl ApiState {
     /// Whether a task for this agent can be taken just now.
     fn can_take(&self, agent: &AgentName) -> Result<(), Problem> {
         if !self.ports.agents.is_deployed(agent) {
-            if !self.ports.agents.are_loaded() {
-                return Err(Problem::new(Kind::Unavailable, "the host is starting and loads its agents; send the request again soon"));
+            if self.ports.agents.may_be_deployed(agent) {
+                let detail = "the host has not loaded its agents yet; send the request again soon";
+                return Err(Problem::new(Kind::Unavailable, detail));
             }
             return Err(Problem::unknown_agent(agent.as_str()));
         }

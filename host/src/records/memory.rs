@@ -291,9 +291,8 @@ impl TaskRecords for MemoryRecords {
     }
 
     async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError> {
-        let is_cancelled = |id: &TaskId| {
-            self.shard(id).kept.get(id).is_some_and(|kept| kept.record.status == Status::Cancelled)
-        };
+        let is_cancelled =
+            |id: &TaskId| self.shard(id).kept.get(id).is_some_and(|kept| kept.record.status == Status::Cancelled);
         Ok(ids.into_iter().filter(is_cancelled).collect())
     }
 

@@ -34,8 +34,8 @@ use uuid::Uuid;
 use self::link::{Link, WriteError};
 use super::follow::Followers;
 use super::{
-    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, INBOX_RETENTION_DEFAULT, NewTask, Outgoing,
-    Progress, Queued, RETENTION_DEFAULT, RecordsError, Taken, TaskRecord, TaskRecords, Update, order,
+    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, INBOX_RETENTION_DEFAULT, NewTask,
+    Outgoing, Progress, Queued, RETENTION_DEFAULT, RecordsError, Taken, TaskRecord, TaskRecords, Update, order,
 };
 use crate::store::{HostDatabase, StoreError};
 use crate::task::{AgentName, TaskId, UnixMs};
@@ -123,7 +123,8 @@ impl PostgresRecords {
             notes_dropped: Arc::clone(&notes_dropped),
             sent: Arc::clone(&sent),
         };
-        let look_up = reader::run(Link::open(database, "reader").await?, lookups, reader::Wanted::Shown(settings.retention));
+        let look_up =
+            reader::run(Link::open(database, "reader").await?, lookups, reader::Wanted::Shown(settings.retention));
         let look_for_ends = reader::run(Link::open(database, "inbox").await?, ends_lookups, reader::Wanted::Ended);
         let writers = vec![
             tokio::spawn(intake_writer.run(intake_calls, closing.clone())),

@@ -100,7 +100,8 @@ async fn sweep(relay: &Relay, agent: &AgentName) -> Result<(), String> {
     if taken.is_empty() {
         return Ok(());
     }
-    let taken: HashSet<(String, u32)> = taken.into_iter().map(|(id, generation)| (id.to_string(), generation)).collect();
+    let taken: HashSet<(String, u32)> =
+        taken.into_iter().map(|(id, generation)| (id.to_string(), generation)).collect();
     let is_taken = |message: &Message| name(message).is_some_and(|name| taken.contains(&name));
     let removed = relay.broker.remove_dead_letters(agent, &is_taken).await.map_err(|error| error.to_string())?;
     // Those that were not met may be in the hands of another reader just now; the next sweep looks again.

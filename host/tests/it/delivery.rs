@@ -1,8 +1,6 @@
 //! A task ends once, whatever is sent twice; it can be cancelled; and what failed can be looked at and run again.
 
-use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
@@ -49,10 +47,8 @@ impl Stranger {
         let queue = channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
         let replies = queue.name().as_str().to_owned();
         let no_ack = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-        let answers = channel
-            .basic_consume(replies.as_str().into(), "".into(), no_ack, FieldTable::default())
-            .await
-            .unwrap();
+        let answers =
+            channel.basic_consume(replies.as_str().into(), "".into(), no_ack, FieldTable::default()).await.unwrap();
         Self { _connection: connection, channel, replies, answers }
     }
 
@@ -63,7 +59,8 @@ impl Stranger {
             .with_delivery_mode(2)
             .with_headers(headers);
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let confirm = self.channel.basic_publish("agents".into(), agent.into(), options, body, properties).await.unwrap();
+        let confirm =
+            self.channel.basic_publish("agents".into(), agent.into(), options, body, properties).await.unwrap();
         assert!(confirm.await.unwrap().is_ack());
     }
 

@@ -1,6 +1,8 @@
 //! Publishing: persistent, mandatory, confirmed, hundreds in flight.
 
+mod in_flight;
 mod lane;
+mod newborn;
 mod returns;
 
 use std::collections::HashSet;
@@ -10,7 +12,7 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt as _};
 use lapin::BasicProperties;
 use lapin::types::ShortString;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,15 +20,13 @@ use super::connectivity::Health;
 use super::link::{self, Link};
 use super::partitions::Partitions;
 use super::{AmqpConfig, convert, declare};
-use crate::broker::topology::{self, Bucket, Partition};
+use crate::broker::topology::{self, Bucket, Declaration, Partition};
 use crate::delivery::envelope::{self, headers};
 use crate::delivery::{BrokerError, Connectivity, Delivery, HeaderValue, Message, PublishError, Route};
 use crate::task::{AgentName, UnixMs, unix_ms_now};
+use in_flight::InFlight;
 use lane::{Lane, Request};
-
-/// Messages in flight: published and not confirmed. One confirm at a time gives 3 thousand messages a second, 256 in
-/// flight give 40 thousand, and more gives no more (measured).
-const IN_FLIGHT_MAX: u32 = 512;
+use newborn::Newborn;
 
 /// Largest body that is published, dead letters apart: RabbitMQ 4 takes no larger message by default, and a refusal by
 /// the broker would close the channel under every other message in flight.
@@ -48,7 +48,9 @@ pub(super) struct Publisher {
     config: Arc<AmqpConfig>,
     health: Arc<Health>,
     declaring: Arc<Link>,
-    in_flight: Semaphore,
+    in_flight: InFlight,
+    newborn: Newborn,
+    making: tokio::sync::Mutex<()>,
     tasks: Lane,
     /// Apart from the tasks' lane: what goes wrong with a stranger's reply queue must not fail anybody's task.
     replies: Lane,
@@ -75,7 +77,9 @@ impl Publisher {
             config: Arc::clone(config),
             health: Arc::clone(health),
             declaring,
-            in_flight: Semaphore::new(usize::try_from(IN_FLIGHT_MAX).unwrap_or(usize::MAX)),
+            in_flight: InFlight::default(),
+            newborn: Newborn::default(),
+            making: tokio::sync::Mutex::default(),
             tasks: Lane::start("tasks", Arc::clone(&publishing), forget, closed, tasks),
             replies: Lane::start("replies", publishing, || (), closed, tasks),
             buckets,
@@ -136,7 +140,7 @@ impl Publisher {
         properties: BasicProperties,
         body: bytes::Bytes,
     ) -> Result<(), PublishError> {
-        let _in_flight = self.in_flight.acquire().await.map_err(|_| PublishError::Unavailable(link::down()))?;
+        let _in_flight = self.in_flight.enter(exchange.as_str(), routing_key.as_str()).await;
         let (request, answer) = Request::new(exchange, routing_key, properties, body);
         let lane = if request.is_reply() { &self.replies } else { &self.tasks };
         lane.send(request);
@@ -155,6 +159,7 @@ impl Publisher {
         }
         Ok(match route {
             Route::Agent(agent) | Route::Delayed(agent, Duration::ZERO) => {
+                self.newborn.grown_up(&topology::task_queue(&agent)).await;
                 (message, topology::TASKS_EXCHANGE.into(), self.routing_key(&agent, partition).await?)
             }
             Route::Delayed(agent, delay) => {
@@ -168,7 +173,10 @@ impl Publisher {
                 // The bucket keeps it, and so the task comes out into its partition.
                 (message, bucket.name().as_str().into(), self.routing_key(&agent, partition).await?)
             }
-            Route::DeadLetter(agent) => (message, ShortString::default(), topology::dead_letter_queue(&agent)),
+            Route::DeadLetter(agent) => {
+                self.newborn.grown_up(&topology::task_queue(&agent)).await;
+                (message, ShortString::default(), topology::dead_letter_queue(&agent))
+            }
             Route::Reply(routing_key) => (message, ShortString::default(), routing_key),
         })
     }
@@ -191,20 +199,33 @@ impl Publisher {
 
     async fn declare_bucket(&self, bucket: Bucket) -> Result<(), PublishError> {
         let known = || self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if known().contains(&bucket) {
-            return Ok(());
+        if !known().contains(&bucket) {
+            self.make(&bucket.name(), &topology::for_bucket(bucket)).await.map_err(PublishError::Unavailable)?;
+            known().insert(bucket);
         }
-        let connection = self.declaring.get().ok_or_else(|| PublishError::Unavailable(link::down()))?;
-        let declarations = topology::for_bucket(bucket);
-        declare::apply(&connection, &declarations, self.config.predeclared).await.map_err(PublishError::Unavailable)?;
-        known().insert(bucket);
+        self.newborn.grown_up(&bucket.name()).await;
+        Ok(())
+    }
+
+    /// Declares a queue and what belongs to it, and notes whether it is new.
+    async fn make(&self, queue: &str, declarations: &[Declaration]) -> Result<(), BrokerError> {
+        // One at a time: whoever comes second is to find the note.
+        let _alone = self.making.lock().await;
+        let connection = self.declaring.get().ok_or_else(link::down)?;
+        let is_there =
+            self.config.predeclared || declare::message_count(&connection, &[queue.to_owned()]).await.is_ok();
+        declare::apply(&connection, declarations, self.config.predeclared).await?;
+        if !is_there {
+            self.newborn.add(queue.to_owned());
+        }
         Ok(())
     }
 
     /// Makes an agent's queues.
     pub(super) async fn declare(&self, agent: &AgentName) -> Result<(), BrokerError> {
-        let connection = self.declaring.get().ok_or_else(link::down)?;
-        declare::apply(&connection, &topology::for_agent(agent), self.config.predeclared).await
+        let mut declarations = topology::shared();
+        declarations.extend(topology::for_agent(agent));
+        self.make(&topology::task_queue(agent), &declarations).await
     }
 
     /// Sends a delivery that came out of the longest delay queue round again.
@@ -251,8 +272,7 @@ impl Publisher {
 
     /// Waits until nothing is in flight.
     pub(super) async fn drain(&self) {
-        let all = self.in_flight.acquire_many(IN_FLIGHT_MAX).await;
-        drop(all);
+        self.in_flight.drain().await;
     }
 }
 

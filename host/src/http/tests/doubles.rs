@@ -403,8 +403,8 @@ impl Agents for Doubles {
         self.lock().agents.iter().any(|info| info.name == *agent)
     }
 
-    fn are_loaded(&self) -> bool {
-        self.lock().agents_loaded
+    fn may_be_deployed(&self, _: &AgentName) -> bool {
+        !self.lock().agents_loaded
     }
 
     fn all_consuming(&self) -> bool {

@@ -73,7 +73,8 @@ impl Leaving {
             letters.bytes = letters.bytes.saturating_sub(weight(&former));
         }
         while letters.bytes > LETTERS_BYTES_MAX {
-            let first = letters.listed.values().min_by_key(|letter| letter.failed_at_ms).map(|letter| letter.id.clone());
+            let first =
+                letters.listed.values().min_by_key(|letter| letter.failed_at_ms).map(|letter| letter.id.clone());
             let Some(letter) = first.and_then(|id| letters.listed.remove(&id)) else { return };
             letters.bytes = letters.bytes.saturating_sub(weight(&letter));
         }

@@ -24,7 +24,8 @@ impl EndTask {
     /// # Errors
     /// Those of the statement.
     pub async fn call(&self, connection: &mut PgConnection, ending: &Ending) -> Result<Ended, sqlx::Error> {
-        const CALL: &str = "SELECT agent_host.end_task($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+        const CALL: &str =
+            "SELECT agent_host.end_task($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
             $16, $17, $18)";
         let change = TaskRecord::from(ending.update.clone());
         let usage = change.usage;

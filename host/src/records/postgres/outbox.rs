@@ -15,7 +15,5 @@ pub(super) async fn unsent(pool: &PgPool) -> Result<Vec<Outgoing>, sqlx::Error> 
         WHERE id IN (SELECT id FROM outbox WHERE due_at <= now() ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED)
         RETURNING id, payload";
     let rows = sqlx::query(CLAIM).bind(UNSENT_CLAIM.as_secs_f64()).bind(UNSENT_MAX).fetch_all(pool).await?;
-    rows.iter()
-        .map(|row| Ok(Outgoing { id: row.try_get(0)?, payload: row.try_get::<Vec<u8>, _>(1)?.into() }))
-        .collect()
+    rows.iter().map(|row| Ok(Outgoing { id: row.try_get(0)?, payload: row.try_get::<Vec<u8>, _>(1)?.into() })).collect()
 }

@@ -11,9 +11,9 @@ use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor, PgPool, Row};
 
+use super::PostgresConfig;
 use crate::capability::Cause;
 use crate::capability::sql::ProvisionError;
-use super::PostgresConfig;
 use crate::catalog::Migration;
 use crate::records::EndTask;
 use crate::store::SCHEMA_LOCK;
