@@ -15,17 +15,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use agent_host::agent::{Engine, EngineConfig, Loader, MemoryLedger, Revision, Runner, RunnerConfig};
+use agent_host::agent::{Engine, EngineConfig, Loader, MemoryLedger, Revision, Run, Runner, RunnerConfig, Stops};
 use agent_host::capability::cache::MemoryCache;
 use agent_host::capability::files::Folders;
 use agent_host::capability::key_value::MemoryKeyValue;
 use agent_host::capability::secrets::EnvironmentSecrets;
 use agent_host::capability::sql::LazyDatabase;
+use agent_host::capability::tasks::ProgressSink;
 use agent_host::capability::{Backends, Capabilities};
 use agent_host::manifest::Manifest;
-use agent_host::task::{AgentName, Outcome, Task};
+use agent_host::records::{Ending, Progress};
+use agent_host::task::{AgentName, Completion, Outcome, Task};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -75,9 +76,33 @@ async fn bare(engine: wasmtime::Engine, pre: HostNativePre<BareState>) {
     assert_eq!(output.unwrap().unwrap().body, BODY);
 }
 
+/// An attempt that nobody watches.
+struct Attempt {
+    revision: Arc<Revision>,
+    task: Task,
+}
+
+impl ProgressSink for Attempt {
+    fn note(&self, _: Progress) {}
+}
+
+impl Run for Attempt {
+    fn task(&self) -> &Task {
+        &self.task
+    }
+
+    fn revision(&self) -> &Arc<Revision> {
+        &self.revision
+    }
+
+    fn ending(&self, _: &Completion) -> Ending {
+        panic!("echo commits nothing")
+    }
+}
+
 async fn hosted(runner: Runner, revision: Arc<Revision>) {
-    let task = Arc::new(Task::new(revision.agent.clone(), BODY));
-    let completion = runner.run(revision, task, CancellationToken::new()).await;
+    let task = Task::new(revision.agent.clone(), BODY);
+    let (completion, _) = runner.run(Arc::new(Attempt { revision, task }), Stops::default()).await;
     assert!(matches!(completion.outcome, Outcome::Succeeded(Some(output)) if output.body == BODY));
 }
 
