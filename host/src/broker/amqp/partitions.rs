@@ -56,7 +56,7 @@ impl Partitions {
         self.known().remove(agent);
     }
 
-    /// Makes sure that an agent's partitions exist. `mark` publishes a marker.
+    /// Makes sure that an agent's partitions exist. `mark` publishes a marker, where they are new.
     pub(super) async fn ensure(
         &self,
         agent: &AgentName,
@@ -164,7 +164,7 @@ impl Partitions {
 }
 
 /// The partition that is made first.
-fn first_queue(agent: &AgentName) -> String {
+pub(super) fn first_queue(agent: &AgentName) -> String {
     Partition::all().next().map(|first| first.queue(agent)).unwrap_or_default()
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt as _};
+use futures::stream::{FuturesOrdered, StreamExt as _};
 use lapin::BasicProperties;
 use lapin::types::ShortString;
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connectivity::Health;
 use super::link::{self, Link};
-use super::partitions::Partitions;
+use super::partitions::{self, Partitions};
 use super::{AmqpConfig, convert, declare};
 use crate::broker::topology::{self, Bucket, Declaration, Partition};
 use crate::delivery::envelope::{self, headers};
@@ -184,14 +184,25 @@ impl Publisher {
     /// The way to an agent, or to one of its partitions.
     async fn routing_key(&self, agent: &AgentName, partition: Option<Partition>) -> Result<String, PublishError> {
         let Some(partition) = partition else { return Ok(agent.to_string()) };
-        if !self.partitions.knows(agent) {
-            self.partitions.ensure(agent, self.mark(agent)).await?;
-        }
+        self.make_partitions(agent).await?;
         Ok(partition.routing_key(agent))
     }
 
-    /// Tells other hosts that there is an agent with partitions that they may not know of.
+    /// Makes an agent's partitions where it has none.
+    async fn make_partitions(&self, agent: &AgentName) -> Result<(), PublishError> {
+        if !self.partitions.knows(agent) {
+            self.partitions.ensure(agent, self.mark(agent)).await?;
+        }
+        if self.newborn.any() {
+            self.newborn.grown_up(&partitions::first_queue(agent)).await;
+        }
+        Ok(())
+    }
+
+    /// Tells other hosts that there is an agent with new partitions.
     async fn mark(&self, agent: &AgentName) -> Result<(), PublishError> {
+        // They are made together: the first one stands for all.
+        self.newborn.add(partitions::first_queue(agent));
         let marker = Message { message_id: Some(agent.to_string()), ..Message::default() };
         let properties = convert::properties(&marker).map_err(PublishError::Refused)?;
         self.confirmed(ShortString::default(), topology::PARTITIONED.into(), properties, marker.body).await
@@ -250,12 +261,19 @@ impl Publisher {
     /// Moves keyed tasks that somebody published with the agent's own routing key to their partitions, in their order
     /// here: in the order in which this host received them, as long as the broker takes them all.
     pub(super) async fn move_all(self: Arc<Self>, agent: AgentName, mut deliveries: mpsc::UnboundedReceiver<Delivery>) {
-        // Started in order, and so published in order.
-        stream::poll_fn(|context| deliveries.poll_recv(context))
-            .map(|delivery| self.move_one(&agent, delivery))
-            .buffered(MOVING_MAX)
-            .for_each(|()| std::future::ready(()))
-            .await;
+        let mut moving = FuturesOrdered::new();
+        loop {
+            tokio::select! {
+                Some(delivery) = deliveries.recv(), if moving.len() < MOVING_MAX => {
+                    // What is begun in order is published in order, where nothing but a place in the line is waited for.
+                    // A failure shows again below.
+                    drop(self.make_partitions(&agent).await);
+                    moving.push_back(self.move_one(&agent, delivery));
+                }
+                Some(()) = moving.next(), if !moving.is_empty() => {}
+                else => return,
+            }
+        }
     }
 
     async fn move_one(&self, agent: &AgentName, delivery: Delivery) {

@@ -27,9 +27,14 @@ impl Newborn {
         self.any.store(true, Ordering::Release);
     }
 
+    /// Whether there are any.
+    pub(super) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     /// Waits until a queue is old enough.
     pub(super) async fn grown_up(&self, queue: &str) {
-        if !self.any.load(Ordering::Acquire) {
+        if !self.any() {
             return;
         }
         let left = {
