@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::upsert::{Upsert, WrittenBefore};
-use super::link::{Fault, Link, Work, WriteError};
+use super::link::{Fault, Link, Work, WriteError, recv_batch};
 use super::noted::{Noted, Sent};
 use crate::records::follow::Followers;
 use crate::records::{DeadLetter, Ended, Outgoing, Progress, TaskRecord, order};
@@ -91,10 +91,14 @@ impl Writer {
     pub(super) async fn run(mut self, mut calls: mpsc::Receiver<Finished>, closing: CancellationToken) {
         let mut ends = Vec::with_capacity(ENDS_PER_BATCH);
         let mut notes_at = Instant::now();
+        let mut last = 0;
         loop {
             let mut is_over = false;
             tokio::select! {
-                received = calls.recv_many(&mut ends, ENDS_PER_BATCH) => is_over = received == 0,
+                received = recv_batch(&mut calls, &mut ends, ENDS_PER_BATCH, last) => {
+                    is_over = received == 0;
+                    last = received;
+                }
                 () = tokio::time::sleep_until(notes_at.into()) => {}
                 () = closing.cancelled(), if !calls.is_closed() => {
                     calls.close();

@@ -9,7 +9,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use tokio::sync::{mpsc, oneshot};
 
-use super::link::{Fault, Link, Work, WriteError};
+use super::link::{Fault, Link, Work, WriteError, recv_batch};
 use crate::records::follow::Followers;
 use crate::records::{Progress, Status, TaskRecord, order};
 use crate::task::{Failure, Output, TaskId, UnixMs, Usage};
@@ -38,7 +38,12 @@ pub(super) enum Wanted {
 /// Answers look-ups until nobody can ask any more.
 pub(super) async fn run(mut link: Link, mut lookups: mpsc::Receiver<Lookup>, wanted: Wanted) {
     let mut batch = Vec::with_capacity(LOOKUPS_PER_QUERY);
-    while lookups.recv_many(&mut batch, LOOKUPS_PER_QUERY).await > 0 {
+    let mut last = 0;
+    loop {
+        last = recv_batch(&mut lookups, &mut batch, LOOKUPS_PER_QUERY, last).await;
+        if last == 0 {
+            return;
+        }
         let mut waiting: HashMap<TaskId, Vec<Reply>> = HashMap::with_capacity(batch.len());
         for Lookup { id, reply } in batch.drain(..) {
             waiting.entry(id).or_default().push(reply);
