@@ -32,7 +32,7 @@ const FLUSH_COUNT: usize = 64;
 /// Longest wait of an acknowledgement for company.
 const FLUSH_DELAY: Duration = Duration::from_millis(2);
 /// Longest wait for the oldest task to finish, before those that finished after it are acknowledged one by one.
-const STRAGGLER_DELAY: Duration = Duration::from_millis(25);
+const STRAGGLER_DELAY: Duration = Duration::from_millis(100);
 /// Longest wait for deliveries on their way when a consumer is cancelled.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Settlements taken from the queue at a time.
@@ -93,7 +93,8 @@ struct Session {
     marks: Watermark,
     /// Deliveries that came and are not settled.
     outstanding: u64,
-    /// Untold acknowledgements above the watermark are sent one by one from this many on: a quarter of the prefetch.
+    /// Untold acknowledgements above the watermark are sent one by one from this many on: half of the prefetch. In bulk they
+    /// cost the broker a fraction.
     stragglers_max: usize,
     /// Whether none waits: with a small prefetch on several queues, one long task would hold all of them up.
     each_at_once: bool,
@@ -143,7 +144,7 @@ impl Session {
             settled,
             marks: Watermark::default(),
             outstanding: 0,
-            stragglers_max: usize::from(source.prefetch / 4).max(1),
+            stragglers_max: usize::from(source.prefetch / 2).max(1),
             each_at_once: source.order.is_some(),
             stragglers_since: None,
         })
