@@ -18,6 +18,6 @@ mod parse;
 mod tests;
 
 pub use emit::{DeathNote, dead_letter, expired_again, redriven, result, retry, submission};
-pub(crate) use parse::not_before_ms;
 pub(crate) use headers::printable;
+pub(crate) use parse::not_before_ms;
 pub use parse::{Malformed, generation, names_its_task, parse};

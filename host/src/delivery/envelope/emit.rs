@@ -1,8 +1,10 @@
 //! From tasks, outcomes and failures to messages.
 
+use std::collections::BTreeMap;
+
 use super::headers::{self, printable};
 use super::parse::{earliest, expiration_deadline_ms, moment};
-use crate::delivery::{Message, Route};
+use crate::delivery::{HeaderValue, Message, Route};
 use crate::task::{Failure, Output, Task, TaskId, UnixMs};
 
 /// The message that submits a task.
@@ -59,10 +61,7 @@ fn stamp(message: &mut Message, task: &Task, attempt: u32) {
     // Replaced in whatever case the sender wrote them.
     message.headers.retain(|name, _| {
         let name = name.to_ascii_lowercase();
-        !matches!(
-            name.as_str(),
-            headers::ATTEMPT | headers::ENQUEUED_AT | headers::DEADLINE | headers::GENERATION
-        )
+        !matches!(name.as_str(), headers::ATTEMPT | headers::ENQUEUED_AT | headers::DEADLINE | headers::GENERATION)
     });
     message.headers.insert(headers::ATTEMPT.to_owned(), u64::from(attempt).into());
     message.headers.insert(headers::ENQUEUED_AT.to_owned(), task.enqueued_at_ms.into());
@@ -76,12 +75,7 @@ fn stamp(message: &mut Message, task: &Task, attempt: u32) {
 
 /// The result of a finished task and where it goes, for senders that asked for one. `kind` is the outcome's name.
 #[must_use]
-pub fn result(
-    task: &Task,
-    kind: &str,
-    output: Option<&Output>,
-    failure: Option<&Failure>,
-) -> Option<(Route, Message)> {
+pub fn result(task: &Task, kind: &str, output: Option<&Output>, failure: Option<&Failure>) -> Option<(Route, Message)> {
     let reply = task.reply.as_ref()?;
     let mut message = Message {
         message_id: Some(task.id.to_string()),
@@ -92,9 +86,11 @@ pub fn result(
     if let Some(output) = output {
         message.content_type.clone_from(&output.content_type);
         message.body = output.body.clone();
-        // `x-` is the host's own: an agent cannot forge an error or an attempt.
-        let own = output.headers.iter().filter(|(name, _)| !name.to_ascii_lowercase().starts_with("x-"));
-        message.headers.extend(own.map(|(name, value)| (printable(name), printable(value).into())));
+        // `x-` is the host's own: an agent cannot forge an error or an attempt. Nor can it have the broker send copies.
+        let is_the_agents = |name: &str| !name.starts_with("x-") && !headers::is_the_brokers(name);
+        let own = output.headers.iter().map(|(name, value)| (printable(name), value));
+        let own = own.filter(|(name, _)| is_the_agents(&name.to_ascii_lowercase()));
+        message.headers.extend(own.map(|(name, value)| (name, printable(value).into())));
         headers::shrink_to_fit(&mut message.headers);
     }
     if let Some(failure) = failure {
@@ -135,11 +131,15 @@ pub struct DeathNote {
 pub fn dead_letter(original: &Message, note: &DeathNote) -> Message {
     let mut headers = headers::that_travel_on(&original.headers);
     // Kept, an expiration would remove the dead letter from its queue.
-    if let Ok(Some(deadline_ms)) = expiration_deadline_ms(original, note.failed_at_ms) {
-        headers.entry(headers::DEADLINE.to_owned()).or_insert_with(|| deadline_ms.into());
+    // A deadline that cannot be read is kept, for people to see.
+    if let (Ok(expires_at_ms), Ok(sent)) =
+        (expiration_deadline_ms(original, note.failed_at_ms), sent_deadline_ms(&headers))
+        && let (Some(_), Some(deadline_ms)) = (expires_at_ms, earliest(sent, expires_at_ms))
+    {
+        headers.insert(headers::DEADLINE.to_owned(), deadline_ms.into());
     }
     headers::shrink_to_fit(&mut headers);
-    let mut add = |name: &str, value: crate::delivery::HeaderValue| headers.insert(name.to_owned(), value);
+    let mut add = |name: &str, value: HeaderValue| headers.insert(name.to_owned(), value);
     add(headers::ERROR_TYPE, printable(&note.error_type).into());
     add(headers::ERROR_MESSAGE, printable(&note.error_message).into());
     add(headers::FAILED_AT, note.failed_at_ms.into());
@@ -157,12 +157,19 @@ pub fn dead_letter(original: &Message, note: &DeathNote) -> Message {
     Message { message_id: Some(note.task_id.to_string()), expiration: None, headers, ..original.clone() }
 }
 
+/// The deadline in a header table, its name in whatever case; an error for one that cannot be read. Names sort so that the
+/// last one is the one that counts, and the host's own, in lower case, after all others.
+fn sent_deadline_ms(headers: &BTreeMap<String, HeaderValue>) -> Result<Option<UnixMs>, String> {
+    let sent = headers.iter().rfind(|(name, _)| name.eq_ignore_ascii_case(headers::DEADLINE));
+    sent.map(|(name, value)| moment(name, value)).transpose()
+}
+
 /// A message that the broker took out of an agent's queue because its `expiration` passed, made fit to go back there:
 /// its deadline now says so, and the host that receives it ends it as `expired` like any other late task.
 #[must_use]
 pub fn expired_again(message: &Message, now_ms: UnixMs) -> Message {
     let mut headers = headers::that_travel_on(&message.headers);
-    let sent = headers.get(headers::DEADLINE).and_then(|value| moment(headers::DEADLINE, value).ok());
+    let sent = sent_deadline_ms(&headers).ok().flatten();
     if let Some(deadline_ms) = earliest(sent, Some(now_ms)) {
         headers.insert(headers::DEADLINE.to_owned(), deadline_ms.into());
     }

@@ -1,3 +1,5 @@
+mod hostile;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -341,8 +343,13 @@ fn any_task() -> impl Strategy<Value = Task> {
     let numbers = (1..=u32::MAX, proptest::option::of(1..=u32::MAX), revision, any::<u32>());
     let times = (0..i64::MAX as u64, proptest::option::of(0..i64::MAX as u64));
     let trace = proptest::option::of("00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]");
-    let texts =
-        ("[ -~]{1,128}", "[a-z/;= ]{0,40}", trace, proptest::option::of(".{0,20}"), proptest::collection::btree_map("y[a-z0-9_.-]{0,20}", ".*", 0..5));
+    let texts = (
+        "[ -~]{1,128}",
+        "[a-z/;= ]{0,40}",
+        trace,
+        proptest::option::of(".{0,20}"),
+        proptest::collection::btree_map("y[a-z0-9_.-]{0,20}", ".*", 0..5),
+    );
     (texts, numbers, times, reply, proptest::collection::vec(any::<u8>(), 0..64)).prop_map(
         |(
             (id, content_type, traceparent, partition_key, headers),
