@@ -136,7 +136,7 @@ pub fn dead_letter(original: &Message, note: &DeathNote) -> Message {
         (expiration_deadline_ms(original, note.failed_at_ms), sent_deadline_ms(&headers))
         && let (Some(_), Some(deadline_ms)) = (expires_at_ms, earliest(sent, expires_at_ms))
     {
-        headers.insert(headers::DEADLINE.to_owned(), deadline_ms.into());
+        set_deadline(&mut headers, deadline_ms);
     }
     headers::shrink_to_fit(&mut headers);
     let mut add = |name: &str, value: HeaderValue| headers.insert(name.to_owned(), value);
@@ -164,6 +164,12 @@ fn sent_deadline_ms(headers: &BTreeMap<String, HeaderValue>) -> Result<Option<Un
     sent.map(|(name, value)| moment(name, value)).transpose()
 }
 
+/// Replaces the deadline, in whatever case it was written: one that is left behind would count when this one is removed.
+fn set_deadline(headers: &mut BTreeMap<String, HeaderValue>, deadline_ms: UnixMs) {
+    headers.retain(|name, _| !name.eq_ignore_ascii_case(headers::DEADLINE));
+    headers.insert(headers::DEADLINE.to_owned(), deadline_ms.into());
+}
+
 /// A message that the broker took out of an agent's queue because its `expiration` passed, made fit to go back there:
 /// its deadline now says so, and the host that receives it ends it as `expired` like any other late task.
 #[must_use]
@@ -171,7 +177,7 @@ pub fn expired_again(message: &Message, now_ms: UnixMs) -> Message {
     let mut headers = headers::that_travel_on(&message.headers);
     let sent = sent_deadline_ms(&headers).ok().flatten();
     if let Some(deadline_ms) = earliest(sent, Some(now_ms)) {
-        headers.insert(headers::DEADLINE.to_owned(), deadline_ms.into());
+        set_deadline(&mut headers, deadline_ms);
     }
     Message { expiration: None, headers, ..message.clone() }
 }
@@ -182,12 +188,12 @@ pub fn expired_again(message: &Message, now_ms: UnixMs) -> Message {
 #[must_use]
 pub fn redriven(letter: &Message, generation: u32, now_ms: UnixMs) -> Message {
     let mut headers = headers::that_travel_on(&letter.headers);
-    headers.retain(|name, value| {
-        let name = name.to_ascii_lowercase();
-        let is_past = || moment(headers::DEADLINE, value).is_ok_and(|deadline_ms| deadline_ms <= now_ms);
-        !headers::is_a_death_notes(&name) && name != headers::ATTEMPT && !(name == headers::DEADLINE && is_past())
+    let is_past = sent_deadline_ms(&headers).is_ok_and(|sent| sent.is_some_and(|deadline_ms| deadline_ms <= now_ms));
+    headers.retain(|name, _| match name.to_ascii_lowercase().as_str() {
+        headers::ATTEMPT | headers::GENERATION => false,
+        headers::DEADLINE => !is_past,
+        name => !headers::is_a_death_notes(name),
     });
-    headers.retain(|name, _| !name.eq_ignore_ascii_case(headers::GENERATION));
     headers.insert(headers::GENERATION.to_owned(), u64::from(generation).into());
     Message { expiration: None, headers, ..letter.clone() }
 }

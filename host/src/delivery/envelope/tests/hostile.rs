@@ -91,6 +91,18 @@ fn a_letter_keeps_the_earlier_of_deadline_and_expiration() {
 }
 
 #[test]
+fn a_redriven_task_has_no_deadline_that_did_not_count_before() {
+    let later = || ("X-Deadline", HeaderValue::from(NOW_MS + 9000));
+    let expired = Message { expiration: Some("0".to_owned()), headers: headers([later()]), ..Message::default() };
+    let twice = Message { headers: headers([later(), ("x-deadline", NOW_MS.into())]), ..Message::default() };
+    for original in [expired, expired_again(&twice, NOW_MS), twice] {
+        assert_eq!(parsed(&original).deadline_ms, Some(NOW_MS));
+        let again = redriven(&dead_letter(&original, &note()), 1, NOW_MS);
+        assert_eq!(parsed(&again).deadline_ms, None);
+    }
+}
+
+#[test]
 fn an_agents_result_cannot_be_copied_to_other_queues() {
     let reply = Some(ReplyTo { routing_key: "r".to_owned(), correlation_id: None });
     let names = ["CC", "bcc", "x-error-type", "x-death", "mine"];
