@@ -12,6 +12,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     ui::step("formatting");
     process::run("cargo fmt --check", workspace.cargo().args(["fmt", "--all", "--check"]))
         .context("`cargo fmt --all` mends this")?;
+    let fuzz = ["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"];
+    process::run("cargo fmt --check", workspace.cargo().args(fuzz))
+        .context("`cargo fmt --manifest-path fuzz/Cargo.toml` mends this")?;
 
     ui::step("versions below which a dependency is not safe to use");
     minimum_versions(&workspace.root)?;

@@ -9,6 +9,7 @@ mod bench;
 mod chaos;
 mod check;
 mod demo;
+mod fuzz;
 mod process;
 mod services;
 mod test;
@@ -46,6 +47,15 @@ enum Command {
     Chaos(chaos::Options),
     /// Formatting, lints, documentation, dependency rules
     Check,
+    /// Feed the envelope anything that a client can send, and check what must always hold
+    Fuzz {
+        /// For how long
+        #[arg(default_value_t = fuzz::SECONDS_DEFAULT)]
+        seconds: u32,
+        /// Files to run instead, such as one from fuzz/artifacts
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Start private services, print their addresses, and stop them on Ctrl-C
     Services {
         /// Keep the folder with data and logs after stopping
@@ -88,6 +98,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Test { args } => test::run(&workspace, args),
         Command::Chaos(options) => chaos::run(&workspace, options),
         Command::Check => check::run(&workspace),
+        Command::Fuzz { seconds, args } => fuzz::run(&workspace, *seconds, args),
         Command::Services { keep } => services::run(&workspace, *keep),
         Command::Agents { names } => agents::build(&workspace, names),
         Command::Bench { args } => bench::run(&workspace, args),

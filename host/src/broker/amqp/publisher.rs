@@ -295,7 +295,7 @@ impl Publisher {
 }
 
 fn refuse_what_is_too_large(message: &Message) -> Result<(), PublishError> {
-    let (body, headers) = (message.body.len(), headers::size(&message.headers));
+    let (body, headers) = (message.body.len(), headers::counted_size(&message.headers));
     if body > BODY_BYTES_MAX {
         return Err(PublishError::Refused(format!("its body has {body} bytes, expected at most {BODY_BYTES_MAX}")));
     }

@@ -39,7 +39,8 @@ pub(super) fn parse_structured(body: &[u8]) -> Result<Event, String> {
     let mut members: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body)
         .map_err(|error| format!("the content type says one CloudEvent in JSON, expected a JSON object: {error}"))?;
     for name in REQUIRED {
-        if !members.contains_key(name) {
+        // Null is absent.
+        if members.get(name).is_none_or(|value| attribute_text(value).is_none()) {
             return Err(format!("the CloudEvent has no {name:?}, expected specversion, id, source and type"));
         }
     }

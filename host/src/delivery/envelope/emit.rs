@@ -1,8 +1,10 @@
 //! From tasks, outcomes and failures to messages.
 
+use std::collections::BTreeMap;
+
 use super::headers::{self, printable};
 use super::parse::{earliest, expiration_deadline_ms, moment};
-use crate::delivery::{Message, Route};
+use crate::delivery::{HeaderValue, Message, Route};
 use crate::task::{Failure, Output, Task, TaskId, UnixMs};
 
 /// The message that submits a task.
@@ -84,9 +86,11 @@ pub fn result(task: &Task, kind: &str, output: Option<&Output>, failure: Option<
     if let Some(output) = output {
         message.content_type.clone_from(&output.content_type);
         message.body = output.body.clone();
-        // `x-` is the host's own: an agent cannot forge an error or an attempt.
-        let own = output.headers.iter().filter(|(name, _)| !name.to_ascii_lowercase().starts_with("x-"));
-        message.headers.extend(own.map(|(name, value)| (printable(name), printable(value).into())));
+        // `x-` is the host's own: an agent cannot forge an error or an attempt. Nor can it have the broker send copies.
+        let is_the_agents = |name: &str| !name.starts_with("x-") && !headers::is_the_brokers(name);
+        let own = output.headers.iter().map(|(name, value)| (printable(name), value));
+        let own = own.filter(|(name, _)| is_the_agents(&name.to_ascii_lowercase()));
+        message.headers.extend(own.map(|(name, value)| (name, printable(value).into())));
         headers::shrink_to_fit(&mut message.headers);
     }
     if let Some(failure) = failure {
@@ -127,11 +131,15 @@ pub struct DeathNote {
 pub fn dead_letter(original: &Message, note: &DeathNote) -> Message {
     let mut headers = headers::that_travel_on(&original.headers);
     // Kept, an expiration would remove the dead letter from its queue.
-    if let Ok(Some(deadline_ms)) = expiration_deadline_ms(original, note.failed_at_ms) {
-        headers.entry(headers::DEADLINE.to_owned()).or_insert_with(|| deadline_ms.into());
+    // A deadline that cannot be read is kept, for people to see.
+    if let (Ok(expires_at_ms), Ok(sent)) =
+        (expiration_deadline_ms(original, note.failed_at_ms), sent_deadline_ms(&headers))
+        && let (Some(_), Some(deadline_ms)) = (expires_at_ms, earliest(sent, expires_at_ms))
+    {
+        set_deadline(&mut headers, deadline_ms);
     }
     headers::shrink_to_fit(&mut headers);
-    let mut add = |name: &str, value: crate::delivery::HeaderValue| headers.insert(name.to_owned(), value);
+    let mut add = |name: &str, value: HeaderValue| headers.insert(name.to_owned(), value);
     add(headers::ERROR_TYPE, printable(&note.error_type).into());
     add(headers::ERROR_MESSAGE, printable(&note.error_message).into());
     add(headers::FAILED_AT, note.failed_at_ms.into());
@@ -149,14 +157,27 @@ pub fn dead_letter(original: &Message, note: &DeathNote) -> Message {
     Message { message_id: Some(note.task_id.to_string()), expiration: None, headers, ..original.clone() }
 }
 
+/// The deadline in a header table, its name in whatever case; an error for one that cannot be read. Names sort so that the
+/// last one is the one that counts, and the host's own, in lower case, after all others.
+fn sent_deadline_ms(headers: &BTreeMap<String, HeaderValue>) -> Result<Option<UnixMs>, String> {
+    let sent = headers.iter().rfind(|(name, _)| name.eq_ignore_ascii_case(headers::DEADLINE));
+    sent.map(|(name, value)| moment(name, value)).transpose()
+}
+
+/// Replaces the deadline, in whatever case it was written: one that is left behind would count when this one is removed.
+fn set_deadline(headers: &mut BTreeMap<String, HeaderValue>, deadline_ms: UnixMs) {
+    headers.retain(|name, _| !name.eq_ignore_ascii_case(headers::DEADLINE));
+    headers.insert(headers::DEADLINE.to_owned(), deadline_ms.into());
+}
+
 /// A message that the broker took out of an agent's queue because its `expiration` passed, made fit to go back there:
 /// its deadline now says so, and the host that receives it ends it as `expired` like any other late task.
 #[must_use]
 pub fn expired_again(message: &Message, now_ms: UnixMs) -> Message {
     let mut headers = headers::that_travel_on(&message.headers);
-    let sent = headers.get(headers::DEADLINE).and_then(|value| moment(headers::DEADLINE, value).ok());
+    let sent = sent_deadline_ms(&headers).ok().flatten();
     if let Some(deadline_ms) = earliest(sent, Some(now_ms)) {
-        headers.insert(headers::DEADLINE.to_owned(), deadline_ms.into());
+        set_deadline(&mut headers, deadline_ms);
     }
     Message { expiration: None, headers, ..message.clone() }
 }
@@ -185,12 +206,12 @@ pub(crate) fn moved(message: &Message, now_ms: UnixMs) -> Message {
 #[must_use]
 pub fn redriven(letter: &Message, generation: u32, now_ms: UnixMs) -> Message {
     let mut headers = headers::that_travel_on(&letter.headers);
-    headers.retain(|name, value| {
-        let name = name.to_ascii_lowercase();
-        let is_past = || moment(headers::DEADLINE, value).is_ok_and(|deadline_ms| deadline_ms <= now_ms);
-        !headers::is_a_death_notes(&name) && name != headers::ATTEMPT && !(name == headers::DEADLINE && is_past())
+    let is_past = sent_deadline_ms(&headers).is_ok_and(|sent| sent.is_some_and(|deadline_ms| deadline_ms <= now_ms));
+    headers.retain(|name, _| match name.to_ascii_lowercase().as_str() {
+        headers::ATTEMPT | headers::GENERATION => false,
+        headers::DEADLINE => !is_past,
+        name => !headers::is_a_death_notes(name),
     });
-    headers.retain(|name, _| !name.eq_ignore_ascii_case(headers::GENERATION));
     headers.insert(headers::GENERATION.to_owned(), u64::from(generation).into());
     Message { expiration: None, headers, ..letter.clone() }
 }

@@ -38,7 +38,7 @@ pub const AGENT_DIGEST: &str = "x-agent-digest";
 /// The host that wrote a dead letter.
 pub const HOST: &str = "x-host";
 
-/// Largest sum of header names and values of a task, in bytes.
+/// Largest sum of header names and values of a task, in bytes, as [`counted_size`] counts them.
 ///
 /// All headers of an AMQP message share one frame, 128 KiB by default: half of it leaves room for what the host adds to
 /// a dead letter, so that every task that is accepted can also be dead-lettered.
@@ -103,21 +103,46 @@ pub(crate) fn size(headers: &BTreeMap<String, HeaderValue>) -> usize {
     headers.iter().map(|(name, value)| entry_size(name, value)).sum()
 }
 
+/// How many bytes the headers take of what a task may have: all but those that come and go on the message's way.
+///
+/// The broker's own do not travel on, and the host's stamps are added when a task is published again. Were they counted,
+/// a task that was accepted at the limit would be refused at its second attempt.
+pub(crate) fn counted_size(headers: &BTreeMap<String, HeaderValue>) -> usize {
+    headers.iter().map(|(name, value)| counted_entry_size(name, value)).sum()
+}
+
+fn counted_entry_size(name: &str, value: &HeaderValue) -> usize {
+    let is_stamp = matches!(name, ATTEMPT | ENQUEUED_AT | DEADLINE | GENERATION | NOT_BEFORE)
+        && value_size(value) <= STAMP_BYTES_MAX;
+    if is_stamp || is_the_brokers(&name.to_ascii_lowercase()) { 0 } else { entry_size(name, value) }
+}
+
+/// Largest value that the host writes into a stamp: a `u64` beyond AMQP's integers, as text. What a sender writes under
+/// the same name may be longer, and then counts.
+const STAMP_BYTES_MAX: usize = LENGTH_BYTES + 20;
+
 /// Removes the largest headers until the rest fit: for dead letters, which have to get through whatever was sent.
 pub(super) fn shrink_to_fit(headers: &mut BTreeMap<String, HeaderValue>) {
-    let mut total = size(headers);
-    while total > HEADERS_BYTES_MAX {
-        let largest = headers.iter().map(|(name, value)| (entry_size(name, value), name)).max();
-        let Some((bytes, name)) = largest.map(|(bytes, name)| (bytes, name.clone())) else {
-            return;
-        };
+    let mut excess = counted_size(headers).saturating_sub(HEADERS_BYTES_MAX);
+    if excess == 0 {
+        return;
+    }
+    // Sorted once: a frame holds some twenty thousand headers.
+    let sizes = headers.iter().map(|(name, value)| (counted_entry_size(name, value), name.clone()));
+    let mut largest_last: Vec<_> = sizes.collect();
+    largest_last.sort_unstable();
+    while excess > 0
+        && let Some((bytes, name)) = largest_last.pop()
+    {
         headers.remove(&name);
-        total = total.saturating_sub(bytes);
+        excess = excess.saturating_sub(bytes);
     }
 }
 
 /// A name's length byte and a value's type byte.
 const ENTRY_OVERHEAD_BYTES: usize = 2;
+/// What precedes a long string, a list or a table.
+const LENGTH_BYTES: usize = 4;
 
 fn entry_size(name: &str, value: &HeaderValue) -> usize {
     ENTRY_OVERHEAD_BYTES + name.len() + value_size(value)
@@ -125,7 +150,6 @@ fn entry_size(name: &str, value: &HeaderValue) -> usize {
 
 fn value_size(value: &HeaderValue) -> usize {
     const NUMBER_BYTES: usize = 8;
-    const LENGTH_BYTES: usize = 4;
     match value {
         HeaderValue::Bool(_) => 1,
         HeaderValue::Int(_) | HeaderValue::Float(_) | HeaderValue::Timestamp(_) => NUMBER_BYTES,
@@ -149,7 +173,8 @@ pub(crate) fn printable(text: &str) -> String {
             break;
         }
         let hidden = character.is_control()
-            || matches!(character, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            || matches!(character, '\u{2028}' | '\u{2029}' | '\u{61c}' | '\u{200e}' | '\u{200f}')
+            || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         safe.push(if hidden { ' ' } else { character });
     }
     safe

@@ -69,17 +69,18 @@ pub fn parse(agent: &AgentName, message: &Message, now_ms: UnixMs) -> Result<Tas
 /// Whether the sender named the task. One that it did not name gets a new id at every delivery, so nobody can know it.
 #[must_use]
 pub fn names_its_task(message: &Message) -> bool {
-    let is_id =
-        |name: &String| cloud_events::attribute_header(&name.to_ascii_lowercase()).is_some_and(|name| name == "ce-id");
+    let is_id = |name: &str| attribute_or_name(name.to_ascii_lowercase()) == EVENT_ID;
     message.message_id.is_some()
-        || message.headers.keys().any(is_id)
+        || message.headers.iter().any(|(name, value)| is_id(name) && value.as_text().is_some())
         || message.content_type.as_deref().is_some_and(cloud_events::is_structured)
 }
 
 /// How often the task of a message was redriven, as far as the message says so properly.
 #[must_use]
 pub fn generation(message: &Message) -> u32 {
-    let count = message.headers.get(headers::GENERATION).and_then(HeaderValue::as_count);
+    let is_generation = |name: &str| name.eq_ignore_ascii_case(headers::GENERATION);
+    let given = message.headers.iter().rfind(|(name, _)| is_generation(name));
+    let count = given.and_then(|(_, value)| value.as_count());
     count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
 }
 
@@ -112,7 +113,7 @@ struct Fields {
 
 impl Fields {
     fn read(&mut self, message: &Message) -> Result<(), String> {
-        let bytes = headers::size(&message.headers);
+        let bytes = headers::counted_size(&message.headers);
         if bytes > HEADERS_BYTES_MAX {
             return Err(format!("its headers take {bytes} bytes, expected at most {HEADERS_BYTES_MAX}"));
         }
@@ -151,7 +152,7 @@ impl Fields {
             _ if headers::is_ours(name) || headers::is_the_brokers(name) => {}
             _ => {
                 if let Some(text) = value.as_text() {
-                    let name = cloud_events::attribute_header(name).unwrap_or_else(|| name.to_owned());
+                    let name = attribute_or_name(name.to_owned());
                     // Names that differ in case only are one header, as in HTTP.
                     self.senders
                         .entry(name)
@@ -167,13 +168,21 @@ impl Fields {
     }
 
     fn id(&self, message: &Message) -> Result<TaskId, String> {
-        let (property, text) = match (&message.message_id, self.senders.get("ce-id")) {
+        let (property, text) = match (&message.message_id, self.senders.get(EVENT_ID)) {
             (Some(id), _) => ("message-id", id),
             (None, Some(id)) => ("the CloudEvents id", id),
             (None, None) => return Ok(TaskId::generate()),
         };
         TaskId::parse(text).map_err(|error| format!("{property}: {error}"))
     }
+}
+
+/// The CloudEvents id as a header, which serves as the task's id.
+const EVENT_ID: &str = "ce-id";
+
+/// What the agent sees a header as, its name being in lower case.
+fn attribute_or_name(name: String) -> String {
+    cloud_events::attribute_header(&name).unwrap_or(name)
 }
 
 /// The reply queue, if one is asked for and allowed.

@@ -1,0 +1,120 @@
+//! What senders and agents can do to a message on purpose, or by having much to say. The fuzz target found these.
+
+use super::*;
+
+/// A header that, with its name, takes all that a task's headers may.
+fn all_that_is_allowed() -> (&'static str, HeaderValue) {
+    const NAME_AND_MARKS_BYTES: usize = "all".len() + 2 + 4;
+    ("all", "x".repeat(headers::HEADERS_BYTES_MAX - NAME_AND_MARKS_BYTES).into())
+}
+
+#[test]
+fn a_task_accepted_at_the_limit_of_headers_is_accepted_at_each_attempt_and_redrive() {
+    let original = Message {
+        message_id: Some("t".to_owned()),
+        expiration: Some("5000".to_owned()),
+        headers: headers([all_that_is_allowed()]),
+        ..Message::default()
+    };
+    let task = parsed(&original);
+    let mut again = retry(&original, &task, 2);
+    // What a delay queue and the way through it leave behind.
+    again.headers.extend(headers([
+        ("x-death", HeaderValue::List(vec!["expired".into()])),
+        ("x-first-death-queue", "agents.delay.250ms".into()),
+        ("x-not-before", NOW_MS.into()),
+    ]));
+    assert_eq!(parsed(&again), Task { attempt: 2, ..task.clone() });
+    let letter = dead_letter(&again, &DeathNote { generation: 1, ..note() });
+    assert_eq!(parsed(&redriven(&letter, 2, NOW_MS)), Task { generation: 2, ..task });
+    // A sender cannot have more by giving it a name of the host's.
+    let stamped = headers([all_that_is_allowed(), ("x-attempt", format!("1{}", " ".repeat(100)).into())]);
+    assert!(refused(&Message { headers: stamped, ..Message::default() }).contains("headers take"));
+}
+
+#[test]
+fn a_letter_with_too_many_headers_loses_the_largest_and_no_more() {
+    let small = (0..15_000).map(|number| (format!("{number:05}"), HeaderValue::Void));
+    let large = ["a", "b"].map(|name| (name.to_owned(), "x".repeat(1_000).into()));
+    let headers: BTreeMap<String, HeaderValue> = small.chain(large).collect();
+    let letter = dead_letter(&Message { headers, ..Message::default() }, &DeathNote { revision: None, ..note() });
+    assert!(!letter.headers.contains_key("a") && !letter.headers.contains_key("b"));
+    // Each of the small ones takes 7 bytes.
+    let kept = letter.headers.keys().filter(|name| name.len() == 5).count();
+    assert_eq!(kept, headers::HEADERS_BYTES_MAX / 7);
+}
+
+#[test]
+fn a_task_is_named_exactly_if_it_has_the_same_id_at_each_delivery() {
+    let event = |id: &str| Message {
+        content_type: Some("application/cloudevents+json".to_owned()),
+        body: format!(r#"{{"specversion":"1.0","id":{id},"source":"s","type":"t"}}"#).into(),
+        ..Message::default()
+    };
+    let with = |name: &str, value: HeaderValue| Message { headers: headers([(name, value)]), ..Message::default() };
+    for (message, named) in [
+        (Message { message_id: Some("t".to_owned()), ..Message::default() }, true),
+        (event("\"e\""), true),
+        (with("ce-id", "e".into()), true),
+        (with("Ce-Id", HeaderValue::Int(5)), true),
+        (with("cloudEvents:id", "e".into()), true),
+        (with("cloudEvents_id", HeaderValue::Void), false),
+        (with("ce-source", "e".into()), false),
+        (Message::default(), false),
+    ] {
+        assert_eq!(names_its_task(&message), named, "{message:?}");
+        assert_eq!(parsed(&message).id == parsed(&message).id, named, "{message:?}");
+    }
+    assert!(refused(&event("null")).contains("no \"id\""));
+}
+
+#[test]
+fn a_generation_is_found_in_whatever_case_it_was_written() {
+    let message = Message { headers: headers([("X-Generation", HeaderValue::Int(5))]), ..Message::default() };
+    assert_eq!((generation(&message), parsed(&message).generation), (5, 5));
+}
+
+#[test]
+fn a_letter_keeps_the_earlier_of_deadline_and_expiration() {
+    let deadline_of = |deadline: HeaderValue| {
+        let headers = headers([("X-Deadline", deadline)]);
+        let original = Message { expiration: Some("5000".to_owned()), headers, ..Message::default() };
+        dead_letter(&original, &note())
+    };
+    let later = deadline_of((NOW_MS + 9000).into());
+    assert_eq!(parsed(&redriven(&later, 1, NOW_MS)).deadline_ms, Some(NOW_MS + 5000));
+    let earlier = deadline_of((NOW_MS + 1000).into());
+    assert_eq!(parsed(&redriven(&earlier, 1, NOW_MS)).deadline_ms, Some(NOW_MS + 1000));
+    let unreadable = deadline_of("tomorrow".into());
+    assert_eq!(unreadable.headers.get("X-Deadline"), Some(&"tomorrow".into()));
+    assert!(!unreadable.headers.contains_key("x-deadline"));
+}
+
+#[test]
+fn a_redriven_task_has_no_deadline_that_did_not_count_before() {
+    let later = || ("X-Deadline", HeaderValue::from(NOW_MS + 9000));
+    let expired = Message { expiration: Some("0".to_owned()), headers: headers([later()]), ..Message::default() };
+    let twice = Message { headers: headers([later(), ("x-deadline", NOW_MS.into())]), ..Message::default() };
+    for original in [expired, expired_again(&twice, NOW_MS), twice] {
+        assert_eq!(parsed(&original).deadline_ms, Some(NOW_MS));
+        let again = redriven(&dead_letter(&original, &note()), 1, NOW_MS);
+        assert_eq!(parsed(&again).deadline_ms, None);
+    }
+}
+
+#[test]
+fn an_agents_result_cannot_be_copied_to_other_queues() {
+    let reply = Some(ReplyTo { routing_key: "r".to_owned(), correlation_id: None });
+    let names = ["CC", "bcc", "x-error-type", "x-death", "mine"];
+    let headers = names.map(|name| (name.to_owned(), "agent.voter".to_owned())).to_vec();
+    let output = Output { headers, ..Output::default() };
+    let (_, message) = result(&Task { reply, ..Task::new(agent(), "") }, "succeeded", Some(&output), None).unwrap();
+    assert_eq!(message.headers.keys().collect::<Vec<_>>(), ["mine"]);
+}
+
+#[test]
+fn nothing_that_turns_text_around_comes_through() {
+    let turning =
+        ['\u{61c}', '\u{200e}', '\u{200f}', '\u{202e}', '\u{2066}', '\u{2069}', '\u{2028}', '\u{9b}', '\u{7f}'];
+    assert_eq!(printable(&turning.iter().collect::<String>()), " ".repeat(turning.len()));
+}
