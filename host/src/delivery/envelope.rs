@@ -20,6 +20,5 @@ mod tests;
 pub(crate) use emit::moved;
 pub use emit::{DeathNote, dead_letter, expired_again, redriven, result, retry, submission};
 pub(crate) use headers::printable;
-pub(crate) use parse::not_before_ms;
 pub use parse::{Malformed, generation, names_its_task, parse};
 pub(crate) use parse::{not_before_ms, partition_key};
