@@ -167,6 +167,9 @@ impl AmqpBroker {
             closed,
         };
         broker.apply(topology::shared()).await?;
+        if let Err(error) = broker.publisher.declare_first_buckets().await {
+            tracing::warn!(%error, "not every delay queue could be made ahead; the rest are made when they are needed");
+        }
         broker.read_expired();
         broker.consumers.spawn(Arc::clone(&broker.partitions).watch_markers(broker.closing.clone()));
         Ok(broker)

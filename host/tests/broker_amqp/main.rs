@@ -7,6 +7,7 @@ mod order;
 mod raw;
 mod relay;
 mod server;
+mod silent;
 
 use std::time::Duration;
 

@@ -44,8 +44,12 @@ async fn an_agent_is_deployed_to_a_running_host_and_is_there_after_a_restart() {
     let second = host.deploy(&name, &changed, module).await;
     assert_eq!(second.status(), 201);
     assert_eq!(second.json::<Value>().await.unwrap()["revision"], 2);
-    let id = host.submit(&name, "", "x").await;
-    assert_eq!(host.finished(&id).await["revision"], 2);
+    // The hosts of the other tests are of the same fleet, and follow within seconds.
+    wait_until("a new task runs on the new revision", async || {
+        let id = host.submit(&name, "", "x").await;
+        (host.finished(&id).await["revision"] == 2).then_some(())
+    })
+    .await;
     assert!(host.terminate().await.success());
 
     let next = HostBuilder::real().start().await;

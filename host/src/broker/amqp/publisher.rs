@@ -1,12 +1,13 @@
 //! Publishing: persistent, mandatory, confirmed, hundreds in flight.
 
+mod buckets;
 mod in_flight;
 mod lane;
 mod newborn;
 mod returns;
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{FuturesOrdered, StreamExt as _};
@@ -24,6 +25,7 @@ use crate::broker::topology::{self, Bucket, Declaration, Partition};
 use crate::delivery::envelope::{self, headers};
 use crate::delivery::{BrokerError, Connectivity, Delivery, HeaderValue, Message, PublishError, Route};
 use crate::task::{AgentName, UnixMs, unix_ms_now};
+use buckets::Buckets;
 use in_flight::InFlight;
 use lane::{Lane, Request};
 use newborn::Newborn;
@@ -40,6 +42,10 @@ const AGAIN_PAUSE: Duration = Duration::from_secs(1);
 /// would wait there for `consumer_timeout`.
 const DELETED_PAUSE: Duration = Duration::from_secs(1);
 
+/// The longest of the delay queues that a host makes when it starts: past every wait for a database or a broker, and past
+/// the first retries of most agents.
+const DECLARED_FIRST_MS_MAX: u64 = 10_000;
+
 /// Keyed tasks of an agent that are on their way from its queue to their partitions at a time.
 const MOVING_MAX: usize = 64;
 
@@ -54,8 +60,7 @@ pub(super) struct Publisher {
     tasks: Lane,
     /// Apart from the tasks' lane: what goes wrong with a stranger's reply queue must not fail anybody's task.
     replies: Lane,
-    /// The delay buckets that are known to exist.
-    buckets: Arc<Mutex<HashSet<Bucket>>>,
+    buckets: Arc<Buckets>,
     partitions: Arc<Partitions>,
 }
 
@@ -69,10 +74,10 @@ impl Publisher {
         closed: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Self {
-        let buckets: Arc<Mutex<HashSet<Bucket>>> = Arc::default();
+        let buckets: Arc<Buckets> = Arc::default();
         let known = Arc::clone(&buckets);
         // A channel dies when an exchange is missing, among other reasons: then what is known to exist is asked again.
-        let forget = move || known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let forget = move || known.forget();
         Self {
             config: Arc::clone(config),
             health: Arc::clone(health),
@@ -96,9 +101,23 @@ impl Publisher {
                 return Err(unavailable("the broker holds publishers back: it is short of memory or disk"));
             }
         }
-        let confirmed = tokio::time::timeout(self.config.confirm_timeout, self.send(route, message)).await;
-        confirmed
-            .unwrap_or_else(|_| Err(unavailable(&format!("no confirm came within {:?}", self.config.confirm_timeout))))
+        let Route::Delayed(_, delay) = route else {
+            return self.in_time(self.send(route, message)).await.unwrap_or_else(Err);
+        };
+        let bucket = self.buckets.for_delay(delay);
+        match self.in_time(self.send(route.clone(), message.clone())).await {
+            Err(_) if self.health.publishing() == Connectivity::Up => {
+                self.buckets.is_silent(bucket);
+                self.in_time(self.send(route, message)).await.unwrap_or_else(Err)
+            }
+            sent => sent.unwrap_or_else(Err),
+        }
+    }
+
+    /// What comes of a publish within the time for it.
+    async fn in_time<T>(&self, sent: impl Future<Output = T>) -> Result<T, PublishError> {
+        let limit = self.config.confirm_timeout;
+        tokio::time::timeout(limit, sent).await.map_err(|_| unavailable(&format!("no confirm came within {limit:?}")))
     }
 
     async fn send(&self, route: Route, message: Message) -> Result<(), PublishError> {
@@ -163,7 +182,7 @@ impl Publisher {
                 (message, topology::TASKS_EXCHANGE.into(), self.routing_key(&agent, partition).await?)
             }
             Route::Delayed(agent, delay) => {
-                let bucket = Bucket::for_delay(delay);
+                let bucket = self.buckets.for_delay(delay);
                 if delay > Duration::from_millis(bucket.delay_ms()) {
                     let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                     let not_before_ms = unix_ms_now().saturating_add(delay_ms);
@@ -209,12 +228,31 @@ impl Publisher {
     }
 
     async fn declare_bucket(&self, bucket: Bucket) -> Result<(), PublishError> {
-        let known = || self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known().contains(&bucket) {
+        if !self.buckets.knows(bucket) {
             self.make(&bucket.name(), &topology::for_bucket(bucket)).await.map_err(PublishError::Unavailable)?;
-            known().insert(bucket);
+            self.buckets.add(bucket);
         }
         self.newborn.grown_up(&bucket.name()).await;
+        Ok(())
+    }
+
+    /// Makes the delay queues that nearly every fleet comes to use, so that they are old before they are needed.
+    pub(super) async fn declare_first_buckets(&self) -> Result<(), BrokerError> {
+        let first: Vec<Bucket> =
+            Bucket::all().take_while(|bucket| bucket.delay_ms() <= DECLARED_FIRST_MS_MAX).collect();
+        let Some(last) = first.last().filter(|_| !self.config.predeclared) else { return Ok(()) };
+        let _alone = self.making.lock().await;
+        let connection = self.declaring.get().ok_or_else(link::down)?;
+        // They are made in order: where the last one is, all are. Asking for each would fill the broker's log.
+        let are_there = declare::exists(&connection, &last.name()).await?;
+        let declarations: Vec<Declaration> = first.iter().copied().flat_map(topology::for_bucket).collect();
+        declare::apply(&connection, &declarations, false).await?;
+        for bucket in first {
+            if !are_there {
+                self.newborn.add(bucket.name());
+            }
+            self.buckets.add(bucket);
+        }
         Ok(())
     }
 

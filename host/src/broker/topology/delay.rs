@@ -4,7 +4,7 @@
 //! other. Every bucket is therefore a queue with one TTL of its own, where messages expire in the order of their arrival
 //! and none waits for another. A delay goes to the next bucket above it, so it is never early, and the ladder is laid so
 //! that it is late by at most 10 % or 250 ms, whichever is more: steps of 250 ms at first, of 10 % from 2.5 s on, up to
-//! 30 days. That is 161 buckets, of which a host declares only those that it comes to use.
+//! 30 days. That is 161 buckets, of which a host declares the first ones when it starts, and others as it comes to use them.
 //!
 //! The alternatives cost more where it counts. Doubling buckets, with the rest of a delay made by sending the message
 //! round again, are fewer queues, but every delayed task then passes an agent's queue and a host several times, takes
