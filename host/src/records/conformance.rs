@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{NewTask, Progress, Queued, Status, TaskRecord, TaskRecords, Update, body_sha256};
+use super::{NewTask, Progress, Queued, Records, Status, TaskRecord, Update, body_sha256};
 use crate::task::{AgentName, Failure, Output, TaskId, Usage};
 
 /// Far longer than anything here takes: what is awaited never comes.
@@ -24,7 +24,7 @@ const NEVER: Duration = Duration::from_secs(60);
 ///
 /// # Panics
 /// Where a rule is broken.
-pub async fn exercise<R: TaskRecords>(make: impl AsyncFn() -> R) {
+pub async fn exercise<R: Records>(make: impl AsyncFn() -> R) {
     unknown_tasks_are_unknown(make().await).await;
     a_task_is_new_once(make().await).await;
     only_an_unshared_queued_record_is_withdrawn(make().await).await;
@@ -90,13 +90,13 @@ pub fn ended(task: &NewTask, status: Status) -> Update {
     }
 }
 
-async fn queued(records: &impl TaskRecords, task: &NewTask) -> Queued {
+async fn queued(records: &impl Records, task: &NewTask) -> Queued {
     let answers = records.queued(vec![task.clone()]).await.expect("writable");
     assert_eq!(answers.len(), 1);
     answers.into_iter().next().expect("one answer")
 }
 
-async fn got(records: &impl TaskRecords, task: &NewTask) -> Option<TaskRecord> {
+async fn got(records: &impl Records, task: &NewTask) -> Option<TaskRecord> {
     records.get(&task.id).await.expect("readable")
 }
 
@@ -104,7 +104,7 @@ async fn got(records: &impl TaskRecords, task: &NewTask) -> Option<TaskRecord> {
 ///
 /// # Panics
 /// When it does not become so.
-pub async fn until(records: &impl TaskRecords, task: &NewTask, wanted: impl Fn(&TaskRecord) -> bool) -> TaskRecord {
+pub async fn until(records: &impl Records, task: &NewTask, wanted: impl Fn(&TaskRecord) -> bool) -> TaskRecord {
     let mut seen = None;
     let polling = async {
         loop {
@@ -131,7 +131,7 @@ pub async fn seen_to_end(mut follower: watch::Receiver<Option<TaskRecord>>) -> T
     record.clone().expect("an end is a record")
 }
 
-async fn unknown_tasks_are_unknown(records: impl TaskRecords) {
+async fn unknown_tasks_are_unknown(records: impl Records) {
     let task = new_task("a");
     assert_eq!(got(&records, &task).await, None);
     records.withdraw(vec![task.id.clone()]).await.expect("writable");
@@ -140,7 +140,7 @@ async fn unknown_tasks_are_unknown(records: impl TaskRecords) {
     assert_eq!(records.queued(Vec::new()).await.expect("writable"), []);
 }
 
-async fn a_task_is_new_once(records: impl TaskRecords) {
+async fn a_task_is_new_once(records: impl Records) {
     let (first, second) = (new_task("a"), new_task("b"));
     let other_body = NewTask { body_sha256: second.body_sha256, ..first.clone() };
     let answers =
@@ -165,7 +165,7 @@ async fn a_task_is_new_once(records: impl TaskRecords) {
     assert_eq!(records.queued(many.clone()).await.expect("writable"), vec![known; many.len()]);
 }
 
-async fn only_an_unshared_queued_record_is_withdrawn(records: impl TaskRecords) {
+async fn only_an_unshared_queued_record_is_withdrawn(records: impl Records) {
     let [mine, shared, twice, over] = ["a", "b", "c", "d"].map(new_task);
     for task in [&mine, &shared, &over] {
         assert_eq!(queued(&records, task).await, Queued::New);
@@ -186,7 +186,7 @@ async fn only_an_unshared_queued_record_is_withdrawn(records: impl TaskRecords) 
     assert_eq!(queued(&records, &mine).await, Queued::New, "a withdrawn task may be submitted again");
 }
 
-async fn everything_said_at_the_end_is_kept(records: impl TaskRecords) {
+async fn everything_said_at_the_end_is_kept(records: impl Records) {
     for status in [Status::Succeeded, Status::Failed, Status::Cancelled] {
         let task = new_task("a");
         queued(&records, &task).await;
@@ -221,7 +221,7 @@ async fn everything_said_at_the_end_is_kept(records: impl TaskRecords) {
     }
 }
 
-async fn text_that_a_database_cannot_hold_costs_no_record(records: impl TaskRecords) {
+async fn text_that_a_database_cannot_hold_costs_no_record(records: impl Records) {
     let tasks: Vec<_> = (0..10).map(|_| new_task("a")).collect();
     let failure = |index: usize| {
         let message = if index == 5 { "a\0b" } else { "fine" };
@@ -240,7 +240,7 @@ async fn text_that_a_database_cannot_hold_costs_no_record(records: impl TaskReco
     assert_eq!(got(&records, &tasks[4]).await.expect("it ended").failure, failure(4));
 }
 
-async fn a_task_that_was_never_queued_here_is_recorded(records: impl TaskRecords) {
+async fn a_task_that_was_never_queued_here_is_recorded(records: impl Records) {
     let task = new_task("a");
     records.note(update(&task, Status::Running));
     let record = until(&records, &task, |record| record.status == Status::Running).await;
@@ -250,7 +250,7 @@ async fn a_task_that_was_never_queued_here_is_recorded(records: impl TaskRecords
     assert!(got(&records, &task).await.is_some());
 }
 
-async fn an_end_is_final(records: impl TaskRecords) {
+async fn an_end_is_final(records: impl Records) {
     let ends = [Status::Succeeded, Status::Failed, Status::Cancelled];
     for first in ends {
         let task = new_task("a");
@@ -273,7 +273,7 @@ async fn an_end_is_final(records: impl TaskRecords) {
     }
 }
 
-async fn late_changes_lose(records: impl TaskRecords) {
+async fn late_changes_lose(records: impl Records) {
     let task = new_task("a");
     queued(&records, &task).await;
     records.note(update(&task, Status::Retrying));
@@ -289,7 +289,7 @@ async fn late_changes_lose(records: impl TaskRecords) {
     until(&records, &task, |record| record.status == Status::Running).await;
 }
 
-async fn attempts_go_on(records: impl TaskRecords) {
+async fn attempts_go_on(records: impl Records) {
     let task = new_task("a");
     queued(&records, &task).await;
     let why = Failure { kind: "retry".to_owned(), message: "not yet".to_owned() };
@@ -313,7 +313,7 @@ async fn attempts_go_on(records: impl TaskRecords) {
     assert_eq!((record.status, record.attempt, record.failure), (Status::Succeeded, 4, None));
 }
 
-async fn progress_is_seen(records: impl TaskRecords) {
+async fn progress_is_seen(records: impl Records) {
     let task = new_task("a");
     let follower = records.follow(&task.id);
     records.note(update(&task, Status::Running));
@@ -329,7 +329,7 @@ async fn progress_is_seen(records: impl TaskRecords) {
     assert!(record.progress.is_some(), "how far it said it was stays");
 }
 
-async fn followers_see_the_end(records: impl TaskRecords) {
+async fn followers_see_the_end(records: impl Records) {
     let task = new_task("a");
     queued(&records, &task).await;
     let early = [records.follow(&task.id), records.follow(&task.id)];
@@ -355,7 +355,7 @@ async fn followers_see_the_end(records: impl TaskRecords) {
 ///
 /// # Panics
 /// Where a task is new twice, or two calls disagree on its end.
-pub async fn duplicates_agree<R: TaskRecords>(fleet: &[Arc<R>]) {
+pub async fn duplicates_agree<R: Records>(fleet: &[Arc<R>]) {
     const TASKS: usize = 50;
     const TIMES: usize = 6;
     let tasks: Vec<_> = (0..TASKS).map(|_| new_task("a")).collect();
@@ -389,7 +389,7 @@ pub async fn duplicates_agree<R: TaskRecords>(fleet: &[Arc<R>]) {
 ///
 /// # Panics
 /// Where one of them does not stay ended.
-pub async fn interleavings_end_well<R: TaskRecords>(fleet: &[Arc<R>]) {
+pub async fn interleavings_end_well<R: Records>(fleet: &[Arc<R>]) {
     const TASKS: usize = 200;
     let tasks: Vec<_> = (0..TASKS).map(|_| new_task("a")).collect();
     let mut changing = tokio::task::JoinSet::new();
@@ -427,7 +427,7 @@ pub async fn interleavings_end_well<R: TaskRecords>(fleet: &[Arc<R>]) {
     }
 }
 
-async fn what_was_noted_is_there_after_closing<R: TaskRecords>(make: impl AsyncFn() -> R) {
+async fn what_was_noted_is_there_after_closing<R: Records>(make: impl AsyncFn() -> R) {
     let records = make().await;
     let task = new_task("a");
     let mut follower = records.follow(&task.id);

@@ -13,15 +13,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use self::leaving::Leaving;
 use super::follow::Followers;
 use super::{
-    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, NewTask, Outgoing, Progress, Queued,
-    RETENTION_DEFAULT, RecordsError, Status, Taken, TaskRecord, TaskRecords, UNFINISHED_RETENTION, Update, order,
+    Cancelled, Ended, Ending, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, Records, RecordsError, Status,
+    TaskRecord, TaskRecords, UNFINISHED_RETENTION, Update, order,
 };
-use crate::task::{AgentName, TaskId, UnixMs};
+use crate::task::{TaskId, UnixMs};
 
 /// How much is kept, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +233,31 @@ impl TaskRecords for MemoryRecords {
         Ok(())
     }
 
+    async fn cancel(&self, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, RecordsError> {
+        let known = self.shard(id).kept.get(id).map(|kept| kept.record.clone());
+        let Some(record) = known else { return Ok(Cancelled::Unknown) };
+        if self.change(order::cancelled(&record, at_ms)) {
+            return Ok(Cancelled::Now);
+        }
+        let status = self.shard(id).kept.get(id).map(|kept| kept.record.status);
+        Ok(status.map_or(Cancelled::Unknown, Cancelled::Finished))
+    }
+
+    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
+        self.forget();
+        Ok(self.shard(id).kept.get(id).map(|kept| kept.record.clone()))
+    }
+
+    fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>> {
+        // Under the shard's lock, so that no change falls between reading and following.
+        let shard = self.shard(id);
+        let known = shard.kept.get(id).map(|kept| kept.record.clone());
+        self.followers.follow(id, known)
+    }
+}
+
+#[async_trait::async_trait]
+impl Inbox for MemoryRecords {
     fn note(&self, update: Update) {
         self.change(update);
     }
@@ -272,24 +296,6 @@ impl TaskRecords for MemoryRecords {
         Ok(record.filter(|record| order::has_ended(record, generation)).cloned())
     }
 
-    fn sent(&self, ids: Vec<Uuid>) {
-        self.leaving.sent(&ids);
-    }
-
-    async fn unsent(&self) -> Result<Vec<Outgoing>, RecordsError> {
-        Ok(self.leaving.unsent())
-    }
-
-    async fn cancel(&self, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, RecordsError> {
-        let known = self.shard(id).kept.get(id).map(|kept| kept.record.clone());
-        let Some(record) = known else { return Ok(Cancelled::Unknown) };
-        if self.change(order::cancelled(&record, at_ms)) {
-            return Ok(Cancelled::Now);
-        }
-        let status = self.shard(id).kept.get(id).map(|kept| kept.record.status);
-        Ok(status.map_or(Cancelled::Unknown, Cancelled::Finished))
-    }
-
     async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError> {
         let is_cancelled =
             |id: &TaskId| self.shard(id).kept.get(id).is_some_and(|kept| kept.record.status == Status::Cancelled);
@@ -307,54 +313,10 @@ impl TaskRecords for MemoryRecords {
         locked(&self.suspects).remove(message);
         Ok(())
     }
+}
 
-    async fn dead_letters(
-        &self,
-        filter: DeadLetterFilter,
-        after: Option<DeadLetterCursor>,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>, RecordsError> {
-        Ok(self.leaving.letters(&filter, after.as_ref(), limit))
-    }
-
-    async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError> {
-        Ok(self.leaving.letter(id))
-    }
-
-    async fn take_dead_letters(&self, taken: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError> {
-        let mut really = Vec::new();
-        for taken in taken {
-            let Some(letter) = self.leaving.take(&taken.id, taken.generation) else { continue };
-            if let Some(outgoing) = taken.redrive {
-                self.change(order::redriven(&letter));
-                self.leaving.add(vec![outgoing]);
-            }
-            really.push(taken.id);
-        }
-        Ok(really)
-    }
-
-    async fn taken_dead_letters(&self, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError> {
-        Ok(self.leaving.taken(agent))
-    }
-
-    async fn forget_taken(&self, letters: Vec<(TaskId, u32)>) -> Result<(), RecordsError> {
-        self.leaving.forget_taken(&letters);
-        Ok(())
-    }
-
-    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
-        self.forget();
-        Ok(self.shard(id).kept.get(id).map(|kept| kept.record.clone()))
-    }
-
-    fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>> {
-        // Under the shard's lock, so that no change falls between reading and following.
-        let shard = self.shard(id);
-        let known = shard.kept.get(id).map(|kept| kept.record.clone());
-        self.followers.follow(id, known)
-    }
-
+#[async_trait::async_trait]
+impl Records for MemoryRecords {
     async fn close(&self) {}
 }
 
