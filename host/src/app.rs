@@ -140,9 +140,9 @@ impl App {
         let ports = http::Ports {
             submit: Arc::new(BrokerSubmitter(Arc::clone(&backends.broker))),
             connectivity: backends.broker.connectivity(),
-            records: Arc::clone(&backends.records),
+            records: backends.records.clone(),
             agents: Arc::clone(&deployer) as Arc<dyn Agents>,
-            dead_letters: Arc::new(DeadLetterOffice::new(dispatcher.relay.clone())),
+            dead_letters: Arc::new(DeadLetterOffice::new(dispatcher.relay.clone(), backends.records.clone())),
             metrics: Arc::new(move || observer.render()),
             draining: draining.clone(),
         };
@@ -297,8 +297,8 @@ fn dispatcher(
         host: host_name(address).into(),
         runner,
         broker: Arc::clone(&backends.broker),
-        records: Arc::clone(&backends.records),
-        relay: Relay::new(Arc::clone(&backends.broker), Arc::clone(&backends.records)),
+        records: backends.records.clone(),
+        relay: Relay::new(Arc::clone(&backends.broker), backends.records.clone()),
         metrics,
         interrupt: CancellationToken::new(),
         under_way: TaskTracker::new(),

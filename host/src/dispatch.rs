@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 use crate::agent::{Recorded, Revision, Run, Runner, Stops};
 use crate::capability::tasks::ProgressSink;
 use crate::delivery::{Broker, Consumer, Delivery, Message, envelope};
-use crate::records::{Ending, Progress, Status, TaskRecord, TaskRecords, Update};
+use crate::records::{Ending, Inbox, Progress, Status, TaskRecord, Update};
 use crate::relay::Relay;
 use crate::task::{Completion, Outcome, Task, UnixMs, unix_ms_now};
 
@@ -47,7 +47,7 @@ pub struct Dispatcher {
     /// Where retries and results go.
     pub broker: Arc<dyn Broker>,
     /// Where the state of tasks is written.
-    pub records: Arc<dyn TaskRecords>,
+    pub records: Arc<dyn Inbox>,
     /// Sends what leaves with the end of a task.
     pub relay: Relay,
     /// What is counted.
@@ -78,7 +78,7 @@ struct Attempt {
     revision: Arc<Revision>,
     started_at_ms: UnixMs,
     host: Arc<str>,
-    records: Arc<dyn TaskRecords>,
+    records: Arc<dyn Inbox>,
 }
 
 /// What is known of a task before it is run.

@@ -6,7 +6,7 @@
 //!
 //! A terminal record is also the task's *inbox row*: it is written in one commit with everything that leaves the task (its
 //! follow-ups, its dead letter), and with the task's own SQL effects where it had any, so that a task ends once, whatever
-//! is delivered twice or dies in between. [`TaskRecords::ended`] tells a host that a task needs not be run again.
+//! is delivered twice or dies in between. [`Inbox::ended`] tells a host that a task needs not be run again.
 //!
 //! Rules that both implementations keep (`records::conformance` holds them to it):
 //! - a terminal record never goes back to another status, except by a redrive, which raises its generation;
@@ -16,7 +16,6 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::task::{AgentName, Failure, Output, TaskId, UnixMs, Usage};
@@ -27,10 +26,12 @@ mod dead_letters;
 mod follow;
 mod memory;
 mod order;
+mod port;
 mod postgres;
 
 pub use dead_letters::{DeadLetter, DeadLetterCursor, DeadLetterFilter, Taken, outgoing_id};
 pub use memory::{MemoryLimits, MemoryRecords};
+pub use port::{DeadLetterList, Inbox, Outbox, Records, TaskRecords};
 pub use postgres::{EndTask, PostgresRecords, PostgresSettings};
 
 /// How long records are shown after their task's end, unless configured: 24 hours (contract, section 4).
@@ -191,7 +192,7 @@ impl From<Update> for Ending {
 /// A message on its way out, in a form that only its sender reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
-    /// Its own id: [`TaskRecords::sent`] names it.
+    /// Its own id: [`Outbox::sent`] names it.
     pub id: Uuid,
     /// The message and where it goes.
     pub payload: Bytes,
@@ -228,83 +229,6 @@ pub struct RecordsError {
     /// Why it failed.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
-}
-
-/// The records of all tasks of a fleet: in PostgreSQL, or in process where there is none.
-#[async_trait::async_trait]
-pub trait TaskRecords: Send + Sync + 'static {
-    /// Records tasks as queued; durable when it returns. One answer per task, in order.
-    async fn queued(&self, tasks: Vec<NewTask>) -> Result<Vec<Queued>, RecordsError>;
-
-    /// Takes back `queued` records whose publication failed; anything past `Queued` stays.
-    async fn withdraw(&self, ids: Vec<TaskId>) -> Result<(), RecordsError>;
-
-    /// Notes a change that nobody has to wait for (running, retrying). Written soon, in a batch, or not at all if a later
-    /// change overtakes it.
-    fn note(&self, update: Update);
-
-    /// Notes a running task's progress, likewise.
-    fn note_progress(&self, id: &TaskId, progress: Progress);
-
-    /// Records the end of a task and what leaves with it; durable when it returns.
-    async fn finished(&self, ending: Ending) -> Result<Ended, RecordsError>;
-
-    /// Tells of an end that is durable already, because it was committed with the task's own effects.
-    fn was_finished(&self, update: &Update);
-
-    /// Whether the task has ended in this generation or a later one: its record then. Asked before a task is run.
-    async fn ended(&self, id: &TaskId, generation: u32) -> Result<Option<TaskRecord>, RecordsError>;
-
-    /// Forgets messages that have left. Written soon, in a batch.
-    fn sent(&self, ids: Vec<Uuid>);
-
-    /// Some of the messages that should have left a while ago, because whoever wrote them died or could not send them. The
-    /// caller has them for half a minute before anybody else gets them.
-    async fn unsent(&self) -> Result<Vec<Outgoing>, RecordsError>;
-
-    /// Ends a task that has not ended as cancelled; durable when it returns.
-    async fn cancel(&self, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, RecordsError>;
-
-    /// Those of these tasks that are cancelled.
-    async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError>;
-
-    /// Notes that a message that may be what kills hosts is about to be run, alone; durable when it returns. Answers how
-    /// many such runs were begun before and never ended.
-    async fn suspect_begins(&self, message: &str) -> Result<u32, RecordsError>;
-
-    /// Notes that such a run has ended, however: its host is alive.
-    async fn suspect_ends(&self, message: &str) -> Result<(), RecordsError>;
-
-    /// Dead letters, the newest first, from `after` on, at most `limit` of them; without their messages.
-    async fn dead_letters(
-        &self,
-        filter: DeadLetterFilter,
-        after: Option<DeadLetterCursor>,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>, RecordsError>;
-
-    /// A dead letter with its message.
-    async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError>;
-
-    /// Takes dead letters off the list, in one commit with the messages that redrive their tasks: those that were still
-    /// on it, in that generation. A redriven task is `queued` again, in the next generation.
-    async fn take_dead_letters(&self, taken: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError>;
-
-    /// Ids of letters of this agent that were taken off the list and may still lie in the broker's queue.
-    async fn taken_dead_letters(&self, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError>;
-
-    /// Forgets that these letters were taken: they lie in no queue any more.
-    async fn forget_taken(&self, letters: Vec<(TaskId, u32)>) -> Result<(), RecordsError>;
-
-    /// Reads a record.
-    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError>;
-
-    /// Follows a record until it is terminal: the receiver holds the newest known state (`None` while unknown), also of
-    /// tasks that run on other hosts (those within half a second).
-    fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>>;
-
-    /// Writes everything noted so far and stops the writer.
-    async fn close(&self);
 }
 
 /// SHA-256 of a body.

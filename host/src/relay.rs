@@ -14,25 +14,25 @@ use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{Broker, outgoing};
-use crate::records::{Outgoing, TaskRecords};
+use crate::records::{Outbox, Outgoing};
 
 /// How often messages that were left behind are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Messages that are sent at a time.
 const SENDING_MAX: usize = 64;
 
-/// Sends what the records keep, and forgets what was sent.
+/// Sends what the outbox keeps, and forgets what was sent.
 #[derive(Clone)]
 pub struct Relay {
     broker: Arc<dyn Broker>,
-    records: Arc<dyn TaskRecords>,
+    outbox: Arc<dyn Outbox>,
 }
 
 impl Relay {
     /// A relay between these.
     #[must_use]
-    pub fn new(broker: Arc<dyn Broker>, records: Arc<dyn TaskRecords>) -> Self {
-        Self { broker, records }
+    pub fn new(broker: Arc<dyn Broker>, outbox: Arc<dyn Outbox>) -> Self {
+        Self { broker, outbox }
     }
 
     /// Sends what others left behind until it is told to stop.
@@ -46,7 +46,7 @@ impl Relay {
             }
             // As long as there are more, without a pause.
             loop {
-                match self.records.unsent().await {
+                match self.outbox.unsent().await {
                     Ok(unsent) if unsent.is_empty() => break,
                     Ok(unsent) => {
                         tracing::info!(messages = unsent.len(), "sending messages that were left behind");
@@ -81,7 +81,7 @@ impl Relay {
         };
         match self.broker.publish(route.clone(), decoded).await {
             Ok(()) => {
-                self.records.sent(vec![message.id]);
+                self.outbox.sent(vec![message.id]);
                 true
             }
             Err(error) => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use agent_host::catalog::{self, PostgresCatalog};
 use agent_host::records::conformance::{self, ended, new_task, update};
-use agent_host::records::{PostgresRecords, PostgresSettings, Queued, Status, TaskRecords};
+use agent_host::records::{Inbox, PostgresRecords, PostgresSettings, Queued, Records, Status, TaskRecords};
 use agent_host::store::{HostDatabase, StoreError};
 use futures::FutureExt;
 use sqlx::postgres::PgConnectOptions;

@@ -19,13 +19,13 @@ use crate::cli::StartError;
 use crate::config::{Backend, Config};
 use crate::delivery::Broker;
 use crate::deploy::DeployedAgents;
-use crate::records::{MemoryLimits, MemoryRecords, PostgresRecords, PostgresSettings, TaskRecords};
+use crate::records::{MemoryLimits, MemoryRecords, PostgresRecords, PostgresSettings, Records};
 use crate::store::HostDatabase;
 
 /// Everything outside of the process that the host talks to.
 pub(super) struct Backends {
     pub(super) broker: Arc<dyn Broker>,
-    pub(super) records: Arc<dyn TaskRecords>,
+    pub(super) records: Arc<dyn Records>,
     pub(super) catalog: Arc<dyn Catalog>,
     pub(super) capabilities: Capabilities,
 }
@@ -99,7 +99,7 @@ async fn broker(config: &Config) -> Result<Arc<dyn Broker>, String> {
 
 /// Records and catalog: in the database where there is a real one, otherwise in process. The embedded database is for
 /// agents alone, and starts only when one needs it.
-async fn state(config: &Config) -> Result<(Arc<dyn TaskRecords>, Arc<dyn Catalog>), String> {
+async fn state(config: &Config) -> Result<(Arc<dyn Records>, Arc<dyn Catalog>), String> {
     match &config.database {
         Backend::Embedded => {
             let limits = MemoryLimits { retention: config.record_retention, ..MemoryLimits::default() };

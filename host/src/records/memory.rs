@@ -4,6 +4,8 @@
 //! oldest ended tasks are forgotten early.
 
 mod leaving;
+#[cfg(test)]
+mod tests;
 
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{HashMap, VecDeque};
@@ -13,15 +15,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use self::leaving::Leaving;
 use super::follow::Followers;
 use super::{
-    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, NewTask, Outgoing, Progress, Queued,
-    RETENTION_DEFAULT, RecordsError, Status, Taken, TaskRecord, TaskRecords, UNFINISHED_RETENTION, Update, order,
+    Cancelled, Ended, Ending, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, Records, RecordsError, Status,
+    TaskRecord, TaskRecords, UNFINISHED_RETENTION, Update, order,
 };
-use crate::task::{AgentName, TaskId, UnixMs};
+use crate::task::{TaskId, UnixMs};
 
 /// How much is kept, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -234,6 +235,31 @@ impl TaskRecords for MemoryRecords {
         Ok(())
     }
 
+    async fn cancel(&self, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, RecordsError> {
+        let known = self.shard(id).kept.get(id).map(|kept| kept.record.clone());
+        let Some(record) = known else { return Ok(Cancelled::Unknown) };
+        if self.change(order::cancelled(&record, at_ms)) {
+            return Ok(Cancelled::Now);
+        }
+        let status = self.shard(id).kept.get(id).map(|kept| kept.record.status);
+        Ok(status.map_or(Cancelled::Unknown, Cancelled::Finished))
+    }
+
+    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
+        self.forget();
+        Ok(self.shard(id).kept.get(id).map(|kept| kept.record.clone()))
+    }
+
+    fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>> {
+        // Under the shard's lock, so that no change falls between reading and following.
+        let shard = self.shard(id);
+        let known = shard.kept.get(id).map(|kept| kept.record.clone());
+        self.followers.follow(id, known)
+    }
+}
+
+#[async_trait::async_trait]
+impl Inbox for MemoryRecords {
     fn note(&self, update: Update) {
         self.change(update);
     }
@@ -272,24 +298,6 @@ impl TaskRecords for MemoryRecords {
         Ok(record.filter(|record| order::has_ended(record, generation)).cloned())
     }
 
-    fn sent(&self, ids: Vec<Uuid>) {
-        self.leaving.sent(&ids);
-    }
-
-    async fn unsent(&self) -> Result<Vec<Outgoing>, RecordsError> {
-        Ok(self.leaving.unsent())
-    }
-
-    async fn cancel(&self, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, RecordsError> {
-        let known = self.shard(id).kept.get(id).map(|kept| kept.record.clone());
-        let Some(record) = known else { return Ok(Cancelled::Unknown) };
-        if self.change(order::cancelled(&record, at_ms)) {
-            return Ok(Cancelled::Now);
-        }
-        let status = self.shard(id).kept.get(id).map(|kept| kept.record.status);
-        Ok(status.map_or(Cancelled::Unknown, Cancelled::Finished))
-    }
-
     async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError> {
         let is_cancelled =
             |id: &TaskId| self.shard(id).kept.get(id).is_some_and(|kept| kept.record.status == Status::Cancelled);
@@ -307,117 +315,13 @@ impl TaskRecords for MemoryRecords {
         locked(&self.suspects).remove(message);
         Ok(())
     }
+}
 
-    async fn dead_letters(
-        &self,
-        filter: DeadLetterFilter,
-        after: Option<DeadLetterCursor>,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>, RecordsError> {
-        Ok(self.leaving.letters(&filter, after.as_ref(), limit))
-    }
-
-    async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError> {
-        Ok(self.leaving.letter(id))
-    }
-
-    async fn take_dead_letters(&self, taken: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError> {
-        let mut really = Vec::new();
-        for taken in taken {
-            let Some(letter) = self.leaving.take(&taken.id, taken.generation) else { continue };
-            if let Some(outgoing) = taken.redrive {
-                self.change(order::redriven(&letter));
-                self.leaving.add(vec![outgoing]);
-            }
-            really.push(taken.id);
-        }
-        Ok(really)
-    }
-
-    async fn taken_dead_letters(&self, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError> {
-        Ok(self.leaving.taken(agent))
-    }
-
-    async fn forget_taken(&self, letters: Vec<(TaskId, u32)>) -> Result<(), RecordsError> {
-        self.leaving.forget_taken(&letters);
-        Ok(())
-    }
-
-    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
-        self.forget();
-        Ok(self.shard(id).kept.get(id).map(|kept| kept.record.clone()))
-    }
-
-    fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>> {
-        // Under the shard's lock, so that no change falls between reading and following.
-        let shard = self.shard(id);
-        let known = shard.kept.get(id).map(|kept| kept.record.clone());
-        self.followers.follow(id, known)
-    }
-
+#[async_trait::async_trait]
+impl Records for MemoryRecords {
     async fn close(&self) {}
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::records::conformance::{self, ended, new_task};
-
-    #[tokio::test]
-    async fn keeps_the_rules() {
-        conformance::exercise(async || MemoryRecords::default()).await;
-    }
-
-    #[tokio::test]
-    async fn forgets_ended_tasks_after_the_retention_and_no_others() {
-        let records = MemoryRecords::new(MemoryLimits { retention: Duration::ZERO, ..MemoryLimits::default() });
-        let (waiting, over) = (new_task("a"), new_task("b"));
-        records.queued(vec![waiting.clone(), over.clone()]).await.unwrap();
-        records.finished(ended(&over, Status::Succeeded).into()).await.unwrap();
-        assert_eq!(records.get(&over.id).await.unwrap(), None);
-        assert!(records.get(&waiting.id).await.unwrap().is_some());
-    }
-
-    #[tokio::test]
-    async fn forgets_the_oldest_ends_first_when_full_and_counts_exactly() {
-        let limits = MemoryLimits { bytes_max: 100_000, ..MemoryLimits::default() };
-        let records = MemoryRecords::new(limits);
-        let tasks: Vec<_> = (0..50).map(|_| new_task("a")).collect();
-        for task in &tasks {
-            let mut update = ended(task, Status::Succeeded);
-            update.output =
-                Some(crate::task::Output { body: bytes::Bytes::from(vec![0; 10_000]), ..Default::default() });
-            records.finished(update.into()).await.unwrap();
-        }
-        let mut known = Vec::new();
-        for task in &tasks {
-            known.push(records.get(&task.id).await.unwrap().is_some());
-        }
-        let first_kept = known.iter().position(|known| *known).unwrap();
-        assert!(first_kept > 30, "{first_kept}");
-        assert!(known[first_kept..].iter().all(|known| *known));
-        assert!(records.bytes.load(Ordering::Relaxed) <= limits.bytes_max);
-    }
-
-    #[tokio::test]
-    async fn refuses_more_when_unfinished_tasks_fill_it_and_takes_more_once_they_end() {
-        let records = MemoryRecords::new(MemoryLimits { bytes_max: 4_000, ..MemoryLimits::default() });
-        let mut taken = Vec::new();
-        let error = loop {
-            let task = new_task("a");
-            match records.queued(vec![task.clone()]).await {
-                Ok(_) => taken.push(task),
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(error.action, "written");
-        for task in &taken {
-            records.finished(ended(task, Status::Succeeded).into()).await.unwrap();
-        }
-        records.queued(vec![new_task("a")]).await.unwrap();
-    }
 }

@@ -29,16 +29,15 @@ use sqlx::PgPool;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use uuid::Uuid;
 
 use self::link::{Link, WriteError};
 use super::follow::Followers;
 use super::{
-    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, INBOX_RETENTION_DEFAULT, NewTask,
-    Outgoing, Progress, Queued, RETENTION_DEFAULT, RecordsError, Taken, TaskRecord, TaskRecords, Update, order,
+    Cancelled, Ended, Ending, INBOX_RETENTION_DEFAULT, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, Records,
+    RecordsError, TaskRecord, TaskRecords, Update, order,
 };
 use crate::store::{HostDatabase, StoreError};
-use crate::task::{AgentName, TaskId, UnixMs};
+use crate::task::{TaskId, UnixMs};
 
 /// How the records are kept.
 #[derive(Clone, Copy, Debug)]
@@ -207,6 +206,23 @@ impl TaskRecords for PostgresRecords {
         self.ask("written", &self.intake, |reply| intake::Message::Withdraw { ids, reply }).await
     }
 
+    async fn cancel(&self, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, RecordsError> {
+        let cancelled = cancel::cancel(&self.seldom, id, at_ms).await.map_err(written)?;
+        self.followers.read_soon(id);
+        Ok(cancelled)
+    }
+
+    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
+        self.ask("read", &self.reader, |reply| reader::Lookup { id: id.clone(), reply }).await
+    }
+
+    fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>> {
+        self.followers.follow(id, None)
+    }
+}
+
+#[async_trait::async_trait]
+impl Inbox for PostgresRecords {
     fn note(&self, update: Update) {
         let change = TaskRecord::from(update);
         self.followers.changed(&change);
@@ -254,20 +270,6 @@ impl TaskRecords for PostgresRecords {
         Ok(record.filter(|record| order::has_ended(record, generation)))
     }
 
-    fn sent(&self, ids: Vec<Uuid>) {
-        self.sent.add(ids);
-    }
-
-    async fn unsent(&self) -> Result<Vec<Outgoing>, RecordsError> {
-        outbox::unsent(&self.seldom).await.map_err(written)
-    }
-
-    async fn cancel(&self, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, RecordsError> {
-        let cancelled = cancel::cancel(&self.seldom, id, at_ms).await.map_err(written)?;
-        self.followers.read_soon(id);
-        Ok(cancelled)
-    }
-
     async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError> {
         cancel::cancelled(&self.seldom, &ids).await.map_err(read)
     }
@@ -279,40 +281,10 @@ impl TaskRecords for PostgresRecords {
     async fn suspect_ends(&self, message: &str) -> Result<(), RecordsError> {
         suspects::ends(&self.seldom, message).await.map_err(written)
     }
+}
 
-    async fn dead_letters(
-        &self,
-        filter: DeadLetterFilter,
-        after: Option<DeadLetterCursor>,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>, RecordsError> {
-        dead_letters::list(&self.seldom, &filter, after.as_ref(), limit).await.map_err(read)
-    }
-
-    async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError> {
-        dead_letters::get(&self.seldom, id).await.map_err(read)
-    }
-
-    async fn take_dead_letters(&self, taken: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError> {
-        dead_letters::take(&self.seldom, &taken).await.map_err(written)
-    }
-
-    async fn taken_dead_letters(&self, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError> {
-        dead_letters::taken(&self.seldom, agent).await.map_err(read)
-    }
-
-    async fn forget_taken(&self, letters: Vec<(TaskId, u32)>) -> Result<(), RecordsError> {
-        dead_letters::forget_taken(&self.seldom, &letters).await.map_err(written)
-    }
-
-    async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
-        self.ask("read", &self.reader, |reply| reader::Lookup { id: id.clone(), reply }).await
-    }
-
-    fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>> {
-        self.followers.follow(id, None)
-    }
-
+#[async_trait::async_trait]
+impl Records for PostgresRecords {
     async fn close(&self) {
         self.closing.cancel();
         let writers = std::mem::take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));

@@ -8,7 +8,6 @@ use axum::Router;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::agents::{AgentInfo, AgentState, Agents, DeployError, Deployed, Upload};
 use crate::catalog::{CatalogError, RevisionSummary};
@@ -17,8 +16,7 @@ use crate::delivery::{BrokerError, Connectivity, Message, PublishError, Submitte
 use crate::http::{self, Config, Ports};
 use crate::manifest::Manifest;
 use crate::records::{
-    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, NewTask, Outgoing, Progress, Queued,
-    RecordsError, Status, Taken, TaskRecord, TaskRecords, Update,
+    Cancelled, DeadLetter, DeadLetterCursor, NewTask, Queued, RecordsError, Status, TaskRecord, TaskRecords,
 };
 use crate::task::{AgentName, Failure, Output, Task, TaskId, UnixMs, Usage};
 
@@ -246,26 +244,6 @@ impl TaskRecords for Doubles {
         Ok(())
     }
 
-    fn note(&self, _: Update) {}
-
-    fn note_progress(&self, _: &TaskId, _: Progress) {}
-
-    async fn finished(&self, _: Ending) -> Result<Ended, RecordsError> {
-        Ok(Ended::Now)
-    }
-
-    fn was_finished(&self, _: &Update) {}
-
-    async fn ended(&self, _: &TaskId, _: u32) -> Result<Option<TaskRecord>, RecordsError> {
-        Ok(None)
-    }
-
-    fn sent(&self, _: Vec<Uuid>) {}
-
-    async fn unsent(&self) -> Result<Vec<Outgoing>, RecordsError> {
-        Ok(Vec::new())
-    }
-
     async fn cancel(&self, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, RecordsError> {
         let state = self.lock();
         if state.records_fail {
@@ -285,45 +263,6 @@ impl TaskRecords for Doubles {
         Ok(cancelled)
     }
 
-    async fn cancelled(&self, _: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError> {
-        Ok(Vec::new())
-    }
-
-    async fn suspect_begins(&self, _: &str) -> Result<u32, RecordsError> {
-        Ok(0)
-    }
-
-    async fn suspect_ends(&self, _: &str) -> Result<(), RecordsError> {
-        Ok(())
-    }
-
-    // The API asks for dead letters by their own port.
-
-    async fn dead_letters(
-        &self,
-        _: DeadLetterFilter,
-        _: Option<DeadLetterCursor>,
-        _: u32,
-    ) -> Result<Vec<DeadLetter>, RecordsError> {
-        Ok(Vec::new())
-    }
-
-    async fn dead_letter(&self, _: &TaskId) -> Result<Option<DeadLetter>, RecordsError> {
-        Ok(None)
-    }
-
-    async fn take_dead_letters(&self, _: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError> {
-        Ok(Vec::new())
-    }
-
-    async fn taken_dead_letters(&self, _: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError> {
-        Ok(Vec::new())
-    }
-
-    async fn forget_taken(&self, _: Vec<(TaskId, u32)>) -> Result<(), RecordsError> {
-        Ok(())
-    }
-
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
         let state = self.lock();
         if state.records_fail {
@@ -337,8 +276,6 @@ impl TaskRecords for Doubles {
         let unknown = || Record { body_sha256: [0; 32], state: watch::Sender::new(None) };
         state.records.entry(id.clone()).or_insert_with(unknown).state.subscribe()
     }
-
-    async fn close(&self) {}
 }
 
 impl Doubles {

@@ -4,21 +4,10 @@ use bytes::Bytes;
 
 use super::{NEVER, ended, got, new_task, queued, seen_to_end, until, update};
 use crate::records::{
-    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, NewTask, Outgoing, Queued, Status, Taken,
-    TaskRecords, Update, outgoing_id,
+    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, NewTask, Outgoing, Queued, Records,
+    Status, Taken, Update, outgoing_id,
 };
 use crate::task::AgentName;
-
-pub(super) async fn exercise<R: TaskRecords>(make: &impl AsyncFn() -> R) {
-    the_first_end_counts_and_says_so(make().await).await;
-    an_end_is_known_to_whoever_asks_before_a_run(make().await).await;
-    what_leaves_with_an_end_is_kept_until_it_is_sent(make().await).await;
-    what_would_leave_with_a_second_end_does_not(make().await).await;
-    a_cancelled_task_ends_in_no_other_way(make().await).await;
-    runs_of_suspects_are_counted_until_one_ends(make().await).await;
-    dead_letters_are_listed_page_by_page(make().await).await;
-    a_redriven_task_is_new_and_a_dropped_one_stays_failed(make().await).await;
-}
 
 fn outgoing(payload: &'static str) -> Outgoing {
     Outgoing { id: outgoing_id(), payload: Bytes::from_static(payload.as_bytes()) }
@@ -43,7 +32,7 @@ fn failed(task: &NewTask, generation: u32, failed_at_ms: u64) -> (Ending, DeadLe
     (Ending { update, outgoing: vec![outgoing("letter")], dead_letter: Some(letter.clone()) }, letter)
 }
 
-async fn the_first_end_counts_and_says_so(records: impl TaskRecords) {
+pub(super) async fn the_first_end_counts_and_says_so(records: impl Records) {
     let task = new_task("a");
     queued(&records, &task).await;
     let first = records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
@@ -62,7 +51,7 @@ async fn the_first_end_counts_and_says_so(records: impl TaskRecords) {
     assert_eq!(ends.iter().filter(|ended| **ended == Ended::Now).count(), 1, "{ends:?}");
 }
 
-async fn an_end_is_known_to_whoever_asks_before_a_run(records: impl TaskRecords) {
+pub(super) async fn an_end_is_known_to_whoever_asks_before_a_run(records: impl Records) {
     let task = new_task("a");
     let known = async |generation| records.ended(&task.id, generation).await.expect("readable");
     assert_eq!(known(0).await, None, "unknown");
@@ -76,7 +65,7 @@ async fn an_end_is_known_to_whoever_asks_before_a_run(records: impl TaskRecords)
     assert_eq!(known(1).await, None, "a redrive is another generation");
 }
 
-async fn what_leaves_with_an_end_is_kept_until_it_is_sent(records: impl TaskRecords) {
+pub(super) async fn what_leaves_with_an_end_is_kept_until_it_is_sent(records: impl Records) {
     let task = new_task("a");
     let (sent, kept) = (outgoing("sent"), outgoing("kept"));
     let ending = Ending { outgoing: vec![sent.clone(), kept.clone()], ..Ending::from(ended(&task, Status::Succeeded)) };
@@ -97,7 +86,7 @@ async fn what_leaves_with_an_end_is_kept_until_it_is_sent(records: impl TaskReco
     assert!(!again.contains(&found[0]), "whoever has it has some time");
 }
 
-async fn what_would_leave_with_a_second_end_does_not(records: impl TaskRecords) {
+pub(super) async fn what_would_leave_with_a_second_end_does_not(records: impl Records) {
     let task = new_task("a");
     records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
     let (ending, letter) = failed(&task, 0, 1_700_000_005_000);
@@ -105,7 +94,7 @@ async fn what_would_leave_with_a_second_end_does_not(records: impl TaskRecords) 
     assert_eq!(records.dead_letter(&letter.id).await.expect("readable"), None);
 }
 
-async fn a_cancelled_task_ends_in_no_other_way(records: impl TaskRecords) {
+pub(super) async fn a_cancelled_task_ends_in_no_other_way(records: impl Records) {
     let cancel = async |task: &NewTask| records.cancel(&task.id, 1_700_000_003_000).await.expect("writable");
     let (waiting, running, over, unknown) = (new_task("a"), new_task("b"), new_task("c"), new_task("d"));
     for task in [&waiting, &running, &over] {
@@ -136,7 +125,7 @@ async fn a_cancelled_task_ends_in_no_other_way(records: impl TaskRecords) {
     assert_eq!(cancelled, expected);
 }
 
-async fn runs_of_suspects_are_counted_until_one_ends(records: impl TaskRecords) {
+pub(super) async fn runs_of_suspects_are_counted_until_one_ends(records: impl Records) {
     let (message, other) = (outgoing_id().to_string(), outgoing_id().to_string());
     for before in 0..3 {
         assert_eq!(records.suspect_begins(&message).await.expect("writable"), before);
@@ -148,7 +137,7 @@ async fn runs_of_suspects_are_counted_until_one_ends(records: impl TaskRecords) 
     assert_eq!(records.suspect_begins(&other).await.expect("writable"), 1);
 }
 
-async fn dead_letters_are_listed_page_by_page(records: impl TaskRecords) {
+pub(super) async fn dead_letters_are_listed_page_by_page(records: impl Records) {
     let agent = AgentName::parse(&format!("a{}", outgoing_id().simple())).expect("a valid name");
     let mut expected = Vec::new();
     for number in 0..25 {
@@ -175,7 +164,7 @@ async fn dead_letters_are_listed_page_by_page(records: impl TaskRecords) {
     assert!(ids(&expected).iter().all(|id| ids(&all).contains(id)));
 }
 
-async fn a_redriven_task_is_new_and_a_dropped_one_stays_failed(records: impl TaskRecords) {
+pub(super) async fn a_redriven_task_is_new_and_a_dropped_one_stays_failed(records: impl Records) {
     let agent = AgentName::parse(&format!("a{}", outgoing_id().simple())).expect("a valid name");
     let [again, dropped] = ["a", "b"].map(|body| NewTask { agent: agent.clone(), ..new_task(body) });
     for task in [&again, &dropped] {

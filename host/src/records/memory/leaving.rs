@@ -6,7 +6,11 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use crate::records::{DeadLetter, DeadLetterCursor, DeadLetterFilter, Outgoing, UNSENT_AFTER, UNSENT_CLAIM};
+use super::MemoryRecords;
+use crate::records::{
+    DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterList, Outbox, Outgoing, RecordsError, Taken,
+    UNSENT_AFTER, UNSENT_CLAIM, order,
+};
 use crate::task::{AgentName, TaskId};
 
 /// Bytes that the list of dead letters may take; beyond, those that failed first are forgotten. Their messages stay in the
@@ -48,14 +52,14 @@ impl Leaving {
         self.outgoing().extend(outgoing.into_iter().map(|outgoing| (outgoing.id, (outgoing, due_at))));
     }
 
-    pub(super) fn sent(&self, ids: &[Uuid]) {
+    fn sent(&self, ids: &[Uuid]) {
         let mut outgoing = self.outgoing();
         for id in ids {
             outgoing.remove(id);
         }
     }
 
-    pub(super) fn unsent(&self) -> Vec<Outgoing> {
+    fn unsent(&self) -> Vec<Outgoing> {
         let now = Instant::now();
         let mut outgoing = self.outgoing();
         let due = outgoing.values_mut().filter(|(_, due_at)| *due_at <= now).take(UNSENT_MAX);
@@ -80,12 +84,7 @@ impl Leaving {
         }
     }
 
-    pub(super) fn letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<&DeadLetterCursor>,
-        limit: u32,
-    ) -> Vec<DeadLetter> {
+    fn letters(&self, filter: &DeadLetterFilter, after: Option<&DeadLetterCursor>, limit: u32) -> Vec<DeadLetter> {
         let letters = self.locked();
         // The newest first, and of those of one moment the larger id first, as in the database.
         let comes_after = |letter: &&DeadLetter| {
@@ -102,12 +101,12 @@ impl Leaving {
         page.map(|letter| DeadLetter { message: bytes::Bytes::new(), ..letter.clone() }).collect()
     }
 
-    pub(super) fn letter(&self, id: &TaskId) -> Option<DeadLetter> {
+    fn letter(&self, id: &TaskId) -> Option<DeadLetter> {
         self.locked().listed.get(id).cloned()
     }
 
     /// Takes a letter off the list, if it is there in this generation.
-    pub(super) fn take(&self, id: &TaskId, generation: u32) -> Option<DeadLetter> {
+    fn take(&self, id: &TaskId, generation: u32) -> Option<DeadLetter> {
         let mut letters = self.locked();
         if letters.listed.get(id)?.generation != generation {
             return None;
@@ -118,12 +117,12 @@ impl Leaving {
         Some(letter)
     }
 
-    pub(super) fn taken(&self, agent: &AgentName) -> Vec<(TaskId, u32)> {
+    fn taken(&self, agent: &AgentName) -> Vec<(TaskId, u32)> {
         let letters = self.locked();
         letters.taken.iter().filter(|(_, of)| *of == agent).map(|(letter, _)| letter.clone()).collect()
     }
 
-    pub(super) fn forget_taken(&self, forgotten: &[(TaskId, u32)]) {
+    fn forget_taken(&self, forgotten: &[(TaskId, u32)]) {
         let mut letters = self.locked();
         for letter in forgotten {
             letters.taken.remove(letter);
@@ -133,4 +132,53 @@ impl Leaving {
 
 fn weight(letter: &DeadLetter) -> usize {
     LETTER_BYTES + letter.message.len() + letter.error_message.len()
+}
+
+#[async_trait::async_trait]
+impl Outbox for MemoryRecords {
+    fn sent(&self, ids: Vec<Uuid>) {
+        self.leaving.sent(&ids);
+    }
+
+    async fn unsent(&self) -> Result<Vec<Outgoing>, RecordsError> {
+        Ok(self.leaving.unsent())
+    }
+}
+
+#[async_trait::async_trait]
+impl DeadLetterList for MemoryRecords {
+    async fn dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+        after: Option<DeadLetterCursor>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, RecordsError> {
+        Ok(self.leaving.letters(&filter, after.as_ref(), limit))
+    }
+
+    async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError> {
+        Ok(self.leaving.letter(id))
+    }
+
+    async fn take_dead_letters(&self, taken: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError> {
+        let mut really = Vec::new();
+        for taken in taken {
+            let Some(letter) = self.leaving.take(&taken.id, taken.generation) else { continue };
+            if let Some(outgoing) = taken.redrive {
+                self.change(order::redriven(&letter));
+                self.leaving.add(vec![outgoing]);
+            }
+            really.push(taken.id);
+        }
+        Ok(really)
+    }
+
+    async fn taken_dead_letters(&self, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError> {
+        Ok(self.leaving.taken(agent))
+    }
+
+    async fn forget_taken(&self, letters: Vec<(TaskId, u32)>) -> Result<(), RecordsError> {
+        self.leaving.forget_taken(&letters);
+        Ok(())
+    }
 }

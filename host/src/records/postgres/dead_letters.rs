@@ -4,11 +4,41 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
 use super::changes::{signed, signed_generation};
-use super::reader;
-use crate::records::{DeadLetter, DeadLetterCursor, DeadLetterFilter, Taken, UNSENT_AFTER, order};
+use super::{PostgresRecords, read, reader, written};
+use crate::records::{
+    DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterList, RecordsError, Taken, UNSENT_AFTER, order,
+};
 use crate::task::{AgentName, TaskId};
 
-pub(super) async fn list(
+#[async_trait::async_trait]
+impl DeadLetterList for PostgresRecords {
+    async fn dead_letters(
+        &self,
+        filter: DeadLetterFilter,
+        after: Option<DeadLetterCursor>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, RecordsError> {
+        list(&self.seldom, &filter, after.as_ref(), limit).await.map_err(read)
+    }
+
+    async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError> {
+        get(&self.seldom, id).await.map_err(read)
+    }
+
+    async fn take_dead_letters(&self, taken: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError> {
+        take(&self.seldom, &taken).await.map_err(written)
+    }
+
+    async fn taken_dead_letters(&self, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError> {
+        taken(&self.seldom, agent).await.map_err(read)
+    }
+
+    async fn forget_taken(&self, letters: Vec<(TaskId, u32)>) -> Result<(), RecordsError> {
+        forget_taken(&self.seldom, &letters).await.map_err(written)
+    }
+}
+
+async fn list(
     pool: &PgPool,
     filter: &DeadLetterFilter,
     after: Option<&DeadLetterCursor>,
@@ -30,7 +60,7 @@ pub(super) async fn list(
     rows.iter().map(decoded).collect()
 }
 
-pub(super) async fn get(pool: &PgPool, id: &TaskId) -> Result<Option<DeadLetter>, sqlx::Error> {
+async fn get(pool: &PgPool, id: &TaskId) -> Result<Option<DeadLetter>, sqlx::Error> {
     const SELECT: &str = "
         SELECT id, agent, generation, failed_at_ms, error_type, error_message, attempts, revision, digest, host, message
         FROM dead_letters WHERE id = $1";
@@ -38,7 +68,7 @@ pub(super) async fn get(pool: &PgPool, id: &TaskId) -> Result<Option<DeadLetter>
     row.as_ref().map(decoded).transpose()
 }
 
-pub(super) async fn take(pool: &PgPool, taken: &[Taken]) -> Result<Vec<TaskId>, sqlx::Error> {
+async fn take(pool: &PgPool, taken: &[Taken]) -> Result<Vec<TaskId>, sqlx::Error> {
     // A task whose record was pruned gets one again.
     const TAKE: &str = "
         WITH wanted AS (
@@ -78,13 +108,13 @@ pub(super) async fn take(pool: &PgPool, taken: &[Taken]) -> Result<Vec<TaskId>, 
     gone.iter().map(|id| reader::parsed(id)).collect()
 }
 
-pub(super) async fn taken(pool: &PgPool, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, sqlx::Error> {
+async fn taken(pool: &PgPool, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, sqlx::Error> {
     const SELECT: &str = "SELECT id, generation FROM dead_letters_taken WHERE agent = $1";
     let rows = sqlx::query(SELECT).bind(agent.as_str()).fetch_all(pool).await?;
     rows.iter().map(|row| Ok((reader::parsed(row.try_get::<&str, _>(0)?)?, generation(row, 1)?))).collect()
 }
 
-pub(super) async fn forget_taken(pool: &PgPool, letters: &[(TaskId, u32)]) -> Result<(), sqlx::Error> {
+async fn forget_taken(pool: &PgPool, letters: &[(TaskId, u32)]) -> Result<(), sqlx::Error> {
     const DELETE: &str = "
         DELETE FROM dead_letters_taken AS t USING unnest($1::text[], $2::integer[]) AS f (id, generation)
         WHERE t.id = f.id AND t.generation = f.generation";

@@ -1,14 +1,27 @@
-//! Messages that were left behind.
+//! Messages on their way out: forgotten once they have left, given out once they were left behind.
 
 use sqlx::{PgPool, Row};
+use uuid::Uuid;
 
-use crate::records::{Outgoing, UNSENT_CLAIM};
+use super::{PostgresRecords, written};
+use crate::records::{Outbox, Outgoing, RecordsError, UNSENT_CLAIM};
 
 /// Messages that one call gives out: a second of work for a broker, far less than the half minute until they are given to
 /// another host.
 const UNSENT_MAX: i64 = 256;
 
-pub(super) async fn unsent(pool: &PgPool) -> Result<Vec<Outgoing>, sqlx::Error> {
+#[async_trait::async_trait]
+impl Outbox for PostgresRecords {
+    fn sent(&self, ids: Vec<Uuid>) {
+        self.sent.add(ids);
+    }
+
+    async fn unsent(&self) -> Result<Vec<Outgoing>, RecordsError> {
+        unsent(&self.seldom).await.map_err(written)
+    }
+}
+
+async fn unsent(pool: &PgPool) -> Result<Vec<Outgoing>, sqlx::Error> {
     // Rows that another host is looking at are skipped, not waited for.
     const CLAIM: &str = "
         UPDATE outbox SET due_at = now() + make_interval(secs => $1)
