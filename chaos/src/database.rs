@@ -76,6 +76,12 @@ impl Database {
         Ok(sqlx::query_scalar(statement).bind(ids).fetch_all(&self.0).await?)
     }
 
+    /// How many messages hosts have yet to send: follow-ups and dead letters of tasks that have ended.
+    pub(crate) async fn unsent(&self) -> Result<u64> {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM agent_host.outbox").fetch_one(&self.0).await?;
+        Ok(count.unsigned_abs())
+    }
+
     /// Everything that is recorded.
     pub(crate) async fn records(&self) -> Result<Vec<Record>> {
         let statement = "SELECT id, status, attempt, failure_kind, failure_message FROM agent_host.tasks";

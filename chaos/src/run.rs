@@ -146,25 +146,35 @@ impl Run {
         self.problems.extend(problem);
     }
 
-    /// Waits until every accepted task has ended, and every queue is empty.
+    /// Waits until every accepted task has ended, with its follow-up, and nothing is on its way any more.
     async fn settled(&self) -> Result<()> {
-        let mut open = self.book.ids();
-        loop {
-            // Servers may still be on their way back; whether they are is for the clock that looks for a stuck run.
-            if let Ok(left) = self.database.open(&open).await {
-                open = left;
-            }
-            if open.is_empty() {
-                break;
-            }
+        self.ended(self.book.ids()).await;
+        // Servers may still be on their way back; whether they are is for the clock that looks for a stuck run.
+        while self.database.unsent().await.ok() != Some(0) {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
+        let follow_ups = self.database.ledger().await?.into_iter().filter_map(|row| row.follow_up).collect();
+        self.ended(follow_ups).await;
         loop {
             let left = async { Queues::connect(self.addresses.amqp()).await?.left().await };
-            if left.await.is_ok_and(|left| left.is_empty()) {
+            let is_empty = left.await.is_ok_and(|left| left.is_empty());
+            // A follow-up that failed has left a dead letter.
+            if is_empty && self.database.unsent().await.ok() == Some(0) {
                 return Ok(());
             }
             tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Waits until these have ended.
+    async fn ended(&self, mut open: Vec<String>) {
+        while !open.is_empty() {
+            if let Ok(left) = self.database.open(&open).await {
+                open = left;
+            }
+            if !open.is_empty() {
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
         }
     }
 

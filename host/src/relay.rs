@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::{Broker, outgoing};
+use crate::delivery::{Broker, Connectivity, outgoing};
 use crate::records::{Outbox, Outgoing};
 
 /// How often messages that were left behind are looked for.
@@ -44,8 +44,9 @@ impl Relay {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            // As long as there are more, without a pause.
-            loop {
+            // As long as there are more, without a pause. What is taken while nothing can be sent would be nobody's for a
+            // while after the broker's return.
+            while *self.broker.connectivity().borrow() == Connectivity::Up {
                 match self.outbox.unsent().await {
                     Ok(unsent) if unsent.is_empty() => break,
                     Ok(unsent) => {

@@ -38,7 +38,7 @@ pub const AGENT_DIGEST: &str = "x-agent-digest";
 /// The host that wrote a dead letter.
 pub const HOST: &str = "x-host";
 
-/// Largest sum of header names and values of a task, in bytes, as [`counted_size`] counts them.
+/// Largest sum of header names and values of a task, in bytes, as `counted_size` counts them.
 ///
 /// All headers of an AMQP message share one frame, 128 KiB by default: half of it leaves room for what the host adds to
 /// a dead letter, so that every task that is accepted can also be dead-lettered.
