@@ -180,7 +180,7 @@ impl Dispatcher {
                     return (Completion::without_a_run(Outcome::HostKiller), Recorded::No);
                 }
                 Ok(deaths) => {
-                    tracing::info!(task = %attempt.task.id, deaths, "running alone a task that was delivered often")
+                    tracing::info!(task = %attempt.task.id, deaths, "running alone a task that was delivered often");
                 }
                 Err(error) => {
                     tracing::warn!(task = %attempt.task.id, error = &error as &dyn std::error::Error, "a task is put off");
@@ -213,7 +213,7 @@ impl Dispatcher {
                 }
                 // Without SQL it is run at least once, and its end will be recorded when the database is back.
                 Err(error) => {
-                    tracing::debug!(task = %attempt.task.id, %error, "running a task without asking for its end")
+                    tracing::debug!(task = %attempt.task.id, %error, "running a task without asking for its end");
                 }
             }
         }
