@@ -24,6 +24,14 @@ pub fn unix_ms_now() -> UnixMs {
         .map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Uniform in 0..1, to spread out what would otherwise be tried again at the same moment.
+///
+/// From the low bits of a UUIDv4, which are as random as that needs.
+pub(crate) fn random_fraction() -> f64 {
+    let bits = uuid::Uuid::new_v4().as_u128() & u128::from(u32::MAX);
+    f64::from(u32::try_from(bits).unwrap_or(0)) / f64::from(u32::MAX)
+}
+
 /// One unit of work on its way to an agent: everything that its message says, with absent values filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {

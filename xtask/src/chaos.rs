@@ -15,6 +15,9 @@ use crate::{agents, process, ui};
 const TEST_TASKS: u64 = 2_000;
 
 /// What the `chaos` program is told. It chooses what is not given.
+///
+/// Named like the options of `chaos/src/main.rs`, and not shared with them: this program is to build in seconds, so it
+/// depends on nothing of the host's tests.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// How many tasks are sent

@@ -1,5 +1,8 @@
 //! One run: reserve, instantiate, call, classify, settle the run's effects.
 
+mod answer;
+mod effects;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,19 +12,18 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtxBuilder;
 
+use self::answer::{call, classify, lowered, time_left, timed_out};
+use self::effects::{is_final, settle_effects};
 use super::engine::Engine;
 use super::limits::{CpuMeter, MemoryMeter, Stopped};
 use super::load::{LoadError, Revision};
 use super::memory::{MemoryLease, MemoryLedger};
 use super::state::InstanceState;
 use crate::capability::log::Stdio;
-use crate::capability::sql::{CommitError, Committed};
 use crate::capability::tasks::ProgressSink;
-use crate::capability::{Capabilities, Session, Trouble};
-use crate::records::{Ended, Ending};
-use crate::task::{Completion, FollowUp, Limit, Outcome, Output, Task, UnixMs, Usage, unix_ms_now};
-use crate::units::format_duration;
-use crate::wit::native::exports::agent::runtime::handler as wit;
+use crate::capability::{Capabilities, Trouble};
+use crate::records::Ending;
+use crate::task::{Completion, Outcome, Task, Usage, random_fraction};
 
 /// Settings of the runner.
 #[derive(Clone, Debug)]
@@ -40,9 +42,6 @@ const RANDOM_BYTES_MAX: u64 = 64 << 10;
 const CONFLICT_RERUNS_MAX: u32 = 5;
 /// The longest pause before the first of those runs; before the n-th it is n times as long.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
-/// Frames of a trap that go into its message.
-const TRAP_FRAMES_MAX: usize = 5;
-
 /// An attempt at a task, as whoever dispatches it knows it.
 pub trait Run: ProgressSink {
     /// The task.
@@ -173,7 +172,7 @@ impl Parts {
             }
             reruns += 1;
             // Apart from the one that was in the way, which may be waiting just as long.
-            tokio::time::sleep(CONFLICT_PAUSE.mul_f64(f64::from(reruns) * rand_fraction())).await;
+            tokio::time::sleep(CONFLICT_PAUSE.mul_f64(f64::from(reruns) * random_fraction())).await;
         }
     }
 
@@ -286,151 +285,6 @@ impl Parts {
 /// What a task needs before it may run: a slot of the pool, a part of its agent's share, and memory.
 type Admission<'a> = (SemaphorePermit<'a>, SemaphorePermit<'a>, MemoryLease);
 
-type Answer = Result<Option<wit::Output>, wit::Failure>;
-
-async fn call(store: &mut Store<InstanceState>, revision: &Revision, task: &Task) -> wasmtime::Result<Answer> {
-    let began = Instant::now();
-    let agent = revision.code.pre.instantiate_async(&mut *store).await?;
-    store.data_mut().init = Some(began.elapsed());
-    let lifted = lifted(revision, task);
-    agent.agent_runtime_handler().call_handle(store, &lifted).await
-}
-
-fn lifted(revision: &Revision, task: &Task) -> wit::Task {
-    let timeout_at_ms = unix_ms_now().saturating_add(millis(revision.manifest.limits.timeout));
-    wit::Task {
-        id: task.id.to_string(),
-        agent: task.agent.to_string(),
-        revision: u32::try_from(revision.number).unwrap_or(u32::MAX),
-        attempt: task.attempt,
-        max_attempts: task.attempts_max.unwrap_or(revision.manifest.retry.max_attempts),
-        enqueued_at: task.enqueued_at_ms,
-        deadline: task.deadline_ms.map_or(timeout_at_ms, |deadline_ms| deadline_ms.min(timeout_at_ms)),
-        headers: task.headers.clone(),
-        content_type: task.content_type.clone(),
-        body: task.body.to_vec(),
-        traceparent: task.traceparent.clone(),
-    }
-}
-
-/// What the agent answered, held against the manifest's limit on outputs.
-fn lowered(answer: Answer, revision: &Revision) -> Outcome {
-    match answer {
-        Ok(None) => Outcome::Succeeded(None),
-        Ok(Some(output)) => {
-            let limit = revision.manifest.limits.output;
-            if output.body.len() > limit.as_usize() {
-                return Outcome::LimitExceeded(Limit { name: "limits.output", allowed: limit.to_string() });
-            }
-            Outcome::Succeeded(Some(Output {
-                content_type: output.content_type,
-                headers: output.headers,
-                body: output.body.into(),
-            }))
-        }
-        Err(wit::Failure::Retry(message)) => Outcome::Retry { message, after_ms: None },
-        Err(wit::Failure::RetryAfter((after_ms, message))) => Outcome::Retry { message, after_ms: Some(after_ms) },
-        Err(wit::Failure::Reject(message)) => Outcome::Rejected { message },
-    }
-}
-
-/// Whether nothing follows from it but the task's end.
-fn is_final(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Succeeded(_) | Outcome::Cancelled | Outcome::Interrupted)
-}
-
-/// Commits what a success did, together with the task's end, and rolls everything else back. What failed because a
-/// capability was away is the host's failure, whatever the agent made of it.
-async fn settle_effects(
-    session: Session,
-    mut completion: Completion,
-    run: &dyn Run,
-) -> (Completion, Recorded, Option<Trouble>) {
-    let make_ending = |follow_ups: &[FollowUp], host_calls: u64| {
-        let mut ended = completion.clone();
-        ended.usage.host_calls = host_calls;
-        ended.follow_ups = follow_ups.to_vec();
-        run.ending(&ended)
-    };
-    let succeeded = matches!(completion.outcome, Outcome::Succeeded(_));
-    let finished = session.finish(succeeded.then_some(&make_ending)).await;
-    completion.usage.host_calls = finished.host_calls;
-    completion.follow_ups = finished.follow_ups;
-    let mut recorded = Recorded::No;
-    match finished.result {
-        Ok(Committed::Effects) => {}
-        Ok(Committed::WithEnd(Ended::Before)) => recorded = Recorded::Before,
-        Ok(Committed::WithEnd(Ended::Now)) => {
-            recorded = finished.ending.map_or(Recorded::No, Recorded::Now);
-        }
-        Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a task's effects could not be committed");
-            let message = error.to_string();
-            completion.outcome = match error {
-                // The agent's own doing: it answered success over a failed statement, or against a deferred constraint.
-                CommitError::Aborted(_) | CommitError::Refused(_) => Outcome::Retry { message, after_ms: None },
-                CommitError::Unavailable(_) => Outcome::HostError { message },
-            };
-        }
-    }
-    if let Some(Trouble::Away(capability)) = finished.trouble
-        && matches!(completion.outcome, Outcome::Retry { .. } | Outcome::Rejected { .. } | Outcome::Trapped { .. })
-    {
-        completion.outcome = Outcome::HostError { message: format!("{capability} was not available to the task") };
-    }
-    (completion, recorded, finished.trouble)
-}
-
-fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, revision: &Revision) -> Outcome {
-    let limits = &revision.manifest.limits;
-    if error.downcast_ref::<Stopped>().is_some() {
-        return Outcome::TimedOut(Limit { name: "limits.cpu", allowed: format_duration(limits.cpu) });
-    }
-    if store.data().memory.was_refused() {
-        return Outcome::OutOfMemory(Limit { name: "limits.memory", allowed: limits.memory.to_string() });
-    }
-    let mut message = trap_message(error);
-    // An agent that gives up says why on its standard error, and then executes `unreachable`.
-    if let Some(last_words) = store.data().stderr.last_words() {
-        message = format!("{message}: {last_words}");
-    }
-    Outcome::Trapped { message }
-}
-
-/// The trap and the innermost functions, on one line.
-fn trap_message(error: &wasmtime::Error) -> String {
-    let cause = error.root_cause().to_string();
-    let frames: Vec<String> = error
-        .downcast_ref::<wasmtime::WasmBacktrace>()
-        .map(|backtrace| {
-            let frames = backtrace.frames().iter().filter_map(wasmtime::FrameInfo::func_name);
-            frames.take(TRAP_FRAMES_MAX).map(str::to_owned).collect()
-        })
-        .unwrap_or_default();
-    if frames.is_empty() { cause } else { format!("{cause}, in {}", frames.join(" < ")) }
-}
-
-fn timed_out(revision: &Revision) -> Outcome {
-    Outcome::TimedOut(Limit { name: "limits.timeout", allowed: format_duration(revision.manifest.limits.timeout) })
-}
-
-/// The manifest's timeout, or the task's own deadline where that comes first.
-fn time_left(revision: &Revision, task: &Task) -> Duration {
-    let timeout = revision.manifest.limits.timeout;
-    let until = |deadline_ms: UnixMs| Duration::from_millis(deadline_ms.saturating_sub(unix_ms_now()));
-    task.deadline_ms.map_or(timeout, |deadline_ms| until(deadline_ms).min(timeout))
-}
-
-/// Uniform in 0..1, from the low bits of a UUIDv4.
-fn rand_fraction() -> f64 {
-    let bits = uuid::Uuid::new_v4().as_u128() & u128::from(u32::MAX);
-    f64::from(u32::try_from(bits).unwrap_or(0)) / f64::from(u32::MAX)
-}
-
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

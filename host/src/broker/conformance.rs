@@ -52,6 +52,22 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("still waiting after {PATIENCE:?}: {what}"))
 }
 
+/// How often [`wait_until`] looks.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Looks again and again until there is something to see; fails the test where that takes forever.
+pub async fn wait_until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let looking = async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    within(what, looking).await
+}
+
 /// An agent whose queues exist.
 async fn declared(fixture: &dyn Fixture) -> AgentName {
     let agent = fixture.agent();
@@ -122,13 +138,10 @@ fn id(delivery: &Delivery) -> String {
     delivery.message.message_id.clone().unwrap()
 }
 
-async fn until_depth(fixture: &dyn Fixture, agent: &AgentName, wanted: QueueDepth) {
-    let reached = async {
-        while fixture.broker().depth(agent).await.unwrap() != wanted {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    within(&format!("{wanted:?}"), reached).await;
+/// Waits until an agent's queues hold so much.
+pub async fn until_depth(broker: &dyn Broker, agent: &AgentName, wanted: QueueDepth) {
+    let look = || async { (broker.depth(agent).await.unwrap() == wanted).then_some(()) };
+    wait_until(&format!("{wanted:?}"), look).await;
 }
 
 /// Makes a test of every case: `broker_conformance!(expression that makes a Fixture)`, which may `.await`.

@@ -7,7 +7,7 @@ use crate::agent::Recorded;
 use crate::delivery::envelope::{self, DeathNote, Malformed};
 use crate::delivery::{Message, PublishError, Receipt, Route};
 use crate::records::{Ended, Ending, RecordsError, Status, TaskRecord, Update};
-use crate::task::{AgentName, Completion, Failure, Outcome, Output, Task, unix_ms_now};
+use crate::task::{AgentName, Completion, Failure, Outcome, Output, Task, random_fraction, unix_ms_now};
 
 /// Why a delivery could not be settled yet; it is handed back.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +25,7 @@ impl Dispatcher {
             attempts_max: attempt.task.attempts_max.unwrap_or(manifest.retry.max_attempts),
             retry: &manifest.retry,
         };
-        let decision = settlement(&completion.outcome, attempt.task.attempt, &policy, random);
+        let decision = settlement(&completion.outcome, attempt.task.attempt, &policy, random_fraction);
         let prepared = match decision {
             Settlement::Acknowledge | Settlement::DeadLetter => self.conclude(attempt, &completion, recorded).await,
             Settlement::RetryLater { delay, attempt: next } => {
@@ -208,10 +208,4 @@ impl Dispatcher {
         self.relay.send(outgoing).await;
         self.reply(task, outcome.name(), None, Some(&failure)).await
     }
-}
-
-/// Uniform in 0..1: the low bits of a UUIDv4 are as random as jitter needs.
-fn random() -> f64 {
-    let bits = uuid::Uuid::new_v4().as_u128() & u128::from(u32::MAX);
-    f64::from(u32::try_from(bits).unwrap_or(0)) / f64::from(u32::MAX)
 }

@@ -46,6 +46,45 @@ pub(crate) struct AllQuery {
     agent: String,
 }
 
+/// Why a request about one dead letter may fail. For the description alone: what is sent is a [`Problem`].
+#[derive(utoipa::IntoResponses)]
+#[expect(dead_code, reason = "read by the derive")]
+enum OneRefused {
+    /// No good token
+    #[response(status = 401, content_type = "application/problem+json")]
+    NoGoodToken(ProblemDocument),
+    /// Not allowed
+    #[response(status = 403, content_type = "application/problem+json")]
+    NotAllowed(ProblemDocument),
+    /// Unknown dead letter
+    #[response(status = 404, content_type = "application/problem+json")]
+    Unknown(ProblemDocument),
+    /// The records are away
+    #[response(status = 503, content_type = "application/problem+json")]
+    Away(ProblemDocument),
+}
+
+/// The same of a request about all dead letters of an agent.
+#[derive(utoipa::IntoResponses)]
+#[expect(dead_code, reason = "read by the derive")]
+enum AllRefused {
+    /// No agent is named
+    #[response(status = 400, content_type = "application/problem+json")]
+    NoAgent(ProblemDocument),
+    /// No good token
+    #[response(status = 401, content_type = "application/problem+json")]
+    NoGoodToken(ProblemDocument),
+    /// Not allowed
+    #[response(status = 403, content_type = "application/problem+json")]
+    NotAllowed(ProblemDocument),
+    /// A malformed agent name
+    #[response(status = 404, content_type = "application/problem+json")]
+    MalformedName(ProblemDocument),
+    /// The records are away; sent again, the rest is done
+    #[response(status = 503, content_type = "application/problem+json")]
+    Away(ProblemDocument),
+}
+
 fn named(agent: &str) -> Result<AgentName, Problem> {
     AgentName::parse(agent).map_err(|_| Problem::unknown_agent(agent))
 }
@@ -106,13 +145,8 @@ pub(crate) async fn list(
     params(("id" = String, Path, description = "The task's id")),
     responses(
         (status = 200, description = "The dead letter", body = OpenedView),
-        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "Unknown dead letter", body = ProblemDocument,
-            content_type = "application/problem+json"),
+        OneRefused,
         (status = 500, description = "It was written by another version of the host", body = ProblemDocument,
-            content_type = "application/problem+json"),
-        (status = 503, description = "The records are away", body = ProblemDocument,
             content_type = "application/problem+json"),
     ),
 )]
@@ -132,13 +166,8 @@ pub(crate) async fn show(
     params(("id" = String, Path, description = "The task's id")),
     responses(
         (status = 202, description = "It will run; `GET /v1/tasks/{id}` follows it", body = RedriveView),
-        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "Unknown dead letter", body = ProblemDocument,
-            content_type = "application/problem+json"),
+        OneRefused,
         (status = 500, description = "It was written by another version of the host", body = ProblemDocument,
-            content_type = "application/problem+json"),
-        (status = 503, description = "The records are away", body = ProblemDocument,
             content_type = "application/problem+json"),
     ),
 )]
@@ -160,12 +189,7 @@ pub(crate) async fn redrive_one(
     params(("id" = String, Path, description = "The task's id")),
     responses(
         (status = 204, description = "It is dropped"),
-        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "Unknown dead letter", body = ProblemDocument,
-            content_type = "application/problem+json"),
-        (status = 503, description = "The records are away", body = ProblemDocument,
-            content_type = "application/problem+json"),
+        OneRefused,
     ),
 )]
 pub(crate) async fn drop_one(
@@ -186,15 +210,8 @@ pub(crate) async fn drop_one(
     params(AllQuery),
     responses(
         (status = 200, description = "They will run", body = RedrivenView),
-        (status = 400, description = "No agent is named", body = ProblemDocument,
-            content_type = "application/problem+json"),
-        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "A malformed agent name", body = ProblemDocument,
-            content_type = "application/problem+json"),
+        AllRefused,
         (status = 500, description = "One was written by another version of the host", body = ProblemDocument,
-            content_type = "application/problem+json"),
-        (status = 503, description = "The records are away; sent again, the rest is done", body = ProblemDocument,
             content_type = "application/problem+json"),
     ),
 )]
@@ -213,14 +230,7 @@ pub(crate) async fn redrive_all(
     params(AllQuery),
     responses(
         (status = 200, description = "They are dropped", body = DroppedView),
-        (status = 400, description = "No agent is named", body = ProblemDocument,
-            content_type = "application/problem+json"),
-        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "A malformed agent name", body = ProblemDocument,
-            content_type = "application/problem+json"),
-        (status = 503, description = "The records are away; sent again, the rest is done", body = ProblemDocument,
-            content_type = "application/problem+json"),
+        AllRefused,
     ),
 )]
 pub(crate) async fn drop_all(
@@ -232,25 +242,24 @@ pub(crate) async fn drop_all(
 
 impl ApiState {
     async fn redrive(&self, selection: Selection) -> Result<u64, Problem> {
-        let letters = Arc::clone(&self.ports.dead_letters);
-        to_the_end(async move { letters.redrive(selection).await }).await
+        self.to_the_end(|letters| async move { letters.redrive(selection).await }).await
     }
 
     async fn drop_letters(&self, selection: Selection) -> Result<u64, Problem> {
-        let letters = Arc::clone(&self.ports.dead_letters);
         // By its full name: a plain `.drop` would mean the pointer's own.
-        to_the_end(async move { DeadLetters::drop(letters.as_ref(), selection).await }).await
+        self.to_the_end(|letters| async move { DeadLetters::drop(letters.as_ref(), selection).await }).await
     }
-}
 
-async fn to_the_end(
-    change: impl Future<Output = Result<u64, DeadLettersError>> + Send + 'static,
-) -> Result<u64, Problem> {
-    let changed = tokio::spawn(change).await.map_err(|error| {
-        tracing::error!(%error, "a change of dead letters broke off");
-        Problem::new(Kind::Internal, "the host failed on the way; GET /v1/dead-letters shows what is left to do")
-    })?;
-    Ok(changed?)
+    async fn to_the_end<C>(&self, change: impl FnOnce(Arc<dyn DeadLetters>) -> C) -> Result<u64, Problem>
+    where
+        C: Future<Output = Result<u64, DeadLettersError>> + Send + 'static,
+    {
+        let changed = tokio::spawn(change(Arc::clone(&self.ports.dead_letters))).await.map_err(|error| {
+            tracing::error!(%error, "a change of dead letters broke off");
+            Problem::new(Kind::Internal, "the host failed on the way; GET /v1/dead-letters shows what is left to do")
+        })?;
+        Ok(changed?)
+    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code: a broken expectation ends the test")]
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use agent_host::broker::amqp::{AmqpBroker, AmqpConfig};
-use agent_host::broker::conformance::{as_sent, keyed, within};
+use agent_host::broker::conformance::{as_sent, keyed, wait_until, within};
 use agent_host::delivery::{Broker as _, Connectivity, Consumer, Delivery, PublishError, QueueDepth, Route};
 use agent_host::task::AgentName;
 
@@ -44,13 +43,9 @@ impl Host {
     }
 
     async fn until_empty(&self) {
-        let empty = async {
-            // Fails while a connection is remade.
-            while self.broker.depth(&self.agent).await.ok() != Some(QueueDepth::default()) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        within("an empty queue", empty).await;
+        // Fails while a connection is remade.
+        let look = || async { (self.broker.depth(&self.agent).await.ok()? == QueueDepth::default()).then_some(()) };
+        wait_until("an empty queue", look).await;
     }
 
     /// What was delivered when the broker was lost comes again, and settling the lost delivery settles nothing.
@@ -190,7 +185,7 @@ async fn a_restarted_broker_is_consumed_again() {
         assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
         assert!(host.broker.depth(&host.agent).await.is_err());
 
-        server.run();
+        server.run().await;
         host.until_connected().await;
         lost.into_iter().for_each(|delivery| delivery.receipt.acknowledge());
         let mut seen = BTreeSet::new();

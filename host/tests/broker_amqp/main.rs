@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use agent_host::broker::amqp::fixture::AmqpFixture;
 use agent_host::broker::amqp::{AmqpBroker, AmqpConfig};
-use agent_host::broker::conformance::{Fixture, as_sent, within};
+use agent_host::broker::conformance::{Fixture, as_sent, wait_until, within};
 use agent_host::broker::topology;
 use agent_host::delivery::{Broker as _, Connectivity, Message, PublishError, QueueDepth, Route};
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
@@ -89,13 +89,13 @@ async fn publishing_goes_on_after_a_delay_queue_was_deleted() {
     channel.exchange_delete(bucket.as_str().into(), lapin::options::ExchangeDeleteOptions::default()).await.unwrap();
     let lost = fixture.broker().publish(route.clone(), message("m")).await;
     assert!(matches!(lost, Err(PublishError::Unavailable(_))), "{lost:?}");
-    let again = async {
-        while let Err(error) = fixture.broker().publish(route.clone(), message("m")).await {
-            assert!(matches!(error, PublishError::Unavailable(_)), "{error:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    let again = || async {
+        match fixture.broker().publish(route.clone(), message("m")).await {
+            Err(PublishError::Unavailable(_)) => None,
+            published => Some(published),
         }
     };
-    within("publishing again", again).await;
+    wait_until("publishing again", again).await.unwrap();
     channel.queue_delete(bucket.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
     fixture.clean_up().await;
 }

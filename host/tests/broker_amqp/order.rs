@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use agent_host::broker::amqp::fixture::AmqpFixture;
 use agent_host::broker::amqp::{AmqpBroker, AmqpConfig};
-use agent_host::broker::conformance::{Fixture, as_sent, key, keyed, within};
+use agent_host::broker::conformance::{Fixture, as_sent, key, keyed, until_depth, within};
 use agent_host::broker::topology::{self, Partition};
 use agent_host::delivery::{Broker as _, Consumer, Delivery, PublishError, QueueDepth, Route};
 use agent_host::task::AgentName;
@@ -170,12 +170,7 @@ async fn keyed_tasks_in_the_common_queue_are_moved_in_order() {
         assert!(task.deadline_ms.is_some(), "its expiration counts from when it was sent");
         delivery.receipt.acknowledge();
     }
-    let empty = async {
-        while fixture.broker().depth(&agent).await.unwrap() != QueueDepth::default() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    within("empty queues", empty).await;
+    until_depth(fixture.broker(), &agent, QueueDepth::default()).await;
     fixture.clean_up().await;
 }
 

@@ -1,5 +1,8 @@
 //! A RabbitMQ of the test's own, for what no test may do to the one that others use: stopping, killing, starving it.
 //!
+//! `cargo xtask` starts servers in the same way (`xtask/src/services/rabbitmq.rs`) and shares no code with this: it is to
+//! build in seconds, so it depends on nothing of the host's, and tests do not depend on it.
+//!
 //! Needs the programs of the package `rabbitmq-server`, also where the other tests use a broker from elsewhere.
 
 #![allow(
@@ -9,16 +12,16 @@
     reason = "test code: a broken expectation ends the test"
 )]
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
-use agent_host::broker::conformance::within;
+use agent_host::broker::conformance::wait_until;
 use agent_host::broker::topology::Partition;
 use agent_host::task::AgentName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 /// A private server; its end is this value's.
@@ -31,9 +34,6 @@ pub(crate) struct Server {
     broker: Option<Child>,
 }
 
-/// How often a server that starts or stops is looked at.
-const POLL: Duration = Duration::from_millis(50);
-
 impl Server {
     /// One server for all tests that want one at the same time: they take turns with it.
     pub(crate) async fn lend() -> OwnedMutexGuard<Self> {
@@ -41,19 +41,20 @@ impl Server {
         let server = {
             let mut lent = LENT.lock().unwrap_or_else(PoisonError::into_inner);
             lent.upgrade().unwrap_or_else(|| {
-                let server = Arc::new(AsyncMutex::new(tokio::task::block_in_place(Self::start)));
+                let server = Arc::new(AsyncMutex::new(Self::new()));
                 *lent = Arc::downgrade(&server);
                 server
             })
         };
         let mut server = server.lock_owned().await;
         // The last test may have failed with it in pieces.
-        server.run();
+        server.run().await;
         server.control(&["set_vm_memory_high_watermark", "0.4"]);
         server
     }
 
-    fn start() -> Self {
+    /// One that does not run yet.
+    fn new() -> Self {
         let [port, distribution_port, epmd_port] = free_ports();
         let folder = tempfile::tempdir().unwrap();
         let config = format!(
@@ -65,12 +66,7 @@ impl Server {
         let mut epmd = Command::new(program("epmd"));
         epmd.args(["-port", &epmd_port.to_string(), "-address", "127.0.0.1"]);
         let epmd = epmd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        while TcpStream::connect(("127.0.0.1", epmd_port)).is_err() {
-            std::thread::sleep(POLL);
-        }
-        let mut server = Self { folder, port, distribution_port, epmd_port, epmd, broker: None };
-        server.run();
-        server
+        Self { folder, port, distribution_port, epmd_port, epmd, broker: None }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -78,32 +74,26 @@ impl Server {
     }
 
     /// Starts it where it does not run, and waits until it serves clients.
-    pub(crate) fn run(&mut self) {
-        tokio::task::block_in_place(|| {
-            if self.broker.is_none() {
-                let mut command = self.command("rabbitmq-server");
-                let log = std::fs::File::create(self.folder.path().join("output")).unwrap();
-                command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-                self.broker = Some(command.spawn().unwrap());
+    pub(crate) async fn run(&mut self) {
+        let output = self.folder.path().join("output");
+        if self.broker.is_none() {
+            // A server that finds no epmd starts one that outlives it.
+            let epmd = || async { TcpStream::connect(("127.0.0.1", self.epmd_port)).await.ok() };
+            wait_until("epmd", epmd).await;
+            let mut command = self.command("rabbitmq-server");
+            let log = std::fs::File::create(&output).unwrap();
+            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+            self.broker = Some(command.spawn().unwrap());
+        }
+        let port = self.port;
+        let look = || {
+            if let Some(status) = self.broker.as_mut().and_then(|broker| broker.try_wait().unwrap()) {
+                let output = std::fs::read_to_string(&output).unwrap_or_default();
+                panic!("rabbitmq-server ended ({status}):\n{output}");
             }
-            while !self.serves() {
-                if let Some(status) = self.broker.as_mut().and_then(|broker| broker.try_wait().unwrap()) {
-                    let output = std::fs::read_to_string(self.folder.path().join("output")).unwrap_or_default();
-                    panic!("rabbitmq-server ended ({status}):\n{output}");
-                }
-                std::thread::sleep(POLL);
-            }
-        });
-    }
-
-    /// Whether it answers the protocol header as a broker that serves clients does: with a method frame on channel 0.
-    fn serves(&self) -> bool {
-        let mut answer = [0; 3];
-        TcpStream::connect(("127.0.0.1", self.port)).is_ok_and(|mut stream| {
-            stream.write_all(b"AMQP\x00\x00\x09\x01").is_ok()
-                && stream.read_exact(&mut answer).is_ok()
-                && answer == *b"\x01\x00\x00"
-        })
+            async move { serves(port).await.ok()?.then_some(()) }
+        };
+        wait_until("rabbitmq-server", look).await;
     }
 
     /// Ends it with SIGTERM, as an operator does.
@@ -139,12 +129,11 @@ impl Server {
     pub(crate) async fn until_partitions_have(&self, agent: &AgentName, consumers: usize) {
         let wanted = consumers * usize::from(Partition::COUNT);
         let prefix = format!("agent.{agent}.partition.");
-        let reached = async {
-            while self.control(&["list_consumers", "queue_name"]).matches(&prefix).count() != wanted {
-                tokio::time::sleep(POLL).await;
-            }
+        let look = || async {
+            let count = self.control(&["list_consumers", "queue_name"]).matches(&prefix).count();
+            (count == wanted).then_some(())
         };
-        within(&format!("{consumers} consumers of every partition"), reached).await;
+        wait_until(&format!("{consumers} consumers of every partition"), look).await;
     }
 
     /// One of RabbitMQ's programs, of this server alone.
@@ -186,6 +175,15 @@ impl Drop for Server {
             child.wait().ok();
         }
     }
+}
+
+/// Whether it answers the protocol header as a broker that serves clients does: with a method frame on channel 0.
+async fn serves(port: u16) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(b"AMQP\x00\x00\x09\x01").await?;
+    let mut answer = [0; 3];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer == *b"\x01\x00\x00")
 }
 
 /// Where a program of RabbitMQ's or of Erlang's lies.

@@ -1,5 +1,7 @@
 //! A private RabbitMQ: its own node name, folder, cookie and epmd, all on loopback, with the settings that the
 //! project measured as the fast ones.
+//!
+//! `host/tests/broker_amqp/server.rs` starts its own in the same way: what changes here may have to change there.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -8,7 +8,6 @@
 )]
 
 use std::sync::Mutex;
-use std::time::Duration;
 
 use futures::StreamExt as _;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
@@ -17,7 +16,7 @@ use lapin::{Channel, Connection, ConnectionProperties};
 use tokio::sync::mpsc;
 
 use super::{AmqpBroker, AmqpConfig, convert};
-use crate::broker::conformance::Fixture;
+use crate::broker::conformance::{Fixture, wait_until};
 use crate::broker::topology;
 use crate::delivery::{Broker, Message};
 use crate::task::AgentName;
@@ -60,9 +59,6 @@ impl AmqpFixture {
     }
 }
 
-/// How often an empty dead-letter queue is asked again.
-const POLL: Duration = Duration::from_millis(10);
-
 #[async_trait::async_trait]
 impl Fixture for AmqpFixture {
     fn broker(&self) -> &dyn Broker {
@@ -96,14 +92,12 @@ impl Fixture for AmqpFixture {
     async fn dead_letter(&self, agent: &AgentName) -> Message {
         let channel = self.channel().await;
         let queue = topology::dead_letter_queue(agent);
-        loop {
-            let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.unwrap();
-            if let Some(got) = got {
-                channel.basic_ack(got.delivery.delivery_tag, BasicAckOptions::default()).await.unwrap();
-                return convert::message(&got.delivery.properties, got.delivery.data);
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        let look = || async {
+            let got = channel.basic_get(queue.as_str().into(), BasicGetOptions::default()).await.unwrap()?;
+            channel.basic_ack(got.delivery.delivery_tag, BasicAckOptions::default()).await.unwrap();
+            Some(convert::message(&got.delivery.properties, got.delivery.data))
+        };
+        wait_until("a dead letter", look).await
     }
 
     async fn clean_up(&self) {

@@ -18,7 +18,7 @@ pub async fn prefetch_bounds_what_is_unsettled(fixture: &dyn Fixture) {
         held.push(next(&mut consumer).await);
     }
     // The broker has the other two ready, and the consumer is idle: nothing is on its way.
-    until_depth(fixture, &agent, QueueDepth { ready: 2, dead: 0 }).await;
+    until_depth(fixture.broker(), &agent, QueueDepth { ready: 2, dead: 0 }).await;
     assert!(consumer.deliveries.try_recv().is_err());
     held.pop().unwrap().receipt.acknowledge();
     assert_eq!(id(&next(&mut consumer).await), "m3");
@@ -57,7 +57,7 @@ pub async fn a_dropped_receipt_comes_back(fixture: &dyn Fixture) {
     let delivery = next(&mut other).await;
     assert!(delivery.redelivered);
     delivery.receipt.acknowledge();
-    until_depth(fixture, &agent, QueueDepth::default()).await;
+    until_depth(fixture.broker(), &agent, QueueDepth::default()).await;
 }
 
 /// After its stop a consumer's deliveries end, and what it did not take is there for others.
@@ -82,7 +82,7 @@ pub async fn what_a_stopped_consumer_left_goes_to_another(fixture: &dyn Fixture)
         done.insert(id(&delivery));
         delivery.receipt.acknowledge();
     }
-    until_depth(fixture, &agent, QueueDepth::default()).await;
+    until_depth(fixture.broker(), &agent, QueueDepth::default()).await;
 }
 
 /// Tasks that run while their consumer is stopped still settle.
@@ -101,7 +101,7 @@ pub async fn receipts_outlive_the_stop(fixture: &dyn Fixture) {
     let delivery = next(&mut other).await;
     assert_eq!(id(&delivery), "b");
     delivery.receipt.acknowledge();
-    until_depth(fixture, &agent, QueueDepth::default()).await;
+    until_depth(fixture.broker(), &agent, QueueDepth::default()).await;
     assert!(other.deliveries.try_recv().is_err());
 }
 
@@ -159,7 +159,7 @@ pub async fn acknowledgements_in_any_order_all_count(fixture: &dyn Fixture) {
         }
     }
     oldest.receipt.acknowledge();
-    until_depth(fixture, &agent, QueueDepth::default()).await;
+    until_depth(fixture.broker(), &agent, QueueDepth::default()).await;
     consumer.stop.cancel();
     assert!(within("the end of deliveries", consumer.deliveries.recv()).await.is_none());
     within("the consumer's end", consumer.live.wait_for(|live| !live)).await.unwrap();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Fixture, consume, declared, id, keyed, next, until_depth, within};
+use super::{Fixture, consume, declared, id, keyed, next, until_depth, wait_until, within};
 use crate::delivery::envelope::{self, headers};
 use crate::delivery::{Consumer, Delivery, HeaderValue, QueueDepth, Route};
 use crate::task::unix_ms_now;
@@ -82,14 +82,10 @@ pub async fn tasks_of_a_key_run_one_at_a_time_in_order(fixture: &dyn Fixture) {
         });
         within("publishing", futures::future::try_join_all(sent)).await.unwrap();
     }
-    let ended = async {
-        while ledger.lock().unwrap().count() < KEYS * TASKS && !running.iter().any(tokio::task::JoinHandle::is_finished)
-        {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    within("all tasks", ended).await;
-    until_depth(fixture, &agent, QueueDepth::default()).await;
+    let have_ended =
+        || ledger.lock().unwrap().count() >= KEYS * TASKS || running.iter().any(tokio::task::JoinHandle::is_finished);
+    wait_until("all tasks", || async { have_ended().then_some(()) }).await;
+    until_depth(fixture.broker(), &agent, QueueDepth::default()).await;
     stops.iter().for_each(tokio_util::sync::CancellationToken::cancel);
     for task in running {
         within("the end of deliveries", task).await.unwrap();
@@ -114,7 +110,7 @@ pub async fn a_keyed_task_comes_after_its_delay(fixture: &dyn Fixture) {
         delivery.receipt.acknowledge();
     }
     assert!(began.elapsed() >= delay);
-    until_depth(fixture, &agent, QueueDepth::default()).await;
+    until_depth(fixture.broker(), &agent, QueueDepth::default()).await;
 }
 
 /// Like one without a key.

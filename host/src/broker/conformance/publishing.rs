@@ -76,7 +76,7 @@ pub async fn every_message_gets_its_own_verdict(fixture: &dyn Fixture) {
         }
     }
     let ready = MESSAGES - MESSAGES / ONE_IN;
-    until_depth(fixture, &agent, QueueDepth { ready, dead: 0 }).await;
+    until_depth(fixture.broker(), &agent, QueueDepth { ready, dead: 0 }).await;
 }
 
 /// The default exchange with the sender's routing key.
@@ -91,8 +91,8 @@ pub async fn dead_letters_are_kept(fixture: &dyn Fixture) {
     let agent = declared(fixture).await;
     publish(fixture, &agent, "alive").await;
     fixture.broker().publish(Route::DeadLetter(agent.clone()), full_message()).await.unwrap();
-    until_depth(fixture, &agent, QueueDepth { ready: 1, dead: 1 }).await;
-    assert_eq!(as_sent(&within("the dead letter", fixture.dead_letter(&agent)).await), full_message());
+    until_depth(fixture.broker(), &agent, QueueDepth { ready: 1, dead: 1 }).await;
+    assert_eq!(as_sent(&fixture.dead_letter(&agent).await), full_message());
 }
 
 /// Some are taken out; the others stay, and whole.
@@ -112,12 +112,12 @@ pub async fn unwanted_dead_letters_are_removed(fixture: &dyn Fixture) {
     let expected: Vec<_> = expected.map(|id| Message { body: bytes::Bytes::new(), ..message(&id) }).collect();
     assert_eq!(removed.iter().map(as_sent).collect::<Vec<_>>(), expected);
     let left = u64::try_from(LETTERS / 2).unwrap();
-    until_depth(fixture, &agent, QueueDepth { ready: 0, dead: left }).await;
+    until_depth(fixture.broker(), &agent, QueueDepth { ready: 0, dead: left }).await;
     assert_eq!(within("nothing to remove", remove()).await.unwrap(), []);
-    until_depth(fixture, &agent, QueueDepth { ready: 0, dead: left }).await;
+    until_depth(fixture.broker(), &agent, QueueDepth { ready: 0, dead: left }).await;
     let mut kept = Vec::new();
     for _ in 0..left {
-        let letter = within("a dead letter", fixture.dead_letter(&agent)).await;
+        let letter = fixture.dead_letter(&agent).await;
         let id = letter.message_id.clone().unwrap();
         assert_eq!(as_sent(&letter), message(&id));
         kept.push(id.parse::<usize>().unwrap());

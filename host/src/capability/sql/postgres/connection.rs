@@ -1,5 +1,7 @@
 //! A connection in the hands of one task.
 
+mod ending;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,21 +12,16 @@ use sqlx::postgres::{PgArguments, PgStatement};
 use sqlx::{Arguments, Column as _, Either, Executor, Row as _, Statement, ValueRef};
 use tokio::sync::mpsc;
 
+use self::ending::{COMMIT_TIMEOUT, end_task, end_transaction};
 use super::pool::{AgentPool, Checkout, Live};
 use super::{codec, lowered, statement};
 use crate::capability::sql::{Column, CommitError, Committed, End, Kind, RowBatch, SqlConnection, SqlError, Value};
 use crate::manifest::TransactionMode;
-use crate::records::{EndTask, Ended, Ending};
+use crate::records::Ended;
 
-/// Ends a transaction's session state in the same round trip as the transaction. Not `DISCARD ALL`: that drops the
-/// prepared statements, which the driver goes on using.
-const RESET: &str =
-    "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; RESET ALL";
 /// What the host waits beyond `statement_timeout` for PostgreSQL to enforce it, before it does so itself: an agent can
 /// change the setting, not this.
 const STATEMENT_GRACE: Duration = Duration::from_secs(1);
-/// How long a commit may take.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A batch of rows is passed on when it has so many, or so many bytes: two batches are in memory at most.
 const BATCH_ROWS: usize = 256;
 const BATCH_BYTES: usize = 256 << 10;
@@ -353,55 +350,6 @@ async fn pump(
         let _ = batches.send(batch).await;
     }
     Ok(())
-}
-
-/// Makes the task's end part of its transaction, where the records are in this database.
-async fn end_task(
-    live: &mut Live,
-    end_task: Option<&EndTask>,
-    ending: Option<&Ending>,
-) -> Result<Committed, CommitError> {
-    let (Some(end_task), Some(ending)) = (end_task, ending) else { return Ok(Committed::Effects) };
-    match tokio::time::timeout(COMMIT_TIMEOUT, end_task.call(&mut live.connection, ending)).await {
-        Ok(Ok(ended)) => Ok(Committed::WithEnd(ended)),
-        Ok(Err(error)) => Err(match lowered(error) {
-            SqlError::Query(error) => CommitError::Refused(error),
-            other => CommitError::Unavailable(other.into()),
-        }),
-        Err(elapsed) => Err(CommitError::Unavailable(elapsed.into())),
-    }
-}
-
-/// Ends the transaction and resets the session in one round trip. Answers whether the connection is as good as new.
-async fn end_transaction(live: &mut Live, end: &str) -> Result<bool, CommitError> {
-    let batch = [end, RESET].concat();
-    let mut results = live.connection.fetch_many(batch.as_str());
-    if !end.is_empty() {
-        // The first answer is that of COMMIT, whatever becomes of the rest.
-        loop {
-            match results.try_next().await {
-                Ok(Some(Either::Left(_))) => break,
-                Ok(Some(Either::Right(_))) => {}
-                Ok(None) => return Ok(false),
-                Err(error) => {
-                    return Err(match lowered(error) {
-                        SqlError::Query(error) => CommitError::Refused(error),
-                        other => CommitError::Unavailable(other.into()),
-                    });
-                }
-            }
-        }
-    }
-    loop {
-        match results.try_next().await {
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(true),
-            Err(error) => {
-                tracing::debug!(%error, "a connection could not be reset and is closed");
-                return Ok(false);
-            }
-        }
-    }
 }
 
 /// Runs a statement no longer than `timeout` and a little.

@@ -1,0 +1,112 @@
+//! Calling the guest, and what became of the call as an outcome.
+
+use std::time::{Duration, Instant};
+
+use wasmtime::Store;
+
+use crate::agent::limits::Stopped;
+use crate::agent::load::Revision;
+use crate::agent::state::InstanceState;
+use crate::task::{Limit, Outcome, Output, Task, UnixMs, unix_ms_now};
+use crate::units::format_duration;
+use crate::wit::native::exports::agent::runtime::handler as wit;
+
+/// Frames of a trap that go into its message.
+const TRAP_FRAMES_MAX: usize = 5;
+
+/// What the agent answered.
+pub(super) type Answer = Result<Option<wit::Output>, wit::Failure>;
+
+pub(super) async fn call(
+    store: &mut Store<InstanceState>,
+    revision: &Revision,
+    task: &Task,
+) -> wasmtime::Result<Answer> {
+    let began = Instant::now();
+    let agent = revision.code.pre.instantiate_async(&mut *store).await?;
+    store.data_mut().init = Some(began.elapsed());
+    let lifted = lifted(revision, task);
+    agent.agent_runtime_handler().call_handle(store, &lifted).await
+}
+
+fn lifted(revision: &Revision, task: &Task) -> wit::Task {
+    let timeout_at_ms = unix_ms_now().saturating_add(millis(revision.manifest.limits.timeout));
+    wit::Task {
+        id: task.id.to_string(),
+        agent: task.agent.to_string(),
+        revision: u32::try_from(revision.number).unwrap_or(u32::MAX),
+        attempt: task.attempt,
+        max_attempts: task.attempts_max.unwrap_or(revision.manifest.retry.max_attempts),
+        enqueued_at: task.enqueued_at_ms,
+        deadline: task.deadline_ms.map_or(timeout_at_ms, |deadline_ms| deadline_ms.min(timeout_at_ms)),
+        headers: task.headers.clone(),
+        content_type: task.content_type.clone(),
+        body: task.body.to_vec(),
+        traceparent: task.traceparent.clone(),
+    }
+}
+
+/// What the agent answered, held against the manifest's limit on outputs.
+pub(super) fn lowered(answer: Answer, revision: &Revision) -> Outcome {
+    match answer {
+        Ok(None) => Outcome::Succeeded(None),
+        Ok(Some(output)) => {
+            let limit = revision.manifest.limits.output;
+            if output.body.len() > limit.as_usize() {
+                return Outcome::LimitExceeded(Limit { name: "limits.output", allowed: limit.to_string() });
+            }
+            Outcome::Succeeded(Some(Output {
+                content_type: output.content_type,
+                headers: output.headers,
+                body: output.body.into(),
+            }))
+        }
+        Err(wit::Failure::Retry(message)) => Outcome::Retry { message, after_ms: None },
+        Err(wit::Failure::RetryAfter((after_ms, message))) => Outcome::Retry { message, after_ms: Some(after_ms) },
+        Err(wit::Failure::Reject(message)) => Outcome::Rejected { message },
+    }
+}
+
+pub(super) fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, revision: &Revision) -> Outcome {
+    let limits = &revision.manifest.limits;
+    if error.downcast_ref::<Stopped>().is_some() {
+        return Outcome::TimedOut(Limit { name: "limits.cpu", allowed: format_duration(limits.cpu) });
+    }
+    if store.data().memory.was_refused() {
+        return Outcome::OutOfMemory(Limit { name: "limits.memory", allowed: limits.memory.to_string() });
+    }
+    let mut message = trap_message(error);
+    // An agent that gives up says why on its standard error, and then executes `unreachable`.
+    if let Some(last_words) = store.data().stderr.last_words() {
+        message = format!("{message}: {last_words}");
+    }
+    Outcome::Trapped { message }
+}
+
+/// The trap and the innermost functions, on one line.
+fn trap_message(error: &wasmtime::Error) -> String {
+    let cause = error.root_cause().to_string();
+    let frames: Vec<String> = error
+        .downcast_ref::<wasmtime::WasmBacktrace>()
+        .map(|backtrace| {
+            let frames = backtrace.frames().iter().filter_map(wasmtime::FrameInfo::func_name);
+            frames.take(TRAP_FRAMES_MAX).map(str::to_owned).collect()
+        })
+        .unwrap_or_default();
+    if frames.is_empty() { cause } else { format!("{cause}, in {}", frames.join(" < ")) }
+}
+
+pub(super) fn timed_out(revision: &Revision) -> Outcome {
+    Outcome::TimedOut(Limit { name: "limits.timeout", allowed: format_duration(revision.manifest.limits.timeout) })
+}
+
+/// The manifest's timeout, or the task's own deadline where that comes first.
+pub(super) fn time_left(revision: &Revision, task: &Task) -> Duration {
+    let timeout = revision.manifest.limits.timeout;
+    let until = |deadline_ms: UnixMs| Duration::from_millis(deadline_ms.saturating_sub(unix_ms_now()));
+    task.deadline_ms.map_or(timeout, |deadline_ms| until(deadline_ms).min(timeout))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

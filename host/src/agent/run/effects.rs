@@ -1,0 +1,54 @@
+//! What a run did to the world: committed with the task's end, or rolled back.
+
+use super::{Recorded, Run};
+use crate::capability::sql::{CommitError, Committed};
+use crate::capability::{Session, Trouble};
+use crate::records::Ended;
+use crate::task::{Completion, FollowUp, Outcome};
+
+/// Whether nothing follows from it but the task's end.
+pub(super) fn is_final(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Succeeded(_) | Outcome::Cancelled | Outcome::Interrupted)
+}
+
+/// Commits what a success did, together with the task's end, and rolls everything else back. What failed because a
+/// capability was away is the host's failure, whatever the agent made of it.
+pub(super) async fn settle_effects(
+    session: Session,
+    mut completion: Completion,
+    run: &dyn Run,
+) -> (Completion, Recorded, Option<Trouble>) {
+    let make_ending = |follow_ups: &[FollowUp], host_calls: u64| {
+        let mut ended = completion.clone();
+        ended.usage.host_calls = host_calls;
+        ended.follow_ups = follow_ups.to_vec();
+        run.ending(&ended)
+    };
+    let succeeded = matches!(completion.outcome, Outcome::Succeeded(_));
+    let finished = session.finish(succeeded.then_some(&make_ending)).await;
+    completion.usage.host_calls = finished.host_calls;
+    completion.follow_ups = finished.follow_ups;
+    let mut recorded = Recorded::No;
+    match finished.result {
+        Ok(Committed::Effects) => {}
+        Ok(Committed::WithEnd(Ended::Before)) => recorded = Recorded::Before,
+        Ok(Committed::WithEnd(Ended::Now)) => {
+            recorded = finished.ending.map_or(Recorded::No, Recorded::Now);
+        }
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a task's effects could not be committed");
+            let message = error.to_string();
+            completion.outcome = match error {
+                // The agent's own doing: it answered success over a failed statement, or against a deferred constraint.
+                CommitError::Aborted(_) | CommitError::Refused(_) => Outcome::Retry { message, after_ms: None },
+                CommitError::Unavailable(_) => Outcome::HostError { message },
+            };
+        }
+    }
+    if let Some(Trouble::Away(capability)) = finished.trouble
+        && matches!(completion.outcome, Outcome::Retry { .. } | Outcome::Rejected { .. } | Outcome::Trapped { .. })
+    {
+        completion.outcome = Outcome::HostError { message: format!("{capability} was not available to the task") };
+    }
+    (completion, recorded, finished.trouble)
+}
