@@ -142,7 +142,7 @@ fn says_who_it_is(message: &Message, task: &Task, now_ms: u64) {
 /// The next attempt is the same task, and a message that expired is the same task, expired.
 fn comes_again(message: &Message, task: &Task, now_ms: u64, can_be_published: bool) {
     let next = Task { attempt: task.attempt.saturating_add(1), ..task.clone() };
-    let again = envelope::retry(message, task, next.attempt);
+    let again = envelope::retry(message, task, next.attempt, 0);
     assert_eq!(envelope::parse(&task.agent, &again, now_ms).as_ref(), Ok(&next));
     fits_amqp(&again, can_be_published);
     is_kept(&Route::Agent(agent()), &again);

@@ -127,7 +127,8 @@ impl App {
             RunnerConfig { instances_max: INSTANCES_MAX, hostcall_bytes_max: hostcall_bytes_max(&config) };
         let capabilities = backends.capabilities.clone();
         let runner = Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities, guests.handle.clone());
-        let dispatcher = dispatcher(address, runner.clone(), &backends, &registry)?;
+        let payload_bytes_max = config.http.payload_bytes_max.as_usize();
+        let dispatcher = dispatcher(address, runner.clone(), &backends, &registry, payload_bytes_max)?;
         let deployer = deployer(&config, &engine, runner, &backends, &dispatcher, deployed)?;
         let draining = CancellationToken::new();
         let drained = CancellationToken::new();
@@ -291,6 +292,7 @@ fn dispatcher(
     runner: Runner,
     backends: &Backends,
     registry: &Registry,
+    payload_bytes_max: usize,
 ) -> Result<Arc<Dispatcher>, StartError> {
     let metrics = DispatchMetrics::new(registry).map_err(|error| internal("registering metrics", error))?;
     Ok(Arc::new(Dispatcher {
@@ -304,6 +306,7 @@ fn dispatcher(
         under_way: TaskTracker::new(),
         in_hand: Arc::default(),
         quarantine: Quarantine::default(),
+        payload_bytes_max,
     }))
 }
 

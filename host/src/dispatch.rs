@@ -33,10 +33,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::agent::{Recorded, Revision, Run, Runner, Stops};
 use crate::capability::tasks::ProgressSink;
+use crate::delivery::envelope::Malformed;
 use crate::delivery::{Broker, Consumer, Delivery, Message, envelope};
 use crate::records::{Ending, Inbox, Progress, Status, TaskRecord, Update};
 use crate::relay::Relay;
-use crate::task::{Completion, Outcome, Task, UnixMs, unix_ms_now};
+use crate::task::{AgentName, Completion, Outcome, Task, UnixMs, unix_ms_now};
 
 /// Runs deliveries of all agents of this host.
 pub struct Dispatcher {
@@ -60,6 +61,8 @@ pub struct Dispatcher {
     pub in_hand: Arc<InHand>,
     /// Where those are run alone that may be what kills hosts.
     pub quarantine: Quarantine,
+    /// Largest body of a task, in bytes, however it came.
+    pub payload_bytes_max: usize,
 }
 
 /// Deliveries that may be between their run and their acknowledgement, per agent, beyond those that run. Results and
@@ -74,6 +77,7 @@ const CANCELLED_FROM: Duration = Duration::from_millis(200);
 /// One delivery of a task, and what is to run it.
 struct Attempt {
     message: Message,
+    redelivered: bool,
     task: Task,
     revision: Arc<Revision>,
     started_at_ms: UnixMs,
@@ -87,6 +91,8 @@ enum Standing {
     Open,
     /// It has ended before.
     Ended(Box<TaskRecord>),
+    /// Another agent's task has its id, and has ended.
+    Foreign(AgentName),
     /// It is not to be run now, or not at all.
     Decided(Outcome),
 }
@@ -139,14 +145,23 @@ impl Dispatcher {
 
     async fn handle(&self, delivery: Delivery, active: Arc<Revision>, admission: impl Send) {
         let now_ms = unix_ms_now();
-        let Delivery { message, receipt, .. } = delivery;
-        let task = match envelope::parse(&active.agent, &message, now_ms) {
+        let Delivery { message, redelivered, receipt } = delivery;
+        let task = match self.read(&active.agent, &message, now_ms) {
             Ok(task) => task,
             Err(malformed) => return self.settle_malformed(&message, receipt, &active.agent, malformed).await,
         };
-        let hold = self.in_hand.take(&task.id).await;
+        let mut admission = Some(admission);
+        let hold = match self.in_hand.try_take(&task.id) {
+            Some(hold) => hold,
+            // A copy of a task that runs here takes no place from others while it waits.
+            None => {
+                drop(admission.take());
+                self.in_hand.take(&task.id).await
+            }
+        };
         let attempt = Arc::new(Attempt {
             message,
+            redelivered,
             task,
             revision: active,
             started_at_ms: now_ms,
@@ -159,6 +174,11 @@ impl Dispatcher {
                 self.run(&attempt, stops).await
             }
             Standing::Ended(record) => return self.answer(&attempt, receipt, &record).await,
+            Standing::Foreign(agent) => {
+                let reason = format!("its id is that of a task of agent {agent}: ids are the whole fleet's");
+                let malformed = envelope::malformed(&attempt.message, &reason);
+                return self.settle_malformed(&attempt.message, receipt, &attempt.task.agent, malformed).await;
+            }
             Standing::Decided(outcome) => (Completion::without_a_run(outcome), Recorded::No),
         };
         // The instance is gone: the next task may start while this one's results are being confirmed.
@@ -167,16 +187,29 @@ impl Dispatcher {
         drop(hold);
     }
 
+    /// Reads a message as a task.
+    fn read(&self, agent: &AgentName, message: &Message, now_ms: UnixMs) -> Result<Task, Malformed> {
+        let (bytes, max) = (message.body.len(), self.payload_bytes_max);
+        if bytes > max {
+            let reason = format!("its body has {bytes} bytes, expected at most {max} (payload_bytes_max)");
+            return Err(envelope::malformed(message, &reason));
+        }
+        envelope::parse(agent, message, now_ms)
+    }
+
     async fn run(&self, attempt: &Arc<Attempt>, stops: Stops) -> (Completion, Recorded) {
-        let is_named = envelope::names_its_task(&attempt.message);
-        let suspect = suspect::suspect(&attempt.task.agent, &attempt.task.id, is_named, &attempt.message);
-        let _passage = match &suspect {
+        let suspected = if attempt.redelivered { suspect::suspect(&attempt.task, &attempt.message) } else { None };
+        let passage = match &suspected {
             None => self.quarantine.ordinary().await,
             Some(_) => self.quarantine.alone().await,
         };
+        // Beside others nothing could be learned of it.
+        let suspect = suspected.filter(|_| passage.is_alone());
         if let Some(message) = &suspect {
             match self.records.suspect_begins(message).await {
                 Ok(deaths) if deaths >= suspect::DEATHS_MAX => {
+                    self.metrics.failed(&attempt.task.agent, &Outcome::HostKiller);
+                    self.cleared(attempt, message).await;
                     return (Completion::without_a_run(Outcome::HostKiller), Recorded::No);
                 }
                 Ok(deaths) => {
@@ -192,18 +225,25 @@ impl Dispatcher {
         self.records.note(attempt.update(Status::Running, None));
         let ran = self.runner.run(Arc::clone(attempt) as Arc<dyn Run>, stops).await;
         self.metrics.ran(&attempt.task.agent, &ran.0);
-        if let Some(message) = &suspect
-            && let Err(error) = self.records.suspect_ends(message).await
-        {
-            tracing::warn!(task = %attempt.task.id, %error, "that a run alone has ended is not recorded");
+        drop(passage);
+        if let Some(message) = &suspect {
+            self.cleared(attempt, message).await;
         }
         ran
+    }
+
+    /// Notes that this host outlived a suspect, or is done with it.
+    async fn cleared(&self, attempt: &Attempt, suspect: &str) {
+        if let Err(error) = self.records.suspect_ends(suspect).await {
+            tracing::warn!(task = %attempt.task.id, %error, "that a run alone has ended is not recorded");
+        }
     }
 
     async fn standing(&self, attempt: &Attempt, now_ms: UnixMs) -> Standing {
         // One that its sender did not name has a new id at each delivery, and nobody can know it.
         if envelope::names_its_task(&attempt.message) {
             match self.records.ended(&attempt.task.id, attempt.task.generation).await {
+                Ok(Some(record)) if record.agent != attempt.task.agent => return Standing::Foreign(record.agent),
                 Ok(Some(record)) => return Standing::Ended(Box::new(record)),
                 Ok(None) => {}
                 // Its effects could not be committed either, so there is no use in running it now.

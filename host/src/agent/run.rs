@@ -13,7 +13,7 @@ use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtxBuilder;
 
 use self::answer::{call, classify, lowered, time_left, timed_out};
-use self::effects::{is_final, settle_effects};
+use self::effects::{may_be_a_conflicts_doing, settle_effects};
 use super::engine::Engine;
 use super::limits::{CpuMeter, MemoryMeter, Stopped};
 use super::load::{LoadError, Revision};
@@ -21,9 +21,10 @@ use super::memory::{MemoryLease, MemoryLedger};
 use super::state::InstanceState;
 use crate::capability::log::Stdio;
 use crate::capability::tasks::ProgressSink;
-use crate::capability::{Capabilities, Trouble};
+use crate::capability::{Capabilities, Session, Trouble};
+use crate::manifest::TransactionMode;
 use crate::records::Ending;
-use crate::task::{Completion, Outcome, Task, Usage, random_fraction};
+use crate::task::{Completion, Outcome, Task, Usage, random_fraction, unix_ms_now};
 
 /// Settings of the runner.
 #[derive(Clone, Debug)]
@@ -42,6 +43,7 @@ const RANDOM_BYTES_MAX: u64 = 64 << 10;
 const CONFLICT_RERUNS_MAX: u32 = 5;
 /// The longest pause before the first of those runs; before the n-th it is n times as long.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(20);
+
 /// An attempt at a task, as whoever dispatches it knows it.
 pub trait Run: ProgressSink {
     /// The task.
@@ -140,7 +142,7 @@ impl Runner {
         let (parts, revision) = (Arc::clone(&self.parts), Arc::clone(revision));
         let started = self.parts.threads.spawn(async move {
             let lease = parts.ledger.reserve(revision.memory_bytes_expected()).await;
-            let mut store = parts.store(&revision, &task, lease, None);
+            let mut store = parts.store(&revision, parts.capabilities.session(&revision.plan, &task), lease);
             let limit = revision.manifest.limits.timeout;
             let started = tokio::time::timeout(limit, revision.code.pre.instantiate_async(&mut store)).await;
             revision.note_memory_used(store.data().memory.peak_bytes());
@@ -164,10 +166,14 @@ impl Parts {
     /// Runs the task, and again where nothing but another transaction was in its way.
     async fn attempt(&self, run: &Arc<dyn Run>, stops: &Stops) -> (Completion, Recorded) {
         let mut reruns = 0;
+        let mut spent = Duration::ZERO;
+        // What was committed statement by statement is not done again where the task can be retried as its manifest says.
+        let is_one_transaction = run.revision().manifest.effects.transaction == TransactionMode::Task;
         loop {
-            let (completion, recorded, trouble) = self.once(run, stops).await;
-            let in_the_way = trouble == Some(Trouble::Conflict) && !is_final(&completion.outcome);
-            if !in_the_way || reruns >= CONFLICT_RERUNS_MAX {
+            let (completion, recorded, trouble) = self.once(run, stops, spent).await;
+            spent += Duration::from_micros(completion.usage.wall_us);
+            let in_the_way = trouble == Some(Trouble::Conflict) && may_be_a_conflicts_doing(&completion.outcome);
+            if !in_the_way || !is_one_transaction || reruns >= CONFLICT_RERUNS_MAX {
                 return (completion, recorded);
             }
             reruns += 1;
@@ -176,25 +182,40 @@ impl Parts {
         }
     }
 
-    async fn once(&self, run: &Arc<dyn Run>, stops: &Stops) -> (Completion, Recorded, Option<Trouble>) {
+    /// Runs the task once; `spent` is what earlier runs of the attempt took of its time.
+    async fn once(
+        &self,
+        run: &Arc<dyn Run>,
+        stops: &Stops,
+        spent: Duration,
+    ) -> (Completion, Recorded, Option<Trouble>) {
         let (revision, task) = (run.revision().as_ref(), run.task());
         let (_slot, _share, lease) = match self.admit(revision, stops).await {
             Ok(admitted) => admitted,
             Err(stopped) => return (Completion::without_a_run(stopped), Recorded::No, None),
         };
-        let mut store = self.store(revision, task, lease, Some(Arc::clone(run) as Arc<dyn ProgressSink>));
+        // It may have waited for its place until it was too late.
+        if task.is_expired(unix_ms_now()) {
+            return (Completion::without_a_run(Outcome::Expired), Recorded::No, None);
+        }
+        let session = self.capabilities.session(&revision.plan, task);
+        let session = session.with_progress(Arc::clone(run) as Arc<dyn ProgressSink>);
+        let session = session.with_cancellation(stops.cancel.clone());
+        let mut store = self.store(revision, session, lease);
         let began = Instant::now();
         let cpu = Arc::clone(&store.data().cpu);
         let answer = tokio::select! {
             biased;
             stopped = stops.stopped() => Err(stopped),
-            answer = tokio::time::timeout(time_left(revision, task), cpu.measure(call(&mut store, revision, task))) => {
-                match answer {
-                    Ok(Ok(answer)) => Ok(answer),
-                    Ok(Err(error)) => Err(classify(&error, &store, revision)),
-                    Err(_elapsed) => Err(timed_out(revision)),
-                }
-            }
+            answer = tokio::time::timeout(
+                time_left(revision, task, spent),
+                cpu.measure(call(&mut store, revision, task)),
+            ) => match answer {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(error)) => Err(classify(&error, &store, revision)),
+                Err(_elapsed) if task.is_expired(unix_ms_now()) => Err(Outcome::Expired),
+                Err(_elapsed) => Err(timed_out(revision)),
+            },
         };
         let wall = began.elapsed();
         let state = store.into_data();
@@ -234,18 +255,8 @@ impl Parts {
     }
 
     /// A store with its limits armed.
-    fn store(
-        &self,
-        revision: &Revision,
-        task: &Task,
-        lease: MemoryLease,
-        progress: Option<Arc<dyn ProgressSink>>,
-    ) -> Store<InstanceState> {
+    fn store(&self, revision: &Revision, session: Session, lease: MemoryLease) -> Store<InstanceState> {
         let limits = &revision.manifest.limits;
-        let mut session = self.capabilities.session(&revision.plan, task);
-        if let Some(progress) = progress {
-            session = session.with_progress(progress);
-        }
         let stderr = Stdio::error(session.log());
         let mut wasi = WasiCtxBuilder::new();
         wasi.max_random_size(RANDOM_BYTES_MAX).stdout(Stdio::output(session.log())).stderr(stderr.clone());

@@ -15,10 +15,12 @@ impl Attempt {
             _ => Status::Failed,
         };
         let update = self.update(status, Some(completion));
+        let outgoing = completion.follow_ups.iter().map(follow_up).collect();
+        let ending = Ending { update, outgoing, dead_letter: None };
         if status == Status::Failed {
-            return buried(Ending::from(update), &self.message, self.death_note(&completion.outcome));
+            return buried(ending, &self.message, self.death_note(&completion.outcome));
         }
-        Ending { update, outgoing: completion.follow_ups.iter().map(follow_up).collect(), dead_letter: None }
+        ending
     }
 
     fn death_note(&self, outcome: &Outcome) -> DeathNote {
@@ -37,12 +39,13 @@ impl Attempt {
     }
 }
 
-/// The end with its dead letter.
-pub(super) fn buried(end: Ending, message: &Message, note: DeathNote) -> Ending {
+/// The end with its dead letter, behind what leaves besides.
+pub(super) fn buried(mut end: Ending, message: &Message, note: DeathNote) -> Ending {
     let letter = envelope::dead_letter(message, &note);
     let payload = outgoing::encode(&Route::DeadLetter(end.update.agent.clone()), &letter);
     let listed = listed(&end.update.agent, note, payload.clone());
-    Ending { outgoing: vec![Outgoing { id: outgoing_id(), payload }], dead_letter: Some(listed), ..end }
+    end.outgoing.push(Outgoing { id: outgoing_id(), payload });
+    Ending { dead_letter: Some(listed), ..end }
 }
 
 fn listed(agent: &AgentName, note: DeathNote, message: bytes::Bytes) -> DeadLetter {
@@ -62,8 +65,14 @@ fn listed(agent: &AgentName, note: DeathNote, message: bytes::Bytes) -> DeadLett
     }
 }
 
-fn follow_up(follow_up: &FollowUp) -> Outgoing {
+/// Where a follow-up goes, and the message of it.
+pub(super) fn submitted(follow_up: &FollowUp) -> (Route, Message) {
     let agent = follow_up.task.agent.clone();
     let route = if follow_up.delay.is_zero() { Route::Agent(agent) } else { Route::Delayed(agent, follow_up.delay) };
-    Outgoing { id: outgoing_id(), payload: outgoing::encode(&route, &envelope::submission(&follow_up.task)) }
+    (route, envelope::submission(&follow_up.task))
+}
+
+fn follow_up(follow_up: &FollowUp) -> Outgoing {
+    let (route, message) = submitted(follow_up);
+    Outgoing { id: outgoing_id(), payload: outgoing::encode(&route, &message) }
 }

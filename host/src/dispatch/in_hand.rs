@@ -36,16 +36,28 @@ impl InHand {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes a task in hand, unless another delivery of it is.
+    pub(super) fn try_take(self: &Arc<Self>, id: &TaskId) -> Option<Hold> {
+        self.take_or_find(id).ok()
+    }
+
+    fn take_or_find(self: &Arc<Self>, id: &TaskId) -> Result<Hold, Arc<Held>> {
+        match self.tasks().entry(id.clone()) {
+            Entry::Vacant(entry) => {
+                let held = Held { cancel: CancellationToken::new(), since: Instant::now(), let_go: Notify::new() };
+                let held = Arc::clone(entry.insert(Arc::new(held)));
+                Ok(Hold { of: Arc::clone(self), id: id.clone(), held })
+            }
+            Entry::Occupied(entry) => Err(Arc::clone(entry.get())),
+        }
+    }
+
     /// Takes a task in hand, as soon as no other delivery of it is.
     pub(super) async fn take(self: &Arc<Self>, id: &TaskId) -> Hold {
         loop {
-            let other = match self.tasks().entry(id.clone()) {
-                Entry::Vacant(entry) => {
-                    let held = Held { cancel: CancellationToken::new(), since: Instant::now(), let_go: Notify::new() };
-                    let held = Arc::clone(entry.insert(Arc::new(held)));
-                    return Hold { of: Arc::clone(self), id: id.clone(), held };
-                }
-                Entry::Occupied(entry) => Arc::clone(entry.get()),
+            let other = match self.take_or_find(id) {
+                Ok(hold) => return hold,
+                Err(other) => other,
             };
             let let_go = other.let_go.notified();
             tokio::pin!(let_go);
@@ -94,22 +106,18 @@ mod tests {
         let in_hand = Arc::new(InHand::default());
         let id = TaskId::generate();
         let first = in_hand.take(&id).await;
-        let second = tokio::spawn({
-            let (in_hand, id) = (Arc::clone(&in_hand), id.clone());
-            async move { in_hand.take(&id).await }
-        });
-        let third = tokio::spawn({
-            let (in_hand, id) = (Arc::clone(&in_hand), id.clone());
-            async move { drop(in_hand.take(&id).await) }
-        });
+        assert!(in_hand.try_take(&id).is_none());
+        let (mut second, mut third) = (Box::pin(in_hand.take(&id)), Box::pin(in_hand.take(&id)));
+        assert!(futures::poll!(second.as_mut()).is_pending());
+        assert!(futures::poll!(third.as_mut()).is_pending());
         in_hand.take(&TaskId::generate()).await;
-        assert!(!second.is_finished());
         drop(first);
-        let second = second.await.unwrap();
+        let second = second.await;
+        assert!(futures::poll!(third.as_mut()).is_pending());
         in_hand.cancel(&[TaskId::generate(), id.clone()]);
         assert!(second.cancel().is_cancelled());
         drop(second);
-        third.await.unwrap();
+        drop(third.await);
         assert!(in_hand.longer_than(Duration::ZERO).is_empty());
     }
 }

@@ -128,7 +128,12 @@ impl DispatchMetrics {
             Outcome::TimedOut(_) => self.timeouts.with_label_values(label).inc(),
             _ => {}
         }
-        self.errors.with_label_values(&[agent.as_str(), completion.outcome.name()]).inc();
+        self.failed(agent, &completion.outcome);
+    }
+
+    /// Counts a failure.
+    pub(super) fn failed(&self, agent: &AgentName, outcome: &Outcome) {
+        self.errors.with_label_values(&[agent.as_str(), outcome.name()]).inc();
     }
 
     pub(super) fn settled(&self, agent: &AgentName, settlement: &str, reason: &str) {

@@ -1,13 +1,18 @@
 //! Carrying a settlement out: everything that must be safe before the delivery is acknowledged, in that order.
 
-use super::ending::buried;
+use std::time::Duration;
+
+use super::ending::{buried, submitted};
 use super::settlement::{Policy, Settlement, settlement};
 use super::{Attempt, Dispatcher};
 use crate::agent::Recorded;
 use crate::delivery::envelope::{self, DeathNote, Malformed};
-use crate::delivery::{Message, PublishError, Receipt, Route};
+use crate::delivery::{Connectivity, Message, PublishError, Receipt, Route};
 use crate::records::{Ended, Ending, RecordsError, Status, TaskRecord, Update};
 use crate::task::{AgentName, Completion, Failure, Outcome, Output, Task, random_fraction, unix_ms_now};
+
+/// Wait before a delivery that could not be settled goes back to its queue, from where it comes again at once.
+const PUT_OFF: Duration = Duration::from_secs(1);
 
 /// Why a delivery could not be settled yet; it is handed back.
 #[derive(Debug, thiserror::Error)]
@@ -24,34 +29,67 @@ impl Dispatcher {
         let policy = Policy {
             attempts_max: attempt.task.attempts_max.unwrap_or(manifest.retry.max_attempts),
             retry: &manifest.retry,
+            host_errors: envelope::host_errors(&attempt.message),
         };
         let decision = settlement(&completion.outcome, attempt.task.attempt, &policy, random_fraction);
         let prepared = match decision {
             Settlement::Acknowledge | Settlement::DeadLetter => self.conclude(attempt, &completion, recorded).await,
             Settlement::RetryLater { delay, attempt: next } => {
-                self.records.note(attempt.update(Status::Retrying, Some(&completion)));
-                let message = envelope::retry(&attempt.message, &attempt.task, next);
-                let route = Route::Delayed(attempt.task.agent.clone(), delay);
-                self.broker.publish(route, message).await.map_err(SettleError::from)
+                match self.retry_later(attempt, &completion, delay, next).await {
+                    // It came larger than anything that may be published, and never will be: this was its last attempt.
+                    Err(SettleError::Publish(PublishError::Refused(_))) => {
+                        self.conclude(attempt, &completion, recorded).await
+                    }
+                    published => published,
+                }
             }
-            Settlement::HandBack => return self.hand_back(attempt, receipt, &completion.outcome),
+            Settlement::HandBack => {
+                self.metrics.settled(&attempt.task.agent, decision.name(), completion.outcome.name());
+                return receipt.hand_back();
+            }
         };
         match prepared {
             Ok(()) => {
                 self.metrics.settled(&attempt.task.agent, decision.name(), completion.outcome.name());
                 receipt.acknowledge();
             }
-            Err(error) => {
-                let cause = &error as &dyn std::error::Error;
-                tracing::warn!(task = %attempt.task.id, agent = %attempt.task.agent, error = cause, "handing a task back");
-                self.hand_back(attempt, receipt, &completion.outcome);
-            }
+            Err(error) => self.put_off(&attempt.task, receipt, &error, completion.outcome.name()).await,
         }
     }
 
-    fn hand_back(&self, attempt: &Attempt, receipt: Receipt, outcome: &Outcome) {
-        self.metrics.settled(&attempt.task.agent, Settlement::HandBack.name(), outcome.name());
+    /// Hands a delivery back that cannot be settled now. Not at once: it would come again at once, and a broker that holds
+    /// publishers back would be busy with nothing else.
+    async fn put_off(&self, task: &Task, receipt: Receipt, error: &SettleError, reason: &str) {
+        tracing::warn!(task = %task.id, agent = %task.agent, error = error as &dyn std::error::Error, "handing a task back");
+        self.metrics.settled(&task.agent, Settlement::HandBack.name(), reason);
+        let mut connectivity = self.broker.connectivity();
+        let moment = async {
+            tokio::time::sleep(PUT_OFF).await;
+            // The sender lives as long as the broker.
+            drop(connectivity.wait_for(|state| *state != Connectivity::Blocked).await);
+        };
+        self.interrupt.run_until_cancelled(moment).await;
         receipt.hand_back();
+    }
+
+    async fn retry_later(
+        &self,
+        attempt: &Attempt,
+        completion: &Completion,
+        delay: Duration,
+        next: u32,
+    ) -> Result<(), SettleError> {
+        self.records.note(attempt.update(Status::Retrying, Some(completion)));
+        // Only those that leave whatever becomes of the attempt; if this host dies now, the next run sends its own.
+        for (route, message) in completion.follow_ups.iter().map(submitted) {
+            self.broker.publish(route, message).await?;
+        }
+        let host_errors = match completion.outcome {
+            Outcome::HostError { .. } => envelope::host_errors(&attempt.message).saturating_add(1),
+            _ => 0,
+        };
+        let message = envelope::retry(&attempt.message, &attempt.task, next, host_errors);
+        Ok(self.broker.publish(Route::Delayed(attempt.task.agent.clone(), delay), message).await?)
     }
 
     /// Records the end of a task, where that is not done, and sends what leaves with it.
@@ -111,11 +149,7 @@ impl Dispatcher {
                 self.metrics.settled(&attempt.task.agent, Settlement::Acknowledge.name(), "ended-before");
                 receipt.acknowledge();
             }
-            Err(error) => {
-                let cause = &error as &dyn std::error::Error;
-                tracing::warn!(task = %attempt.task.id, agent = %attempt.task.agent, error = cause, "handing a task back");
-                receipt.hand_back();
-            }
+            Err(error) => self.put_off(&attempt.task, receipt, &error, "ended-before").await,
         }
     }
 
@@ -165,10 +199,7 @@ impl Dispatcher {
                 self.metrics.settled(agent, Settlement::DeadLetter.name(), "malformed");
                 receipt.acknowledge();
             }
-            Err(error) => {
-                tracing::warn!(%agent, task_id = %task.id, error = &error as &dyn std::error::Error, "handing a message back");
-                receipt.hand_back();
-            }
+            Err(error) => self.put_off(&task, receipt, &error, "malformed").await,
         }
     }
 
@@ -200,12 +231,17 @@ impl Dispatcher {
             started_at_ms: None,
             finished_at_ms: Some(failed_at_ms),
         };
-        let ending = buried(Ending::from(update), message, note);
+        let ending = buried(Ending::from(update), message, note.clone());
         let outgoing = ending.outgoing.clone();
         // Where a task of the same id has ended, that one's record and listed letter stand. The letter goes to the queue
-        // even so: what was sent is not lost.
-        self.finished(ending).await?;
-        self.relay.send(outgoing).await;
+        // even so: what was sent is not lost. It is in no outbox then.
+        match self.finished(ending).await? {
+            Ended::Now => drop(self.relay.send(outgoing).await),
+            Ended::Before => {
+                let letter = envelope::dead_letter(message, &note);
+                self.broker.publish(Route::DeadLetter(task.agent.clone()), letter).await?;
+            }
+        }
         self.reply(task, outcome.name(), None, Some(&failure)).await
     }
 }

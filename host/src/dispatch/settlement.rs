@@ -43,10 +43,16 @@ pub struct Policy<'a> {
     pub attempts_max: u32,
     /// The manifest's backoff.
     pub retry: &'a Retry,
+    /// How often in a row the host failed the task, before this time.
+    pub host_errors: u32,
 }
 
-/// Longest wait before a task that met a failing database or broker runs again; the first wait is its manifest's.
-const HOST_ERROR_DELAY: Duration = Duration::from_secs(5);
+/// Longest wait before a task that met a failing database or broker runs again, so that it goes on soon after their return;
+/// the first waits are its manifest's.
+const HOST_ERROR_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// Longest delay that an agent may ask for: that of a delayed task (contract, section 3).
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Decides. `random` is asked, for a delay alone, for a number uniform in 0..1.
 #[must_use]
@@ -56,9 +62,12 @@ pub fn settlement(outcome: &Outcome, attempt: u32, policy: &Policy<'_>, random: 
         Outcome::Interrupted => Settlement::HandBack,
         Outcome::Rejected { .. } | Outcome::Expired | Outcome::HostKiller => Settlement::DeadLetter,
         Outcome::HostError { .. } => {
-            Settlement::RetryLater { delay: backoff(policy.retry, 1, random()).min(HOST_ERROR_DELAY), attempt }
+            let delay = backoff(policy.retry, policy.host_errors.saturating_add(1), random());
+            Settlement::RetryLater { delay: delay.min(HOST_ERROR_DELAY_MAX), attempt }
         }
-        Outcome::Retry { after_ms: Some(after_ms), .. } => another(attempt, policy, Duration::from_millis(*after_ms)),
+        Outcome::Retry { after_ms: Some(after_ms), .. } => {
+            another(attempt, policy, Duration::from_millis(*after_ms).min(RETRY_AFTER_MAX))
+        }
         Outcome::Retry { after_ms: None, .. }
         | Outcome::Trapped { .. }
         | Outcome::TimedOut(_)
@@ -117,6 +126,7 @@ mod tests {
             (Outcome::Cancelled, Acknowledge, Acknowledge),
             (Outcome::Retry { message: message(), after_ms: None }, again(1, 2), DeadLetter),
             (Outcome::Retry { message: message(), after_ms: Some(90_000) }, again(90, 2), DeadLetter),
+            (Outcome::Retry { message: message(), after_ms: Some(u64::MAX) }, again(30 * 86_400, 2), DeadLetter),
             (Outcome::Rejected { message: message() }, DeadLetter, DeadLetter),
             (Outcome::Trapped { message: message() }, again(1, 2), DeadLetter),
             (Outcome::TimedOut(limit()), again(1, 2), DeadLetter),
@@ -128,10 +138,23 @@ mod tests {
             (Outcome::HostError { message: message() }, again(1, 1), again(1, 3)),
         ];
         for (outcome, after_first, after_last) in table {
-            let policy = Policy { attempts_max: 3, retry: &retry };
+            let policy = Policy { attempts_max: 3, retry: &retry, host_errors: 0 };
             assert_eq!(settlement(&outcome, 1, &policy, || 0.5), after_first, "{outcome:?}, first attempt");
             assert_eq!(settlement(&outcome, 3, &policy, || 0.5), after_last, "{outcome:?}, last attempt");
         }
+    }
+
+    #[test]
+    fn what_the_host_fails_again_and_again_waits_longer_and_not_long() {
+        let retry = without_jitter();
+        let delays = [0, 1, 2, 3, 1_000].map(|host_errors| {
+            let policy = Policy { attempts_max: 1, retry: &retry, host_errors };
+            match settlement(&Outcome::HostError { message: String::new() }, 1, &policy, || 0.5) {
+                Settlement::RetryLater { delay, attempt: 1 } => delay.as_secs(),
+                other => panic!("{other:?}"),
+            }
+        });
+        assert_eq!(delays, [1, 2, 4, 5, 5]);
     }
 
     #[test]
@@ -145,7 +168,55 @@ mod tests {
         assert_eq!(delays(Backoff::Exponential), [1, 2, 4, 5]);
     }
 
+    fn outcomes() -> impl Strategy<Value = Outcome> {
+        let message = String::new;
+        prop_oneof![
+            Just(Outcome::Succeeded(None)),
+            Just(Outcome::Cancelled),
+            any::<Option<u64>>().prop_map(move |after_ms| Outcome::Retry { message: message(), after_ms }),
+            Just(Outcome::Rejected { message: message() }),
+            Just(Outcome::Trapped { message: message() }),
+            Just(Outcome::TimedOut(limit())),
+            Just(Outcome::OutOfMemory(limit())),
+            Just(Outcome::LimitExceeded(limit())),
+            Just(Outcome::Expired),
+            Just(Outcome::HostKiller),
+            Just(Outcome::Interrupted),
+            Just(Outcome::HostError { message: message() }),
+        ]
+    }
+
     proptest! {
+        /// Whatever the outcome, the attempt and the policy: attempts are used up by the task's own failures alone, one at a
+        /// time, and end.
+        #[test]
+        fn attempts_end(
+            outcome in outcomes(),
+            attempt in 1_u32..,
+            attempts_max in 1_u32..,
+            host_errors in any::<u32>(),
+            jitter in prop_oneof![Just(Jitter::None), Just(Jitter::Equal), Just(Jitter::Full)],
+        ) {
+            let retry = Retry { jitter, ..Retry::default() };
+            let policy = Policy { attempts_max, retry: &retry, host_errors };
+            let settled = settlement(&outcome, attempt, &policy, || 0.5);
+            match (&outcome, settled) {
+                (Outcome::HostError { .. }, Settlement::RetryLater { delay, attempt: next }) => {
+                    prop_assert!(next == attempt && delay <= HOST_ERROR_DELAY_MAX);
+                }
+                (_, Settlement::RetryLater { delay, attempt: next }) => {
+                    prop_assert!(attempt < attempts_max && next == attempt + 1);
+                    prop_assert!(delay <= retry.max.max(RETRY_AFTER_MAX));
+                }
+                (Outcome::Interrupted, settled) => prop_assert_eq!(settled, Settlement::HandBack),
+                (Outcome::Succeeded(_) | Outcome::Cancelled, settled) => prop_assert_eq!(settled, Settlement::Acknowledge),
+                (Outcome::Rejected { .. } | Outcome::Expired | Outcome::HostKiller, settled) => {
+                    prop_assert_eq!(settled, Settlement::DeadLetter);
+                }
+                (_, settled) => prop_assert!(settled == Settlement::DeadLetter && attempt >= attempts_max),
+            }
+        }
+
         #[test]
         fn no_delay_passes_the_maximum(attempt in 0_u32.., random in 0.0..1.0_f64, max_s in 1_u64..100_000) {
             for jitter in [Jitter::None, Jitter::Equal, Jitter::Full] {

@@ -100,9 +100,10 @@ pub(super) fn timed_out(revision: &Revision) -> Outcome {
     Outcome::TimedOut(Limit { name: "limits.timeout", allowed: format_duration(revision.manifest.limits.timeout) })
 }
 
-/// The manifest's timeout, or the task's own deadline where that comes first.
-pub(super) fn time_left(revision: &Revision, task: &Task) -> Duration {
-    let timeout = revision.manifest.limits.timeout;
+/// What is left of the manifest's timeout for an attempt that has spent some of it, or until the task's own deadline where
+/// that comes first.
+pub(super) fn time_left(revision: &Revision, task: &Task, spent: Duration) -> Duration {
+    let timeout = revision.manifest.limits.timeout.saturating_sub(spent);
     let until = |deadline_ms: UnixMs| Duration::from_millis(deadline_ms.saturating_sub(unix_ms_now()));
     task.deadline_ms.map_or(timeout, |deadline_ms| until(deadline_ms).min(timeout))
 }

@@ -6,9 +6,9 @@ use crate::capability::{Session, Trouble};
 use crate::records::Ended;
 use crate::task::{Completion, FollowUp, Outcome};
 
-/// Whether nothing follows from it but the task's end.
-pub(super) fn is_final(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Succeeded(_) | Outcome::Cancelled | Outcome::Interrupted)
+/// Whether an agent may have come to this because a statement of its met another transaction.
+pub(super) fn may_be_a_conflicts_doing(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Retry { .. } | Outcome::Rejected { .. } | Outcome::Trapped { .. })
 }
 
 /// Commits what a success did, together with the task's end, and rolls everything else back. What failed because a
@@ -46,7 +46,10 @@ pub(super) async fn settle_effects(
         }
     }
     if let Some(Trouble::Away(capability)) = finished.trouble
-        && matches!(completion.outcome, Outcome::Retry { .. } | Outcome::Rejected { .. } | Outcome::Trapped { .. })
+        && matches!(
+            completion.outcome,
+            Outcome::Retry { .. } | Outcome::Rejected { .. } | Outcome::Trapped { .. } | Outcome::TimedOut(_)
+        )
     {
         completion.outcome = Outcome::HostError { message: format!("{capability} was not available to the task") };
     }

@@ -43,8 +43,9 @@ pub fn submission(task: &Task) -> Message {
 }
 
 /// The message of a task's next attempt: the original, with the attempt raised and its deadline written down.
+/// `host_errors` is how often in a row the host failed it.
 #[must_use]
-pub fn retry(original: &Message, task: &Task, next_attempt: u32) -> Message {
+pub fn retry(original: &Message, task: &Task, next_attempt: u32, host_errors: u32) -> Message {
     let mut message = Message {
         message_id: Some(task.id.to_string()),
         expiration: None,
@@ -53,6 +54,10 @@ pub fn retry(original: &Message, task: &Task, next_attempt: u32) -> Message {
         ..original.clone()
     };
     stamp(&mut message, task, next_attempt);
+    message.headers.retain(|name, _| !name.eq_ignore_ascii_case(headers::HOST_ERRORS));
+    if host_errors > 0 {
+        message.headers.insert(headers::HOST_ERRORS.to_owned(), u64::from(host_errors).into());
+    }
     message
 }
 
@@ -208,7 +213,7 @@ pub fn redriven(letter: &Message, generation: u32, now_ms: UnixMs) -> Message {
     let mut headers = headers::that_travel_on(&letter.headers);
     let is_past = sent_deadline_ms(&headers).is_ok_and(|sent| sent.is_some_and(|deadline_ms| deadline_ms <= now_ms));
     headers.retain(|name, _| match name.to_ascii_lowercase().as_str() {
-        headers::ATTEMPT | headers::GENERATION => false,
+        headers::ATTEMPT | headers::GENERATION | headers::HOST_ERRORS => false,
         headers::DEADLINE => !is_past,
         name => !headers::is_a_death_notes(name),
     });

@@ -16,6 +16,8 @@ pub const DEADLINE: &str = "x-deadline";
 pub const REVISION: &str = "x-revision";
 /// How often the task was redriven; absent where it never was.
 pub const GENERATION: &str = "x-generation";
+/// How often in a row the host failed the task, a database or a cache being away; absent where it never did.
+pub const HOST_ERRORS: &str = "x-host-errors";
 /// Tasks of one agent with the same value run one at a time, in order.
 pub const PARTITION_KEY: &str = "x-partition-key";
 /// When the task was first enqueued, in Unix milliseconds: AMQP's `timestamp` property has only seconds.
@@ -57,6 +59,7 @@ pub(super) fn is_ours(name: &str) -> bool {
             | DEADLINE
             | REVISION
             | GENERATION
+            | HOST_ERRORS
             | PARTITION_KEY
             | ENQUEUED_AT
             | NOT_BEFORE

@@ -27,6 +27,15 @@ impl Malformed {
     }
 }
 
+/// A message that cannot be a task for the reason given.
+pub(crate) fn malformed(message: &Message, reason: &str) -> Malformed {
+    Malformed {
+        task_id: message.message_id.as_deref().and_then(|id| TaskId::parse(id).ok()).unwrap_or_else(TaskId::generate),
+        reply: reply_to(message).ok().flatten(),
+        reason: headers::printable(reason),
+    }
+}
+
 /// Reads a message as a task of `agent`, filling in what is absent.
 ///
 /// # Errors
@@ -39,11 +48,7 @@ pub fn parse(agent: &AgentName, message: &Message, now_ms: UnixMs) -> Result<Tas
         let deadline_ms = earliest(fields.deadline_ms, expiration_deadline_ms(message, now_ms)?);
         Ok((id, deadline_ms, reply.clone()?))
     });
-    let (id, deadline_ms, reply_to) = read.map_err(|reason| Malformed {
-        task_id: message.message_id.as_deref().and_then(|id| TaskId::parse(id).ok()).unwrap_or_else(TaskId::generate),
-        reply: reply.ok().flatten(),
-        reason: headers::printable(&reason),
-    })?;
+    let (id, deadline_ms, reply_to) = read.map_err(|reason| malformed(message, &reason))?;
     let (content_type, body) = match fields.event {
         Some(event) => (event.content_type, event.data),
         None => (message.content_type.clone(), message.body.clone()),
@@ -78,8 +83,16 @@ pub fn names_its_task(message: &Message) -> bool {
 /// How often the task of a message was redriven, as far as the message says so properly.
 #[must_use]
 pub fn generation(message: &Message) -> u32 {
-    let is_generation = |name: &str| name.eq_ignore_ascii_case(headers::GENERATION);
-    let given = message.headers.iter().rfind(|(name, _)| is_generation(name));
+    count(message, headers::GENERATION)
+}
+
+/// How often in a row the host failed the task of a message, as far as the message says so properly.
+pub(crate) fn host_errors(message: &Message) -> u32 {
+    count(message, headers::HOST_ERRORS)
+}
+
+fn count(message: &Message, header: &str) -> u32 {
+    let given = message.headers.iter().rfind(|(name, _)| name.eq_ignore_ascii_case(header));
     let count = given.and_then(|(_, value)| value.as_count());
     count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
 }

@@ -188,7 +188,7 @@ fn a_retry_is_the_original_with_the_attempt_raised() {
         ..Message::default()
     };
     let task = parsed(&original);
-    let again = retry(&original, &task, 2);
+    let again = retry(&original, &task, 2, 0);
     let left: Vec<&str> = again.headers.keys().map(String::as_str).collect();
     assert_eq!(left, ["keep", "x-attempt", "x-deadline", "x-enqueued-at"]);
     assert_eq!((again.expiration.as_deref(), &again.body), (None, &original.body));
@@ -264,7 +264,7 @@ fn a_redriven_letter_is_a_first_attempt_of_the_next_generation() {
         let headers = headers([("x-deadline", deadline_ms.into())]);
         assert_eq!(parsed(&redriven(&Message { headers, ..letter.clone() }, 2, NOW_MS)).deadline_ms.is_some(), kept);
     }
-    assert_eq!(parsed(&retry(&again, &task, 2)).generation, 2, "a retry stays in its generation");
+    assert_eq!(parsed(&retry(&again, &task, 2, 0)).generation, 2, "a retry stays in its generation");
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn a_task_accepted_at_the_limit_of_headers_is_accepted_at_each_attempt_and_redri
         ..Message::default()
     };
     let task = parsed(&original);
-    let mut again = retry(&original, &task, 2);
+    let mut again = retry(&original, &task, 2, 0);
     // What a delay queue and the way through it leave behind.
     again.headers.extend(headers([
         ("x-death", HeaderValue::List(vec!["expired".into()])),

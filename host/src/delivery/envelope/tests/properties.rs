@@ -116,7 +116,7 @@ proptest! {
         let printable = |text: &str| text.chars().all(|character| !character.is_control()) && text.len() <= 5000;
         match parse(&agent(), &message, now_ms) {
             Ok(task) => {
-                let again = retry(&message, &task, task.attempt.saturating_add(1));
+                let again = retry(&message, &task, task.attempt.saturating_add(1), 0);
                 let next = parse(&agent(), &again, now_ms).unwrap();
                 prop_assert_eq!(&next.id, &task.id);
                 prop_assert_eq!(next.deadline_ms, task.deadline_ms);
