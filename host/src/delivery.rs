@@ -12,7 +12,8 @@
 //!   does nothing.
 //! - Tasks of one agent whose messages carry the same `x-partition-key` are delivered one at a time, in the order of
 //!   their publishing, to whichever consumer: the next one when the receipt of the one before is spent, or after that
-//!   comes again, if it was handed back. Different keys do not wait for each other.
+//!   comes again, if it was handed back. Different keys run side by side, as long as
+//!   the keys that share a partition have few tasks waiting (the broker hands a host eight of each partition at a time).
 //!
 //! What that order does not cover:
 //! - A task that is published to come later (`Route::Delayed`: a delay, a retry) is in order from then on. The tasks of

@@ -187,6 +187,12 @@ pub fn agent_of(routing_key: &str) -> Option<AgentName> {
     is_its.then_some(agent)
 }
 
+/// The agent whose tasks lie in a queue: its own queue, or one of its partitions.
+#[must_use]
+pub fn agent_of_queue(queue: &str) -> Option<AgentName> {
+    agent_of(queue.strip_prefix("agent.")?)
+}
+
 /// A delay bucket.
 #[must_use]
 pub fn for_bucket(bucket: Bucket) -> Vec<Declaration> {

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::publisher::Publisher;
 use crate::broker::topology;
-use crate::delivery::envelope;
+use crate::delivery::envelope::{self, DeathNote};
 use crate::delivery::{Delivery, Message, PublishError, Route};
-use crate::task::{AgentName, unix_ms_now};
+use crate::task::{AgentName, Outcome, unix_ms_now};
 
 /// Wait before a task that could not be sent on is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -26,13 +26,20 @@ pub(super) async fn send_round(
     closing: CancellationToken,
 ) {
     while let Some((routing_key, delivery)) = deliveries.recv().await {
-        let Some(agent) = topology::agent_of(&routing_key) else {
+        let came_from = || envelope::first_queue(&delivery.message).and_then(|queue| topology::agent_of_queue(&queue));
+        let Some(agent) = topology::agent_of(&routing_key).or_else(came_from) else {
             tracing::error!(routing_key, "a message in agents.expired is no agent's; it is dropped");
             delivery.receipt.acknowledge();
             continue;
         };
-        let message = envelope::expired_again(&delivery.message, unix_ms_now());
-        match send(&publisher, &agent, message).await {
+        let sent = if Publisher::can_be_published(&delivery.message) {
+            send(&publisher, &agent, envelope::expired_again(&delivery.message, unix_ms_now())).await
+        } else {
+            // No host could send it on. Its letter is all that can be made of it.
+            let letter = envelope::dead_letter(&delivery.message, &note(&delivery.message));
+            publisher.publish(Route::DeadLetter(agent.clone()), letter).await
+        };
+        match sent {
             Ok(()) => delivery.receipt.acknowledge(),
             Err(error) => {
                 tracing::warn!(%agent, %error, "an expired task could not be sent on; trying later");
@@ -43,6 +50,23 @@ pub(super) async fn send_round(
                 delivery.receipt.hand_back();
             }
         }
+    }
+}
+
+/// Why a message is a dead letter that expired and is too large for a task.
+fn note(message: &Message) -> DeathNote {
+    let reason = "it expired, and is larger than any task may be";
+    let malformed = envelope::malformed(message, reason);
+    DeathNote {
+        task_id: malformed.task_id,
+        error_type: Outcome::Expired.name().to_owned(),
+        error_message: reason.to_owned(),
+        failed_at_ms: unix_ms_now(),
+        attempts: 0,
+        generation: envelope::generation(message),
+        revision: None,
+        digest: None,
+        host: String::new(),
     }
 }
 

@@ -8,6 +8,7 @@ mod returns;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::stream::{FuturesOrdered, StreamExt as _};
@@ -101,17 +102,41 @@ impl Publisher {
                 return Err(unavailable("the broker holds publishers back: it is short of memory or disk"));
             }
         }
-        let Route::Delayed(_, delay) = route else {
-            return self.in_time(self.send(route, message)).await.unwrap_or_else(Err);
+        let (agent, delay) = match route {
+            Route::Delayed(agent, delay) if !delay.is_zero() => (agent, delay),
+            Route::Delayed(agent, _) => return self.publish_to(Way::of(Route::Agent(agent)), message).await,
+            route => return self.publish_to(Way::of(route), message).await,
         };
         let bucket = self.buckets.for_delay(delay);
-        match self.in_time(self.send(route.clone(), message.clone())).await {
-            Err(_) if self.health.publishing() == Connectivity::Up => {
-                self.buckets.is_silent(bucket);
-                self.in_time(self.send(route, message)).await.unwrap_or_else(Err)
+        let first = Way::through(bucket, agent.clone(), delay);
+        let was_asked = Arc::clone(&first.was_asked);
+        let sent = self.in_time(self.send(first, message.clone())).await;
+        let late = match sent {
+            Ok(sent) => {
+                if sent.is_ok() {
+                    self.buckets.answers(bucket);
+                }
+                return sent;
             }
-            sent => sent.unwrap_or_else(Err),
+            Err(late) => late,
+        };
+        // What was waited for may have been something else than this queue.
+        let other = Some(Buckets::after(bucket)).filter(|_| was_asked.load(Ordering::Relaxed)).flatten();
+        match (other, self.health.publishing()) {
+            (Some(other), Connectivity::Up) => {
+                let sent = self.publish_to(Way::through(other, agent, delay), message).await;
+                // The broker as a whole is well: it is the queue.
+                if sent.is_ok() {
+                    self.buckets.is_silent(bucket);
+                }
+                sent
+            }
+            _ => Err(late),
         }
+    }
+
+    async fn publish_to(&self, way: Way, message: Message) -> Result<(), PublishError> {
+        self.in_time(self.send(way, message)).await.unwrap_or_else(Err)
     }
 
     /// What comes of a publish within the time for it.
@@ -120,36 +145,35 @@ impl Publisher {
         tokio::time::timeout(limit, sent).await.map_err(|_| unavailable(&format!("no confirm came within {limit:?}")))
     }
 
-    async fn send(&self, route: Route, message: Message) -> Result<(), PublishError> {
-        let (Route::Agent(agent) | Route::Delayed(agent, _)) = &route else {
-            return self.send_once(route, None, message).await;
+    async fn send(&self, way: Way, message: Message) -> Result<(), PublishError> {
+        let (Route::Agent(agent) | Route::Delayed(agent, _)) = &way.route else {
+            return self.send_once(&way, None, message).await;
         };
         let Some(partition) = envelope::partition_key(&message).map(|key| Partition::of_key(&key)) else {
-            return self.send_once(route, None, message).await;
+            return self.send_once(&way, None, message).await;
         };
         let known = self.partitions.knows(agent);
-        match self.send_once(route.clone(), Some(partition), message.clone()).await {
+        match self.send_once(&way, Some(partition), message.clone()).await {
             Err(PublishError::Unroutable { .. }) if known => {
                 // Somebody deleted the partition. Its consumer hears of that and makes it again, or else this does.
                 tokio::time::sleep(DELETED_PAUSE).await;
                 self.partitions.forget(agent);
-                self.send_once(route, Some(partition), message).await
+                self.send_once(&way, Some(partition), message).await
             }
             sent => sent,
         }
     }
 
-    async fn send_once(
-        &self,
-        route: Route,
-        partition: Option<Partition>,
-        message: Message,
-    ) -> Result<(), PublishError> {
-        let (message, exchange, routing_key) = self.resolve(route, partition, message).await?;
+    async fn send_once(&self, way: &Way, partition: Option<Partition>, message: Message) -> Result<(), PublishError> {
+        let (message, exchange, routing_key) = self.resolve(way, partition, message).await?;
         let properties = convert::properties(&message).map_err(PublishError::Refused)?;
         let routing_key = ShortString::try_new(routing_key)
             .map_err(|_| PublishError::Refused("its routing key is longer than AMQP's 255 bytes".to_owned()))?;
-        self.confirmed(exchange, routing_key, properties, message.body).await
+        let place = self.in_flight.enter(exchange.as_str(), routing_key.as_str()).await;
+        way.was_asked.store(true, Ordering::Relaxed);
+        let confirmed = self.confirmed(exchange, routing_key, properties, message.body).await;
+        drop(place);
+        confirmed
     }
 
     async fn confirmed(
@@ -159,7 +183,6 @@ impl Publisher {
         properties: BasicProperties,
         body: bytes::Bytes,
     ) -> Result<(), PublishError> {
-        let _in_flight = self.in_flight.enter(exchange.as_str(), routing_key.as_str()).await;
         let (request, answer) = Request::new(exchange, routing_key, properties, body);
         let lane = if request.is_reply() { &self.replies } else { &self.tasks };
         lane.send(request);
@@ -169,20 +192,20 @@ impl Publisher {
     /// Exchange and routing key of a route, with the queues made where it is their first use.
     async fn resolve(
         &self,
-        route: Route,
+        way: &Way,
         partition: Option<Partition>,
         mut message: Message,
     ) -> Result<(Message, ShortString, String), PublishError> {
-        if !matches!(route, Route::DeadLetter(_)) {
+        if !matches!(way.route, Route::DeadLetter(_)) {
             refuse_what_is_too_large(&message)?;
         }
-        Ok(match route {
-            Route::Agent(agent) | Route::Delayed(agent, Duration::ZERO) => {
-                self.newborn.grown_up(&topology::task_queue(&agent)).await;
-                (message, topology::TASKS_EXCHANGE.into(), self.routing_key(&agent, partition).await?)
+        Ok(match &way.route {
+            Route::Agent(agent) => {
+                self.newborn.grown_up(&topology::task_queue(agent)).await;
+                (message, topology::TASKS_EXCHANGE.into(), self.routing_key(agent, partition).await?)
             }
             Route::Delayed(agent, delay) => {
-                let bucket = self.buckets.for_delay(delay);
+                let (bucket, delay) = (way.bucket.unwrap_or_else(|| Bucket::for_delay(*delay)), *delay);
                 if delay > Duration::from_millis(bucket.delay_ms()) {
                     let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                     let not_before_ms = unix_ms_now().saturating_add(delay_ms);
@@ -190,13 +213,13 @@ impl Publisher {
                 }
                 self.declare_bucket(bucket).await?;
                 // The bucket keeps it, and so the task comes out into its partition.
-                (message, bucket.name().as_str().into(), self.routing_key(&agent, partition).await?)
+                (message, bucket.name().as_str().into(), self.routing_key(agent, partition).await?)
             }
             Route::DeadLetter(agent) => {
-                self.newborn.grown_up(&topology::task_queue(&agent)).await;
-                (message, ShortString::default(), topology::dead_letter_queue(&agent))
+                self.newborn.grown_up(&topology::task_queue(agent)).await;
+                (message, ShortString::default(), topology::dead_letter_queue(agent))
             }
-            Route::Reply(routing_key) => (message, ShortString::default(), routing_key),
+            Route::Reply(routing_key) => (message, ShortString::default(), routing_key.clone()),
         })
     }
 
@@ -210,6 +233,8 @@ impl Publisher {
     /// Makes an agent's partitions where it has none.
     async fn make_partitions(&self, agent: &AgentName) -> Result<(), PublishError> {
         if !self.partitions.knows(agent) {
+            // They are made together: the first one stands for all. Another host may be making them just now.
+            self.newborn.add(partitions::first_queue(agent));
             self.partitions.ensure(agent, self.mark(agent)).await?;
         }
         if self.newborn.any() {
@@ -220,8 +245,6 @@ impl Publisher {
 
     /// Tells other hosts that there is an agent with new partitions.
     async fn mark(&self, agent: &AgentName) -> Result<(), PublishError> {
-        // They are made together: the first one stands for all.
-        self.newborn.add(partitions::first_queue(agent));
         let marker = Message { message_id: Some(agent.to_string()), ..Message::default() };
         let properties = convert::properties(&marker).map_err(PublishError::Refused)?;
         self.confirmed(ShortString::default(), topology::PARTITIONED.into(), properties, marker.body).await
@@ -246,13 +269,11 @@ impl Publisher {
         // They are made in order: where the last one is, all are. Asking for each would fill the broker's log.
         let are_there = declare::exists(&connection, &last.name()).await?;
         let declarations: Vec<Declaration> = first.iter().copied().flat_map(topology::for_bucket).collect();
-        declare::apply(&connection, &declarations, false).await?;
-        for bucket in first {
-            if !are_there {
-                self.newborn.add(bucket.name());
-            }
-            self.buckets.add(bucket);
+        if !are_there {
+            first.iter().for_each(|bucket| self.newborn.add(bucket.name()));
         }
+        declare::apply(&connection, &declarations, false).await?;
+        first.into_iter().for_each(|bucket| self.buckets.add(bucket));
         Ok(())
     }
 
@@ -263,11 +284,11 @@ impl Publisher {
         let connection = self.declaring.get().ok_or_else(link::down)?;
         let is_there =
             self.config.predeclared || declare::message_count(&connection, &[queue.to_owned()]).await.is_ok();
-        declare::apply(&connection, declarations, self.config.predeclared).await?;
+        // Before it is made: whoever gives up waiting for that leaves the note.
         if !is_there {
             self.newborn.add(queue.to_owned());
         }
-        Ok(())
+        declare::apply(&connection, declarations, self.config.predeclared).await
     }
 
     /// Makes an agent's queues.
@@ -280,7 +301,7 @@ impl Publisher {
     /// Sends a delivery that came out of the longest delay queue round again.
     pub(super) async fn delay_again(self: Arc<Self>, agent: AgentName, delivery: Delivery, not_before_ms: UnixMs) {
         let rest = Duration::from_millis(not_before_ms.saturating_sub(unix_ms_now()));
-        match self.publish(Route::Delayed(agent, rest), delivery.message).await {
+        match self.publish(Route::Delayed(agent, rest), envelope::moved(&delivery.message, unix_ms_now())).await {
             Ok(()) => delivery.receipt.acknowledge(),
             Err(error) => {
                 tracing::warn!(%error, "a task with a long delay could not be sent round again; trying later");
@@ -293,7 +314,12 @@ impl Publisher {
     /// Whether a delivery of an agent's queue belongs into one of its partitions. One that is too large to be published
     /// does not: it will be a dead letter wherever it is read.
     pub(super) fn is_to_be_moved(message: &Message) -> bool {
-        envelope::partition_key(message).is_some() && refuse_what_is_too_large(message).is_ok()
+        envelope::partition_key(message).is_some() && Self::can_be_published(message)
+    }
+
+    /// Whether a message is small enough to be published again.
+    pub(super) fn can_be_published(message: &Message) -> bool {
+        refuse_what_is_too_large(message).is_ok()
     }
 
     /// Moves keyed tasks that somebody published with the agent's own routing key to their partitions, in their order
@@ -305,7 +331,7 @@ impl Publisher {
                 Some(delivery) = deliveries.recv(), if moving.len() < MOVING_MAX => {
                     // What is begun in order is published in order, where nothing but a place in the line is waited for.
                     // A failure shows again below.
-                    drop(self.make_partitions(&agent).await);
+                    drop(self.in_time(self.make_partitions(&agent)).await);
                     moving.push_back(self.move_one(&agent, delivery));
                 }
                 Some(()) = moving.next(), if !moving.is_empty() => {}
@@ -329,6 +355,25 @@ impl Publisher {
     /// Waits until nothing is in flight.
     pub(super) async fn drain(&self) {
         self.in_flight.drain().await;
+    }
+}
+
+/// How a message goes.
+struct Way {
+    route: Route,
+    /// The delay queue of a delayed one.
+    bucket: Option<Bucket>,
+    /// Whether everything else was there, and the broker's answer was all that was waited for.
+    was_asked: Arc<AtomicBool>,
+}
+
+impl Way {
+    fn of(route: Route) -> Self {
+        Self { route, bucket: None, was_asked: Arc::default() }
+    }
+
+    fn through(bucket: Bucket, agent: AgentName, delay: Duration) -> Self {
+        Self { bucket: Some(bucket), ..Self::of(Route::Delayed(agent, delay)) }
     }
 }
 

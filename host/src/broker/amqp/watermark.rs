@@ -5,15 +5,15 @@
 //! only up to the oldest unfinished one: the watermark. Deliveries that finished above it wait a moment for it to rise;
 //! they are acknowledged one by one only if it does not, lest one long task hold the whole prefetch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The finished deliveries of one channel.
 #[derive(Debug, Default)]
 pub(super) struct Watermark {
     /// All tags up to this one are settled.
     settled_up_to: u64,
-    /// Settled tags above it.
-    settled_above: BTreeSet<u64>,
+    /// Settled tags above it, as ranges from the first to the last: one long task may see millions pass.
+    settled_above: BTreeMap<u64, u64>,
     /// Finished tags that the broker has not been told of.
     untold: BTreeSet<u64>,
 }
@@ -40,9 +40,20 @@ impl Watermark {
     }
 
     fn settled(&mut self, tag: u64) {
-        self.settled_above.insert(tag);
-        while self.settled_above.remove(&(self.settled_up_to + 1)) {
-            self.settled_up_to += 1;
+        let mut range = (tag, tag);
+        if let Some((&first, &last)) = self.settled_above.range(..tag).next_back()
+            && last + 1 == tag
+        {
+            range.0 = first;
+        }
+        if let Some(last) = self.settled_above.remove(&(tag + 1)) {
+            range.1 = last;
+        }
+        if range.0 == self.settled_up_to + 1 {
+            self.settled_above.remove(&range.0);
+            self.settled_up_to = range.1;
+        } else {
+            self.settled_above.insert(range.0, range.1);
         }
     }
 

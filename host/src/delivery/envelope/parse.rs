@@ -97,6 +97,11 @@ fn count(message: &Message, header: &str) -> u32 {
     count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
 }
 
+/// The queue that a message expired in first, as the broker says.
+pub(crate) fn first_queue(message: &Message) -> Option<String> {
+    message.headers.get("x-first-death-queue").and_then(HeaderValue::as_text)
+}
+
 /// When a delivery may run at the earliest, if it is still going round through delay queues.
 pub(crate) fn not_before_ms(message: &Message) -> Option<UnixMs> {
     message.headers.get(headers::NOT_BEFORE).and_then(HeaderValue::as_count)

@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::returns::{Fingerprint, Returns};
+use crate::broker::amqp::declare::answered;
 use crate::broker::amqp::link::{self, Link};
+use crate::broker::topology;
 use crate::delivery::{BrokerError, PublishError};
 
 /// A message to publish.
@@ -39,7 +41,8 @@ impl Request {
 
     /// Whether it goes to a queue by name that is not one of the host's.
     pub(super) fn is_reply(&self) -> bool {
-        self.exchange.as_str().is_empty() && !self.routing_key.as_str().starts_with("agent.")
+        let key = self.routing_key.as_str();
+        self.exchange.as_str().is_empty() && !key.starts_with("agent.") && key != topology::PARTITIONED
     }
 }
 
@@ -89,6 +92,7 @@ async fn run(name: &str, link: &Link, mut requests: mpsc::UnboundedReceiver<Requ
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let connection = tokio::select! {
+            biased;
             connection = link.wait() => connection,
             // Without a connection nothing waits: the sender is told at once.
             request = requests.recv() => match request {
@@ -114,8 +118,8 @@ async fn run(name: &str, link: &Link, mut requests: mpsc::UnboundedReceiver<Requ
 }
 
 async fn open(connection: &Connection) -> lapin::Result<Channel> {
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let channel = answered(connection.create_channel()).await?;
+    answered(channel.confirm_select(ConfirmSelectOptions::default())).await?;
     Ok(channel)
 }
 
@@ -171,7 +175,8 @@ async fn serve(channel: &Channel, requests: &mut mpsc::UnboundedReceiver<Request
 }
 
 fn send_all<'a>(channel: &'a Channel, batch: &mut Vec<Request>, in_flight: &InFlight<'a>) {
-    for request in batch.drain(..) {
+    // Nobody is told of those whose senders gave up; they may have sent them again.
+    for request in batch.drain(..).filter(|request| !request.answer.is_closed()) {
         in_flight.push(send(channel, request).boxed());
     }
 }
@@ -181,6 +186,8 @@ async fn send(channel: &Channel, request: Request) -> Answered {
     let fingerprint = Fingerprint::of(exchange.as_str(), routing_key.as_str(), &properties);
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let published = channel.basic_publish(exchange, routing_key.clone(), options, &body, properties).await;
+    // The driver has its own copy. A confirm that never comes must not keep this one.
+    drop(body);
     let confirmation = match published {
         Ok(confirm) => confirm.await,
         Err(error) => Err(error),
