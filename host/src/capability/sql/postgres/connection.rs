@@ -33,6 +33,8 @@ pub(super) struct PostgresConnection {
     state: State,
     /// Why the transaction cannot be committed any more.
     aborted: Option<String>,
+    /// Whether that was the agent's own doing: a limit of its own that it passed, a value that it asked for wrongly.
+    used_up: bool,
     _turn: tokio::sync::OwnedSemaphorePermit,
 }
 
@@ -71,7 +73,7 @@ impl PostgresConnection {
             live = pool.connect(statement_timeout).await?;
             start(&mut live, mode, statement_timeout).await.map_err(lowered)?;
         }
-        Ok(Self { pool, mode, state: State::Ready(live), aborted: None, _turn: turn })
+        Ok(Self { pool, mode, state: State::Ready(live), aborted: None, used_up: false, _turn: turn })
     }
 
     /// The connection, which is put back after the statement.
@@ -82,6 +84,11 @@ impl PostgresConnection {
                 self.state = other;
                 let source = "another statement while the rows of a query are being read".into();
                 Err(SqlError::Unavailable { what: "the connection is busy", source })
+            }
+            // No host's failure, which would be tried again without end.
+            State::Lost if self.used_up => {
+                let reason = self.aborted.as_deref().unwrap_or_default();
+                Err(SqlError::LimitExceeded(format!("the connection ended with an earlier statement of this task: {reason}")))
             }
             State::Lost => Err(SqlError::Unavailable {
                 what: "the connection to the database broke earlier in this task",
@@ -99,6 +106,7 @@ impl PostgresConnection {
         };
         if spoils && self.aborted.is_none() {
             self.aborted = Some(error.to_string());
+            self.used_up = matches!(error, SqlError::Conversion(_) | SqlError::LimitExceeded(_));
         }
     }
 }
