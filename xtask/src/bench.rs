@@ -4,12 +4,14 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::services::Services;
+use crate::services::Plan;
 use crate::workspace::Workspace;
 use crate::{agents, process, ui};
 
 /// Runs both; `args` go to the comparison.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
+    // Before anything is built, which takes minutes.
+    let services = Plan::make()?;
     agents::build(workspace, &[])?;
 
     // One build for both, and the instance bench is a program like the other: as a bench target it would pull in the
@@ -22,7 +24,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     process::run("the instance bench", built(workspace, "instance").arg("--bench"))?;
 
     ui::step("starting the services");
-    let services = Services::start(workspace)?;
+    let services = services.start(workspace)?;
     ui::step("throughput: agent-host against a bare consumer");
     let mut command = built(workspace, "throughput");
     command.args(args);

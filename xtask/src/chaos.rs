@@ -64,6 +64,8 @@ impl Options {
 
 /// Builds what it needs and runs it.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    // Before anything is built, which takes minutes.
+    Supervised::require()?;
     agents::build(workspace, &["fixtures".to_owned()])?;
     ui::step("building the host and the chaos test");
     // The whole workspace's features, as `cargo xtask test` builds with: dependencies are not built twice.

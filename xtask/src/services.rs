@@ -2,11 +2,12 @@
 //!
 //! Where they come from, in this order: the addresses in `AMQP_URL`, `DATABASE_URL` and `REDIS_URL`; private servers on
 //! free ports in a temporary folder, from installed programs (installed by apt-get where that is ours to do); docker
-//! compose, where an engine runs. Contract: [`Services::start`] returns when each answers in its own protocol, or fails
+//! compose, where an engine runs ([`Plan`]). Contract: [`Services::start`] returns when each answers in its own protocol, or fails
 //! with what to install; dropping it stops what it started and removes the folder.
 
 mod compose;
 mod external;
+mod plan;
 mod postgres;
 mod rabbitmq;
 mod redis;
@@ -17,10 +18,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::apt::{self, Apt};
 use crate::workspace::Workspace;
 use crate::{process, ui};
 
@@ -28,6 +28,7 @@ use compose::Compose;
 use external::PrivateDatabase;
 use server::Server;
 
+pub(crate) use plan::{Plan, programs_to_install, require_for_tests, require_postgres};
 pub(crate) use supervised::Supervised;
 
 /// The three services, with what starts each.
@@ -84,22 +85,7 @@ pub(crate) struct Services {
 impl Services {
     /// Starts or finds all three, and waits until each answers.
     pub(crate) fn start(workspace: &Workspace) -> Result<Self> {
-        let mut services = Self::none();
-        let mut wanted = Vec::new();
-        for kind in &KINDS {
-            match std::env::var(kind.variable) {
-                Ok(url) if !url.is_empty() => services.adopt(kind, &url)?,
-                _ => wanted.push(kind),
-            }
-        }
-        if wanted.is_empty() {
-            return Ok(services);
-        }
-        match installed(&wanted)? {
-            Source::Programs => services.start_private(&wanted)?,
-            Source::Docker => services.start_compose(workspace, &wanted)?,
-        }
-        Ok(services)
+        Plan::make()?.start(workspace)
     }
 
     fn none() -> Self {
@@ -184,49 +170,6 @@ fn start_one(kind: &Kind, folder: &Path) -> Result<Server> {
     // The folder above it is the one that is removed.
     let own = own.context("could not make a folder for a server")?.keep();
     (kind.start)(&own).with_context(|| format!("could not start a private {}", kind.name))
-}
-
-/// Whether a PostgreSQL server can be started from what is installed.
-pub(crate) fn postgres_is_installed() -> bool {
-    postgres::program().is_some()
-}
-
-/// Where the services that were not named come from.
-enum Source {
-    Programs,
-    Docker,
-}
-
-/// Makes sure that the programs are there, or that docker is.
-fn installed(wanted: &[&Kind]) -> Result<Source> {
-    let missing = || wanted.iter().filter(|kind| (kind.program)().is_none()).collect::<Vec<_>>();
-    let lacking = missing();
-    if lacking.is_empty() {
-        return Ok(Source::Programs);
-    }
-    let packages: Vec<_> = lacking.iter().map(|kind| kind.package).collect();
-    if let Some(apt) = Apt::find_for_servers() {
-        apt.install(&packages)?;
-        let lacking = missing();
-        if let Some(kind) = lacking.first() {
-            bail!("package {} is installed, but its server was not found", kind.package);
-        }
-        return Ok(Source::Programs);
-    }
-    if Compose::available() {
-        return Ok(Source::Docker);
-    }
-    let names: Vec<_> = lacking.iter().map(|kind| kind.name).collect();
-    let variables: Vec<_> = lacking.iter().map(|kind| kind.variable).collect();
-    bail!(
-        "{} not found, and no docker engine runs. One of these helps:\n  \
-         install them:                {}\n  \
-         name servers that run:       set {}\n  \
-         start a docker engine:       `docker info` must succeed",
-        names.join(", "),
-        apt::install_line(&packages),
-        variables.join(", "),
-    )
 }
 
 /// `cargo xtask services`: starts them, prints their addresses, and waits for Ctrl-C.

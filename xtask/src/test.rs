@@ -1,15 +1,18 @@
 //! `cargo xtask test`: everything that the tests need, then the tests.
 //!
-//! Contract: nothing is skipped. What a test needs is started or named as missing before the first test runs.
+//! Contract: what a test needs is installed where that is ours to do, or named as missing, all of it at once, before
+//! anything is built. No test is skipped. The chaos test after them kills servers, so it is left out, loudly, where not
+//! all three are installed as programs.
 
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::apt::{self, Apt};
-use crate::services::Services;
+use crate::services::{self, Plan};
+use crate::toolchain::Toolchain;
 use crate::workspace::{Workspace, find_program};
 use crate::{agents, chaos, process, ui};
 
@@ -28,16 +31,17 @@ struct Totals {
 
 /// Runs the tests; `args` go to `cargo test`.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
+    let Needs { services, python } = Needs::check(workspace)?;
+    // A part of the tests is run while something is worked on; the chaos test has a command of its own for that.
+    let chaos = if args.is_empty() { Chaos::here() } else { Chaos::NotAsked };
+    chaos.warn();
     agents::build(workspace, &[])?;
-
-    ui::step("a foreign AMQP client (Python pika)");
-    let python = foreign_client(workspace)?;
 
     ui::step("building the tests");
     process::run("cargo test --no-run", &mut cargo_test(workspace, args, "--no-run"))?;
 
     ui::step("starting RabbitMQ, PostgreSQL and Redis");
-    let services = Services::start(workspace)?;
+    let services = services.start(workspace)?;
 
     ui::step("running the tests");
     let begun = ui::elapsed();
@@ -51,10 +55,66 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
 
     ui::step("stopping the services");
     drop(services);
-    // A part of the tests is run while something is worked on; the chaos test has a command of its own for that.
-    let chaos = if args.is_empty() { chaos::run_built(workspace, &chaos::Options::small()) } else { Ok(()) };
+    let chaos_result = match chaos {
+        Chaos::Runs => chaos::run_built(workspace, &chaos::Options::small()),
+        Chaos::LeftOut { .. } | Chaos::NotAsked => Ok(()),
+    };
     totals.print(took);
-    result.and(chaos)
+    // Once more at the end: the first time is a screen or ten up.
+    chaos.warn();
+    result.and(chaos_result)
+}
+
+/// What the tests need of the machine.
+struct Needs {
+    services: Plan,
+    python: PathBuf,
+}
+
+impl Needs {
+    /// Checks everything, installs what is ours to install, and names all that is missing.
+    fn check(workspace: &Workspace) -> Result<Self> {
+        ui::step("checking what the tests need: servers, a foreign AMQP client (Python pika), a compiler for agents");
+        let services = Plan::make();
+        process::check_interrupted()?;
+        let programs = services::require_for_tests();
+        process::check_interrupted()?;
+        let python = foreign_client(workspace);
+        process::check_interrupted()?;
+        let compiler = Toolchain::find(workspace);
+        process::check_interrupted()?;
+        match (services, programs, python, compiler) {
+            (Ok(services), Ok(()), Ok(python), Ok(_)) => Ok(Self { services, python }),
+            (services, programs, python, compiler) => {
+                let missing = [services.err(), programs.err(), python.err(), compiler.err()];
+                let lines: Vec<_> = missing.into_iter().flatten().map(|error| format!("- {error:#}")).collect();
+                bail!("something that the tests need is missing; nothing was run\n{}", lines.join("\n"))
+            }
+        }
+    }
+}
+
+/// Whether the chaos test follows the tests.
+enum Chaos {
+    Runs,
+    LeftOut { install_line: String },
+    NotAsked,
+}
+
+impl Chaos {
+    /// It kills its servers, so it runs where all three can be started as programs, also when others are named.
+    fn here() -> Self {
+        services::programs_to_install().map_or(Self::Runs, |install_line| Self::LeftOut { install_line })
+    }
+
+    fn warn(&self) {
+        if let Self::LeftOut { install_line } = self {
+            ui::warn(&format!(
+                "the chaos test is left out: it kills its servers, so it needs them as programs on this machine. To \
+                 run it: {install_line} && cargo xtask chaos"
+            ));
+        }
+    }
 }
 
 /// `cargo test` over the whole workspace, or over the packages that `args` names. What follows a `--` among them goes to

@@ -14,7 +14,7 @@ use super::client::Client;
 use crate::process::{self, Child};
 use crate::workspace::Workspace;
 
-/// Compiling all sample agents and making a database takes some seconds; fetching PostgreSQL can take a minute.
+/// Compiling all sample agents and making a database takes some seconds; this allows for a machine that is busy.
 const READY_LIMIT: Duration = Duration::from_secs(180);
 /// The host's own grace period is 30 s.
 const STOP_LIMIT: Duration = Duration::from_secs(45);

@@ -10,7 +10,6 @@ use rustix::process::Signal;
 
 use super::server::{Probe, Server, free_ports, loopback};
 use crate::process;
-use crate::workspace::find_program;
 
 /// The superuser of the private server.
 const USER: &str = "agent_host";
@@ -30,19 +29,28 @@ pub(super) const PROBE: Probe = Probe {
 /// The same for a server that is not ours, and may well refuse this user.
 pub(super) const PROBE_ANY: Probe = Probe { ready: |answer| answer == b"R" || answer == b"E", ..PROBE };
 
-/// The installed server: beside `initdb`, in `PATH` or where Debian keeps its versions.
+/// The installed server: a folder with it and `initdb`, in `PATH` or where packages keep their versions. The host looks
+/// in the same places (`host/src/embedded/postgres/binaries.rs`): what is found here it finds too.
 pub(super) fn program() -> Option<PathBuf> {
-    let usable = |program: &PathBuf| program.is_file() && program.with_file_name("initdb").is_file();
-    if let Some(found) = find_program("postgres").and_then(|program| program.canonicalize().ok()).filter(usable) {
-        return Some(found);
-    }
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut found: Vec<(u32, PathBuf)> = versions
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin/postgres"))))
-        .filter(|(_, program)| usable(program))
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let versioned = ["/usr/lib/postgresql", "/usr/pgsql", "/opt/homebrew/opt"];
+    let mut folders =
+        std::env::split_paths(&path).chain(versioned.iter().flat_map(|root| versions_in(Path::new(root))));
+    let folder = folders.find(|folder| ["postgres", "initdb"].iter().all(|name| folder.join(name).is_file()))?;
+    Some(folder.join("postgres"))
+}
+
+/// `bin` of each version's folder, newest first.
+fn versions_in(root: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let mut found: Vec<(u32, PathBuf)> = entries
+        .filter_map(|entry| {
+            let version = entry.file_name().to_str()?.trim_start_matches("postgresql@").parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
         .collect();
     found.sort();
-    found.pop().map(|(_, program)| program)
+    found.into_iter().rev().map(|(_, folder)| folder).collect()
 }
 
 /// Starts one in `folder`.

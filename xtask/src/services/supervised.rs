@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::server::{READY_LIMIT, Server};
-use super::{KINDS, Kind, Services, Source, installed};
+use super::{KINDS, Kind, Services, plan};
 
 /// How long a server that has ended stays so before it is started again; systemd's default.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
@@ -40,12 +40,15 @@ enum State {
 }
 
 impl Supervised {
+    /// Makes sure that all three are installed here as programs, or says what to install.
+    pub(crate) fn require() -> Result<()> {
+        plan::require_all()
+    }
+
     /// Starts a private server of each kind; servers that the user named are left alone.
     pub(crate) fn start() -> Result<Self> {
+        Self::require()?;
         let kinds: Vec<&Kind> = KINDS.iter().collect();
-        let Source::Programs = installed(&kinds)? else {
-            bail!("servers that are to be killed must run as programs, not under docker: install all three");
-        };
         let mut services = Services::none();
         services.start_private(&kinds)?;
         let folder = services.folder.as_ref().context("private servers have a folder")?;
