@@ -101,6 +101,7 @@ impl Writer {
                         batches.extend([second, calls]);
                         break;
                     }
+                    // Told rather than kept waiting, with everyone behind it: whoever submits a task twice can do so again.
                     Err(Fault::Locked) => WriteError::Locked,
                     Err(Fault::Row(error) | Fault::Statement(error)) => WriteError::Refused(error),
                 };

@@ -247,18 +247,21 @@ async fn apply(
     .await;
     // Not the use of the schema: tasks of the revision that runs meanwhile call `end_task` in it.
     let revoke = format!(
-        "SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); \
+        "{ONE_AT_A_TIME}; \
          REVOKE EXECUTE ON FUNCTION agent_host.record_migration FROM \"{role}\""
     );
     admin.execute(revoke.as_str()).await.map_err(unavailable)?;
     result
 }
 
-/// Lets a role call a function of the host's schema, in which it can do nothing else. Under the lock of the schema, because
-/// PostgreSQL refuses one of two such grants at the same moment.
+/// PostgreSQL refuses one of two changes of the same privileges at the same moment. Not an advisory lock: those an agent can
+/// take too.
+const ONE_AT_A_TIME: &str = "SELECT FROM agent_host.sql_installation FOR UPDATE";
+
+/// Lets a role call a function of the host's schema, in which it can do nothing else.
 fn grant_use(role: &str, function: &str) -> String {
     format!(
-        "SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); GRANT USAGE ON SCHEMA agent_host TO \"{role}\"; \
+        "{ONE_AT_A_TIME}; GRANT USAGE ON SCHEMA agent_host TO \"{role}\"; \
          GRANT EXECUTE ON FUNCTION agent_host.{function} TO \"{role}\""
     )
 }
