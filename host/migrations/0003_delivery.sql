@@ -51,18 +51,38 @@ CREATE TABLE suspects (
 );
 
 -- Ends a task inside of the transaction of its own SQL, in which the agent's role is logged in. It runs with the host's
--- rights, so it asks for proof that the host calls it: the agent could call it too, and publish whatever it likes.
+-- rights, so it asks for proof that the host calls it: the agent could call it too, and publish whatever it likes. The
+-- proof is of this call with these arguments (`host/src/records/postgres/end_task.rs`); repeating it changes nothing,
+-- since the task has ended then.
 -- Answers whether this is the task's end; if not, it ended before, and the transaction is to be rolled back.
+--
+-- The session is the agent's, its settings too. So names are not looked for where the agent can make any, texts are
+-- compared as UTF-8 whatever `client_encoding` says, and no text in here depends on how strings are quoted.
 CREATE FUNCTION end_task(
     proof bytea, ended_id text, ended_agent text, ended_generation integer, ended_revision bigint, ended_attempt bigint,
     ended_output_type text, ended_output bytea, peak bigint, cpu bigint, wall bigint, calls bigint,
     enqueued bigint, started bigint, finished bigint, outgoing_ids uuid[], payloads bytea[], due_after_s double precision
 ) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = agent_host, pg_temp AS
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, agent_host, pg_temp AS
 $$
+DECLARE
+    -- Every argument with its type and its length, the large ones as their hash.
+    canonical CONSTANT bytea := record_send(ROW(
+        convert_to(ended_id, 'UTF8'), convert_to(ended_agent, 'UTF8'), ended_generation, ended_revision, ended_attempt,
+        convert_to(ended_output_type, 'UTF8'), sha256(ended_output), peak, cpu, wall, calls, enqueued, started, finished,
+        outgoing_ids, sha256(array_send(payloads)), due_after_s));
+    expected bytea;
 BEGIN
-    IF proof IS DISTINCT FROM (SELECT sha256(password_key || convert_to('end_task', 'UTF8')) FROM sql_installation) THEN
+    SELECT sha256(sha256(password_key || 'end_task outer'::bytea)
+            || sha256(sha256(password_key || 'end_task inner'::bytea) || canonical))
+        INTO expected FROM agent_host.sql_installation;
+    IF expected IS NULL OR proof IS DISTINCT FROM expected THEN
         RAISE insufficient_privilege USING MESSAGE = 'only the host ends tasks';
+    END IF;
+    -- The delivery is acknowledged once this is committed, so it must be on disk then, whatever the server, the role or
+    -- the agent says. (An agent that turns it off once more in a trigger that the commit runs risks its own task.)
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
     INSERT INTO tasks AS t (id, agent, generation, revision, status, attempt, output_type, output,
         memory_bytes_peak, cpu_us, wall_us, host_calls, enqueued_at_ms, started_at_ms, finished_at_ms)

@@ -41,6 +41,7 @@ pub enum StoreError {
 #[derive(Clone)]
 pub struct HostDatabase {
     options: PgConnectOptions,
+    lock_timeout: Option<Duration>,
 }
 
 impl HostDatabase {
@@ -55,7 +56,7 @@ impl HostDatabase {
             None => options.application_name("agent-host"),
         };
         // Statements carry what tasks carry, and are too many to log.
-        let database = Self { options: options.disable_statement_logging() };
+        let database = Self { options: options.disable_statement_logging(), lock_timeout: None };
         let mut connection = database.connect().await?;
         match tokio::time::timeout(MIGRATE_TIMEOUT, migrate(&mut connection)).await {
             Ok(migrated) => migrated.map_err(StoreError::Migrate)?,
@@ -66,6 +67,13 @@ impl HostDatabase {
         Ok(database)
     }
 
+    /// The same, whose connections wait no longer for a row that another transaction holds: the statement then fails with
+    /// SQLSTATE 55P03.
+    #[must_use]
+    pub fn with_lock_timeout(&self, lock_timeout: Duration) -> Self {
+        Self { options: self.options.clone(), lock_timeout: Some(lock_timeout) }
+    }
+
     /// Opens a connection for the caller to keep, whose unqualified names are those of the schema `agent_host`.
     ///
     /// # Errors
@@ -73,7 +81,7 @@ impl HostDatabase {
     pub async fn connect(&self) -> Result<PgConnection, StoreError> {
         let connecting = async {
             let mut connection = self.options.connect().await?;
-            prepare(&mut connection).await?;
+            prepare(&mut connection, self.lock_timeout).await?;
             Ok(connection)
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
@@ -85,10 +93,11 @@ impl HostDatabase {
     /// A pool for what is rare, such as deployments. Its connections open when they are first needed.
     #[must_use]
     pub fn pool(&self, connections_max: u32) -> PgPool {
+        let lock_timeout = self.lock_timeout;
         PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(CONNECT_TIMEOUT)
-            .after_connect(|connection, _| Box::pin(prepare(connection)))
+            .after_connect(move |connection, _| Box::pin(prepare(connection, lock_timeout)))
             .connect_lazy_with(self.options.clone())
     }
 }
@@ -102,11 +111,15 @@ impl std::fmt::Debug for HostDatabase {
 
 /// What every connection starts with. A record must be on disk before its message is acknowledged, so a server or role
 /// whose default is to answer commits early is overruled; any stricter setting stays.
-async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+async fn prepare(connection: &mut PgConnection, lock_timeout: Option<Duration>) -> Result<(), sqlx::Error> {
     const SETTINGS: &str = "
         SELECT set_config('search_path', 'agent_host', false);
         SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
-    connection.execute(SETTINGS).await.map(drop)
+    let mut settings = SETTINGS.to_owned();
+    if let Some(lock_timeout) = lock_timeout {
+        settings.push_str(&format!("; SELECT set_config('lock_timeout', '{}ms', false)", lock_timeout.as_millis()));
+    }
+    connection.execute(settings.as_str()).await.map(drop)
 }
 
 async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::migrate::MigrateError> {

@@ -3,6 +3,9 @@
 //! Every test makes a database of its own on that server and drops it again, so the role must be allowed to.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+#[path = "store_real/ends_in_sql.rs"]
+mod ends_in_sql;
+
 use std::panic::AssertUnwindSafe;
 use std::slice::from_ref;
 use std::sync::Arc;

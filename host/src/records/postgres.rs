@@ -1,8 +1,9 @@
 //! Records in PostgreSQL, for a fleet.
 //!
-//! No task pays a round trip of its own. Two writers own one connection each and write whatever has gathered while the
-//! last statement ran ([`intake`]: tasks about to be published; [`changes`]: what became of them); a reader does the
-//! same for look-ups ([`reader`]). Under load the batches grow by themselves, without it a record is written at once.
+//! No task pays a round trip of its own. Three writers own one connection each and write whatever has gathered while the
+//! last statement ran ([`intake`]: tasks about to be published; [`changes`]: their ends, and apart from those what is noted
+//! on the way); a reader does the same for look-ups ([`reader`]). Under load the batches grow by themselves, without it a
+//! record is written at once. None waits for a row that an agent's transaction holds.
 //!
 //! A lost connection loses nothing that somebody waits for: the batch is written again, which the statements allow for,
 //! until it succeeds or its callers have waited for [`PostgresSettings::wait_max`].
@@ -30,7 +31,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::link::{Link, WriteError};
+use self::link::{LOCK_TIMEOUT, Link, WriteError};
 use super::follow::Followers;
 use super::{
     Cancelled, Ended, Ending, INBOX_RETENTION_DEFAULT, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, Records,
@@ -114,20 +115,25 @@ impl PostgresRecords {
         let (reader, lookups) = mpsc::channel(CALLS_WAITING_MAX);
         let (ends, ends_lookups) = mpsc::channel(CALLS_WAITING_MAX);
         let sent = Arc::new(noted::Sent::default());
-        let intake_writer = intake::Writer::new(Link::open(database, "intake").await?, Arc::clone(&followers));
-        let changes_writer = changes::Writer {
-            link: Link::open(database, "changes").await?,
-            noted: Arc::clone(&noted),
-            followers: Arc::clone(&followers),
-            notes_dropped: Arc::clone(&notes_dropped),
-            sent: Arc::clone(&sent),
+        // What these write is of many agents' tasks, and one agent may hold the row of a task of its own.
+        let impatient = database.with_lock_timeout(LOCK_TIMEOUT);
+        let intake_writer = intake::Writer::new(Link::open(&impatient, "intake").await?, Arc::clone(&followers));
+        let lane = async |purpose| {
+            let link = Link::open(&impatient, purpose).await?;
+            let (followers, notes_dropped) = (Arc::clone(&followers), Arc::clone(&notes_dropped));
+            Ok::<_, StoreError>(changes::Lane { link, followers, notes_dropped })
         };
+        let (stuck, stuck_ends) = mpsc::unbounded_channel();
+        let changes_writer = changes::Writer { lane: lane("changes").await?, stuck, sent: Arc::clone(&sent) };
+        let notes_writer =
+            changes::NotesWriter { lane: lane("notes").await?, noted: Arc::clone(&noted), stuck: stuck_ends };
         let look_up =
             reader::run(Link::open(database, "reader").await?, lookups, reader::Wanted::Shown(settings.retention));
         let look_for_ends = reader::run(Link::open(database, "inbox").await?, ends_lookups, reader::Wanted::Ended);
         let writers = vec![
             tokio::spawn(intake_writer.run(intake_calls, closing.clone())),
             tokio::spawn(changes_writer.run(changes_calls, closing.clone())),
+            tokio::spawn(notes_writer.run()),
         ];
         tokio::spawn(closing.clone().run_until_cancelled_owned(look_up));
         tokio::spawn(closing.clone().run_until_cancelled_owned(look_for_ends));
@@ -187,7 +193,7 @@ impl PostgresRecords {
         }
         .map_err(|error| RecordsError {
             action,
-            is_passing: matches!(error, WriteError::Waited(_)),
+            is_passing: matches!(error, WriteError::Waited(_) | WriteError::Locked),
             source: Box::new(error),
         })
     }

@@ -1,13 +1,19 @@
-//! The writer of what became of tasks: their ends, which somebody waits for, and the notes on the way.
+//! The writers of what became of tasks: of their ends, which somebody waits for, and of the notes on the way.
+//!
+//! A row may be held by the transaction of its own task, whose commit runs triggers of the agent's. So no statement waits
+//! for a row for long. A batch with such a row is cut until the row is alone: a note is then dropped, and an end is handed
+//! to the writer of notes, which tries it again and again, so that nobody else's end waits for it.
 
+mod notes;
 mod upsert;
 
+pub(super) use notes::NotesWriter;
 pub(super) use upsert::{signed, signed_generation};
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::PgConnection;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -16,10 +22,9 @@ use uuid::Uuid;
 
 use self::upsert::{Upsert, WrittenBefore};
 use super::link::{Fault, Link, Work, WriteError, recv_batch};
-use super::noted::{Noted, Sent};
+use super::noted::Sent;
 use crate::records::follow::Followers;
-use crate::records::{DeadLetter, Ended, Outgoing, Progress, TaskRecord, order};
-use crate::task::TaskId;
+use crate::records::{DeadLetter, Ended, Outgoing, TaskRecord, order};
 
 /// The end of a task, on its way to the database.
 #[derive(Debug)]
@@ -39,16 +44,32 @@ const ENDS_PER_BATCH: usize = 512;
 /// Bytes that one statement carries, unless a single record is larger.
 const STATEMENT_BYTES_MAX: usize = 4 << 20;
 
-/// How often notes that have been kept back long enough are looked for.
-const NOTES_EVERY: Duration = Duration::from_millis(50);
+/// How often messages that have left are removed from the outbox.
+const SENT_EVERY: Duration = Duration::from_millis(50);
 
+/// Writes ends.
 #[derive(Debug)]
 pub(super) struct Writer {
+    pub(super) lane: Lane,
+    /// Ends whose rows somebody else holds. Unbounded, for each has its share of the bytes that may wait.
+    pub(super) stuck: mpsc::UnboundedSender<Statement>,
+    pub(super) sent: Arc<Sent>,
+}
+
+/// A connection on which changes are written.
+#[derive(Debug)]
+pub(super) struct Lane {
     pub(super) link: Link,
-    pub(super) noted: Arc<Noted>,
     pub(super) followers: Arc<Followers>,
     pub(super) notes_dropped: Arc<AtomicU64>,
-    pub(super) sent: Arc<Sent>,
+}
+
+/// Rows that are written together.
+#[derive(Debug)]
+pub(super) struct Statement {
+    rows: Vec<Pending>,
+    /// Whether a try may have been committed.
+    tried_before: bool,
 }
 
 /// One row to write, and who waits for it.
@@ -87,10 +108,9 @@ impl From<Finished> for Pending {
 }
 
 impl Writer {
-    /// Writes until it is told to close, and then what is still in the channel and every note.
+    /// Writes until it is told to close, and then what is still in the channel.
     pub(super) async fn run(mut self, mut calls: mpsc::Receiver<Finished>, closing: CancellationToken) {
         let mut ends = Vec::with_capacity(ENDS_PER_BATCH);
-        let mut notes_at = Instant::now();
         let mut last = 0;
         loop {
             let mut is_over = false;
@@ -99,27 +119,16 @@ impl Writer {
                     is_over = received == 0;
                     last = received;
                 }
-                () = tokio::time::sleep_until(notes_at.into()) => {}
+                () = tokio::time::sleep(SENT_EVERY) => {}
                 () = closing.cancelled(), if !calls.is_closed() => {
                     calls.close();
                     continue;
                 }
             }
-            let mut progress = Vec::new();
-            let mut pending = Vec::with_capacity(ends.len());
-            if is_over || notes_at <= Instant::now() {
-                notes_at = Instant::now() + NOTES_EVERY;
-                for (id, note) in self.noted.take(is_over) {
-                    pending.extend(note.change.map(Pending::note));
-                    progress.extend(note.progress.map(|progress| (id, progress)));
-                }
-            }
-            pending.extend(ends.drain(..).map(Pending::from));
-            if !pending.is_empty() {
-                self.write(coalesced(pending)).await;
-            }
-            if !progress.is_empty() {
-                self.write_progress(progress).await;
+            let pending = ends.drain(..).map(Pending::from).collect();
+            for stuck in self.lane.write(statements(pending)).await {
+                // The other writer outlives this one.
+                let _ = self.stuck.send(stuck);
             }
             let sent = self.sent.take();
             if !sent.is_empty() {
@@ -131,26 +140,37 @@ impl Writer {
         }
     }
 
-    async fn write(&mut self, pending: Vec<Pending>) {
-        let mut statements: Vec<_> = cut(pending).into_iter().map(|rows| (rows, false)).collect();
-        while let Some((mut rows, tried_before)) = statements.pop() {
+    /// Removes messages that have left from the outbox. What cannot be removed now is sent again, which changes nothing.
+    async fn forget_sent(&mut self, sent: &[Uuid]) {
+        if let Err(fault) = self.lane.link.attempt(&Forget { sent }).await {
+            tracing::warn!(?fault, messages = sent.len(), "messages that were sent stay in the outbox");
+        }
+    }
+}
+
+impl Lane {
+    /// Writes, in as many statements as it takes. Answers those rows, one by one, that somebody else holds and that somebody
+    /// waits for.
+    async fn write(&mut self, mut statements: Vec<Statement>) -> Vec<Statement> {
+        let mut stuck = Vec::new();
+        while let Some(Statement { mut rows, tried_before }) = statements.pop() {
             match self.attempt(&rows, tried_before).await {
                 Ok(unwritten) => self.settle(rows, &unwritten),
                 Err(Fault::Passing) => {
-                    let before = rows.len();
-                    for row in &mut rows {
-                        row.waiting.retain(|waiting| !waiting.reply.is_closed());
-                    }
-                    // Notes nobody waits for: their tasks are still running, or their ends are about to come.
-                    rows.retain(|row| !row.waiting.is_empty());
-                    self.notes_dropped.fetch_add((before - rows.len()) as u64, Ordering::Relaxed);
+                    self.drop_unawaited(&mut rows);
                     if !rows.is_empty() {
-                        statements.push((rows, true));
+                        statements.push(Statement { rows, tried_before: true });
                     }
                 }
-                Err(Fault::Row(_)) if rows.len() > 1 => {
+                Err(Fault::Locked | Fault::Row(_)) if rows.len() > 1 => {
                     let second = rows.split_off(rows.len() / 2);
-                    statements.extend([(second, tried_before), (rows, tried_before)]);
+                    statements.extend([second, rows].map(|rows| Statement { rows, tried_before }));
+                }
+                Err(Fault::Locked) => {
+                    self.drop_unawaited(&mut rows);
+                    if !rows.is_empty() {
+                        stuck.push(Statement { rows, tried_before });
+                    }
                 }
                 Err(Fault::Row(error) | Fault::Statement(error)) => {
                     tracing::error!(%error, tasks = rows.len(), "task records: the database refuses them");
@@ -160,6 +180,18 @@ impl Writer {
                 }
             }
         }
+        stuck
+    }
+
+    /// Leaves the rows that somebody still waits for. Notes nobody waits for: their tasks are still running, or their ends
+    /// are about to come.
+    fn drop_unawaited(&self, rows: &mut Vec<Pending>) {
+        let before = rows.len();
+        for row in &mut *rows {
+            row.waiting.retain(|waiting| !waiting.reply.is_closed());
+        }
+        rows.retain(|row| !row.waiting.is_empty());
+        self.notes_dropped.fetch_add((before - rows.len()) as u64, Ordering::Relaxed);
     }
 
     /// Writes rows once. Answers those for which something later is there.
@@ -189,21 +221,6 @@ impl Writer {
             }
         }
     }
-
-    /// Removes messages that have left from the outbox. What cannot be removed now is sent again, which changes nothing.
-    async fn forget_sent(&mut self, sent: &[Uuid]) {
-        if let Err(fault) = self.link.attempt(&Forget { sent }).await {
-            tracing::warn!(?fault, messages = sent.len(), "messages that were sent stay in the outbox");
-        }
-    }
-
-    async fn write_progress(&mut self, mut progress: Vec<(TaskId, Progress)>) {
-        progress.sort_by(|(a, _), (b, _)| a.cmp(b));
-        if let Err(fault) = self.link.attempt(&ProgressUpdate { progress: &progress }).await {
-            tracing::warn!(?fault, tasks = progress.len(), "task records: progress is not written");
-            self.notes_dropped.fetch_add(progress.len() as u64, Ordering::Relaxed);
-        }
-    }
 }
 
 /// Several changes of one task become one, for a statement may touch a row only once. In order of the id, so that two
@@ -229,19 +246,21 @@ fn coalesced(mut pending: Vec<Pending>) -> Vec<Pending> {
     rows
 }
 
-/// Cuts a batch into statements of bounded size.
-fn cut(pending: Vec<Pending>) -> Vec<Vec<Pending>> {
-    let mut statements = vec![Vec::with_capacity(pending.len())];
+/// Statements of bounded size.
+fn statements(pending: Vec<Pending>) -> Vec<Statement> {
+    let mut statements: Vec<Statement> = Vec::new();
     let mut bytes = 0;
-    for row in pending {
+    for row in coalesced(pending) {
         let weight = row.weight();
-        if bytes > 0 && bytes + weight > STATEMENT_BYTES_MAX {
-            statements.push(Vec::new());
-            bytes = 0;
-        }
-        bytes += weight;
-        if let Some(statement) = statements.last_mut() {
-            statement.push(row);
+        match statements.last_mut() {
+            Some(statement) if bytes + weight <= STATEMENT_BYTES_MAX => {
+                statement.rows.push(row);
+                bytes += weight;
+            }
+            Some(_) | None => {
+                statements.push(Statement { rows: vec![row], tried_before: false });
+                bytes = weight;
+            }
         }
     }
     statements
@@ -260,31 +279,5 @@ impl Work for Forget<'_> {
 
     fn bytes(&self) -> usize {
         size_of_val(self.sent)
-    }
-}
-
-struct ProgressUpdate<'a> {
-    progress: &'a [(TaskId, Progress)],
-}
-
-impl Work for ProgressUpdate<'_> {
-    type Answer = ();
-
-    async fn run(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        const UPDATE: &str = "
-            UPDATE tasks AS t SET progress_fraction = p.fraction, progress_note = p.note, updated_at = now()
-            FROM unnest($1::text[], $2::real[], $3::text[]) AS p (id, fraction, note)
-            WHERE t.id = p.id AND t.status = 1";
-        sqlx::query(UPDATE)
-            .bind(self.progress.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
-            .bind(self.progress.iter().map(|(_, progress)| progress.fraction).collect::<Vec<_>>())
-            .bind(self.progress.iter().map(|(_, progress)| progress.note.as_str()).collect::<Vec<_>>())
-            .execute(connection)
-            .await
-            .map(drop)
-    }
-
-    fn bytes(&self) -> usize {
-        self.progress.iter().map(|(_, progress)| progress.note.len()).sum()
     }
 }

@@ -69,32 +69,46 @@ impl Writer {
         }
     }
 
-    async fn queue(&mut self, mut calls: Vec<(Vec<NewTask>, Reply<Vec<Queued>>)>) {
-        // One token for every try of this batch: whoever finds it in a row knows that the row is its own, also when the
-        // answer to the first try was lost.
-        let claim = Uuid::new_v4();
-        loop {
-            calls.retain(|(_, reply)| !reply.is_closed());
-            if calls.is_empty() {
-                return;
-            }
-            let insert = Insert::new(claim, calls.iter().flat_map(|(tasks, _)| tasks));
-            match self.link.attempt(&insert).await {
-                Ok(mut rows) => {
-                    for (tasks, reply) in calls {
-                        let answers = tasks.iter().map(|task| self.answer(task, &mut rows)).collect();
-                        // Whoever stopped waiting was told so.
-                        let _ = reply.send(answers);
-                    }
-                    return;
+    async fn queue(&mut self, calls: Vec<(Vec<NewTask>, Reply<Vec<Queued>>)>) {
+        let mut batches = vec![calls];
+        while let Some(mut calls) = batches.pop() {
+            // One token for every try of this batch: whoever finds it in a row knows that the row is its own, also when the
+            // answer to the first try was lost.
+            let claim = Uuid::new_v4();
+            let mut tried_before = false;
+            loop {
+                calls.retain(|(_, reply)| !reply.is_closed());
+                if calls.is_empty() {
+                    break;
                 }
-                Err(Fault::Passing) => {}
-                Err(Fault::Row(error) | Fault::Statement(error)) => {
-                    for (_, reply) in calls {
-                        let _ = reply.send(Err(WriteError::Refused(Arc::clone(&error))));
+                let insert = Insert::new(claim, calls.iter().flat_map(|(tasks, _)| tasks));
+                let error = match self.link.attempt(&insert).await {
+                    Ok(mut rows) => {
+                        for (tasks, reply) in calls {
+                            let answers = tasks.iter().map(|task| self.answer(task, &mut rows)).collect();
+                            // Whoever stopped waiting was told so.
+                            let _ = reply.send(answers);
+                        }
+                        break;
                     }
-                    return;
+                    Err(Fault::Passing) => {
+                        tried_before = true;
+                        continue;
+                    }
+                    // Cut in two only where nothing of it is written: each part then has a token of its own.
+                    Err(Fault::Locked) if calls.len() > 1 && !tried_before => {
+                        let second = calls.split_off(calls.len() / 2);
+                        batches.extend([second, calls]);
+                        break;
+                    }
+                    // Told rather than kept waiting, with everyone behind it: whoever submits a task twice can do so again.
+                    Err(Fault::Locked) => WriteError::Locked,
+                    Err(Fault::Row(error) | Fault::Statement(error)) => WriteError::Refused(error),
+                };
+                for (_, reply) in calls {
+                    let _ = reply.send(Err(error.clone()));
                 }
+                break;
             }
         }
     }
@@ -114,11 +128,12 @@ impl Writer {
         Ok(Queued::Known(found.status))
     }
 
-    async fn withdraw(&mut self, mut calls: Vec<(Vec<TaskId>, Reply<()>)>) {
-        loop {
+    async fn withdraw(&mut self, calls: Vec<(Vec<TaskId>, Reply<()>)>) {
+        let mut batches = vec![calls];
+        while let Some(mut calls) = batches.pop() {
             calls.retain(|(_, reply)| !reply.is_closed());
             if calls.is_empty() {
-                return;
+                continue;
             }
             let withdrawal = Withdrawal { ids: calls.iter().flat_map(|(ids, _)| ids).map(AsRef::as_ref).collect() };
             let result = match self.link.attempt(&withdrawal).await {
@@ -128,13 +143,21 @@ impl Writer {
                     }
                     Ok(())
                 }
-                Err(Fault::Passing) => continue,
+                Err(Fault::Passing) => {
+                    batches.push(calls);
+                    continue;
+                }
+                Err(Fault::Locked) if calls.len() > 1 => {
+                    let second = calls.split_off(calls.len() / 2);
+                    batches.extend([second, calls]);
+                    continue;
+                }
+                Err(Fault::Locked) => Err(WriteError::Locked),
                 Err(Fault::Row(error) | Fault::Statement(error)) => Err(WriteError::Refused(error)),
             };
             for (_, reply) in calls {
                 let _ = reply.send(result.clone());
             }
-            return;
         }
     }
 }

@@ -12,6 +12,11 @@ use crate::store::{HostDatabase, StoreError};
 /// nothing, and TCP alone would wait for a quarter of an hour.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the statements of the writers, which carry what many agents' tasks have become, wait for a row that another
+/// transaction holds. Hosts hold rows for the milliseconds of a statement; but the transaction of a task that ends holds its
+/// row while the commit runs triggers of the agent's, for seconds if the agent likes.
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_millis(50);
+
 /// The pause before the second time that something is tried again, doubled each time. The first time there is none: a
 /// server that closed one connection mostly takes the next.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -56,6 +61,8 @@ pub(super) enum WriteError {
     Refused(#[source] Arc<sqlx::Error>),
     #[error("the database was not there for {0:?}; it may be restarting")]
     Waited(Duration),
+    #[error("the task is being ended at this moment")]
+    Locked,
     #[error("the records are closed, because this host is stopping")]
     Closed,
 }
@@ -65,6 +72,8 @@ pub(super) enum WriteError {
 pub(super) enum Fault {
     /// The connection, or the server's readiness; worth another try.
     Passing,
+    /// Another transaction holds one of the rows for longer than [`LOCK_TIMEOUT`]; nothing was written.
+    Locked,
     /// One of the rows; the others may fare better without it.
     Row(Arc<sqlx::Error>),
     /// The statement, whatever it holds.
@@ -124,6 +133,10 @@ impl Link {
         };
         match judged(&error) {
             Judgement::Passing => Err(self.pause_after(&error).await),
+            Judgement::Locked => {
+                self.connection = Some(connection);
+                Err(Fault::Locked)
+            }
             Judgement::Row => {
                 self.connection = Some(connection);
                 Err(Fault::Row(Arc::new(error)))
@@ -146,11 +159,12 @@ impl Link {
 
 /// Whether an error is worth another try.
 pub(super) fn is_passing(error: &sqlx::Error) -> bool {
-    matches!(judged(error), Judgement::Passing)
+    matches!(judged(error), Judgement::Passing | Judgement::Locked)
 }
 
 enum Judgement {
     Passing,
+    Locked,
     Row,
     Statement,
 }
@@ -170,6 +184,9 @@ fn judged(error: &sqlx::Error) -> Judgement {
     // 25006: a former primary, which only reads until the address points to the new one.
     if code == "25006" {
         return Judgement::Passing;
+    }
+    if code == "55P03" {
+        return Judgement::Locked;
     }
     match code.get(..2) {
         // Connection, rollback (deadlock), resources, object in use, operator intervention (restart), system.

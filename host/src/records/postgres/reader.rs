@@ -54,7 +54,7 @@ pub(super) async fn run(mut link: Link, mut lookups: mpsc::Receiver<Lookup>, wan
             let mut waiting = query.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             let answer = match result {
                 Ok(()) => Ok(None),
-                Err(Fault::Passing) => {
+                Err(Fault::Passing | Fault::Locked) => {
                     waiting.retain(|_, replies| {
                         replies.retain(|reply| !reply.is_closed());
                         !replies.is_empty()

@@ -164,7 +164,8 @@ impl AgentPool {
         let options = self.options.clone().options([("statement_timeout", statement_timeout.as_millis().to_string())]);
         let open = async {
             let mut connection = options.connect().await?;
-            let row = sqlx::query("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
+            // With its schema: a role may set a search path for itself that leads to a function of its own.
+            let row = sqlx::query("SELECT pg_catalog.pg_backend_pid()").fetch_one(&mut connection).await?;
             Ok::<_, sqlx::Error>((connection, row.try_get::<i32, _>(0)?))
         };
         let (connection, pid) = match tokio::time::timeout(CONNECT_TIMEOUT, open).await {

@@ -147,11 +147,7 @@ pub(super) async fn provision(
     make_role(&mut connection, login).await.map_err(unavailable)?;
     let changed = apply(&mut connection, &config.options, login, migrations).await?;
     if config.keeps_records {
-        let role = &login.role;
-        let grant = format!(
-            "GRANT USAGE ON SCHEMA agent_host TO \"{role}\"; \
-             GRANT EXECUTE ON FUNCTION agent_host.end_task TO \"{role}\""
-        );
+        let grant = grant_use(&login.role, "end_task");
         connection.execute(grant.as_str()).await.map_err(unavailable)?;
     }
     connection.close().await.map_err(unavailable)?;
@@ -237,13 +233,7 @@ async fn apply(
         return Ok(false);
     }
     let role = &login.role;
-    let may_record = |verb: &str, preposition: &str| {
-        format!(
-            "{verb} USAGE ON SCHEMA agent_host {preposition} \"{role}\"; \
-             {verb} EXECUTE ON FUNCTION agent_host.record_migration(text, text) {preposition} \"{role}\""
-        )
-    };
-    admin.execute(may_record("GRANT", "TO").as_str()).await.map_err(unavailable)?;
+    admin.execute(grant_use(role, "record_migration").as_str()).await.map_err(unavailable)?;
     let result = async {
         for (migration, digest) in new {
             let failed = |source: Cause| ProvisionError::Migration { name: migration.name.clone(), source };
@@ -255,8 +245,25 @@ async fn apply(
         Ok(true)
     }
     .await;
-    admin.execute(may_record("REVOKE", "FROM").as_str()).await.map_err(unavailable)?;
+    // Not the use of the schema: tasks of the revision that runs meanwhile call `end_task` in it.
+    let revoke = format!(
+        "{ONE_AT_A_TIME}; \
+         REVOKE EXECUTE ON FUNCTION agent_host.record_migration FROM \"{role}\""
+    );
+    admin.execute(revoke.as_str()).await.map_err(unavailable)?;
     result
+}
+
+/// PostgreSQL refuses one of two changes of the same privileges at the same moment. Not an advisory lock: those an agent can
+/// take too.
+const ONE_AT_A_TIME: &str = "SELECT FROM agent_host.sql_installation FOR UPDATE";
+
+/// Lets a role call a function of the host's schema, in which it can do nothing else.
+fn grant_use(role: &str, function: &str) -> String {
+    format!(
+        "{ONE_AT_A_TIME}; GRANT USAGE ON SCHEMA agent_host TO \"{role}\"; \
+         GRANT EXECUTE ON FUNCTION agent_host.{function} TO \"{role}\""
+    )
 }
 
 async fn migrate(

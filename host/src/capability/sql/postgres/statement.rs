@@ -31,7 +31,7 @@ fn first_word(statement: &str) -> &str {
     loop {
         rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == '(' || c == ';');
         if let Some(comment) = rest.strip_prefix("--") {
-            rest = comment.find('\n').and_then(|end| comment.get(end..)).unwrap_or("");
+            rest = comment.find(['\n', '\r']).and_then(|end| comment.get(end..)).unwrap_or("");
         } else if rest.starts_with("/*") {
             rest = after_block_comment(rest);
         } else {
@@ -75,6 +75,7 @@ mod tests {
             "commit",
             "  RollBack to x",
             "-- a comment\nCOMMIT",
+            "-- ended by either\rCOMMIT",
             "/* /* nested */ */ end",
             "; ;commit",
             "savepoint a",

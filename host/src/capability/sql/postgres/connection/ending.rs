@@ -11,9 +11,10 @@ use crate::capability::sql::{CommitError, Committed, SqlError};
 use crate::records::{EndTask, Ending};
 
 /// Ends a transaction's session state in the same round trip as the transaction. Not `DISCARD ALL`: that drops the
-/// prepared statements, which the driver goes on using.
+/// prepared statements, which the driver goes on using. The function with its schema, for the agent's search path is
+/// still in force and could lead to one of its own.
 const RESET: &str =
-    "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; RESET ALL";
+    "SELECT pg_catalog.pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; RESET ALL";
 /// How long a commit may take.
 pub(super) const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
