@@ -98,7 +98,8 @@ pub const KEYS: [Key; 21] = [
         "predeclared",
         "AGENT_HOST_PREDECLARED",
         "false",
-        "`true` where the broker's queues are declared by somebody else: the host then declares nothing",
+        "`true` where somebody else declares the broker's queues, as `agent-host topology` prints them: the host then \
+         declares nothing",
     ),
     key(
         "record_retention",
