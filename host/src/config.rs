@@ -48,7 +48,7 @@ pub struct Config {
     pub memory_budget: ByteSize,
     /// Folder whose agents are deployed at start.
     pub agents_dir: Option<PathBuf>,
-    /// Embedded state and the compilation cache.
+    /// Embedded state.
     pub data_dir: PathBuf,
     /// Folder under which agents may be granted folders.
     pub files_root: Option<PathBuf>,

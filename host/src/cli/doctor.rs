@@ -82,7 +82,7 @@ async fn check(flags: &ConfigFlags, console: &Console<'_>) -> Vec<Finding> {
             findings.extend(machine::agents(config.agents_dir.as_deref()));
             let (broker, database, cache) = tokio::join!(
                 services::broker(&config.broker),
-                services::database(&config.database, console.vars),
+                services::database(&config.database, &config.data_dir, console.vars),
                 services::cache(&config.cache),
             );
             findings.extend([broker, database, cache]);

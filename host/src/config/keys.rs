@@ -59,7 +59,7 @@ pub const KEYS: [Key; 21] = [
         "data_dir",
         "AGENT_HOST_DATA_DIR",
         "",
-        "folder of embedded state and the compilation cache; where not set: `$XDG_DATA_HOME/agent-host`, \
+        "folder of embedded state; where not set: `$XDG_DATA_HOME/agent-host`, for root `/var/lib/agent-host`, \
          `~/.local/share/agent-host` or `./.agent-host`, the first that the environment allows",
     ),
     key("files_root", "AGENT_HOST_FILES_ROOT", "", "folder under which manifests may grant folders"),

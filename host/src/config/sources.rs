@@ -114,12 +114,17 @@ pub(super) fn collect(file: Option<&Path>, vars: &dyn Vars, flags: &Flags) -> (V
     (values, problems)
 }
 
+/// Where root keeps the data of services.
+const DATA_DIR_OF_ROOT: &str = "/var/lib/agent-host";
+
 fn data_dir_default(vars: &dyn Vars) -> String {
     let folder = |name: &str, below: &str| {
         let folder = vars.get(name).ok().flatten().filter(|folder| Path::new(folder).is_absolute())?;
         Some(format!("{}/{below}", folder.trim_end_matches('/')))
     };
     folder("XDG_DATA_HOME", "agent-host")
+        // Not root's home: it is mostly closed to others, and so to the user that the embedded PostgreSQL then runs as.
+        .or_else(|| vars.is_root().then(|| DATA_DIR_OF_ROOT.to_owned()))
         .or_else(|| folder("HOME", ".local/share/agent-host"))
         .unwrap_or_else(|| "./.agent-host".to_owned())
 }

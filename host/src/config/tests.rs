@@ -29,6 +29,9 @@ fn nothing_set_is_a_host_for_one_machine() {
     assert!(config.http.auth.admin.is_none());
     assert_eq!(load(&[]).unwrap().data_dir, Path::new("./.agent-host"));
     assert_eq!(load(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]).unwrap().data_dir, Path::new("/x/agent-host"));
+    let of_root = MapVars::new(&[("HOME", "/root")]).of_root();
+    let config = Config::load(None, &of_root, &Flags::new()).unwrap();
+    assert_eq!(config.data_dir, Path::new("/var/lib/agent-host"), "root's home is closed to the server's user");
 }
 
 #[test]
