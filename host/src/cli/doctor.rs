@@ -79,6 +79,7 @@ async fn check(flags: &ConfigFlags, console: &Console<'_>) -> Vec<Finding> {
             findings.push(Finding::ok("config", "valid"));
             findings.push(machine::listen(config.listen).await);
             findings.push(machine::data_dir(&config.data_dir));
+            findings.extend(machine::files_root(config.files_root.as_deref()));
             findings.extend(machine::agents(config.agents_dir.as_deref()));
             let (broker, database, cache) = tokio::join!(
                 services::broker(&config.broker),

@@ -222,8 +222,9 @@ async fn deploy_uploads_the_folder() {
         "{}",
         ended.err
     );
-    let (agent, upload, activate) = host.doubles.lock().deploys.pop().unwrap();
-    assert_eq!((agent.as_str(), &upload.module[..], activate), ("echo", &b"\0asm"[..], true));
+    let (agent, upload, activation) = host.doubles.lock().deploys.pop().unwrap();
+    assert_eq!((agent.as_str(), &upload.module[..]), ("echo", &b"\0asm"[..]));
+    assert_eq!(activation, crate::agents::Activation::Always);
     assert_eq!(upload.migrations[0].name, "0001_a.sql");
     assert_eq!(upload.migrations[0].sql, "CREATE TABLE a ()");
     assert_eq!(host.run(&["deploy", path, "--no-activate", "--format", "json"]).await.json()["status"], "inactive");

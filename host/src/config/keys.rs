@@ -53,7 +53,8 @@ pub const KEYS: [Key; 21] = [
         "agents_dir",
         "AGENT_HOST_AGENTS_DIR",
         "",
-        "folder whose direct sub-folders with an `agent.toml` are deployed at start",
+        "folder whose direct sub-folders with an `agent.toml` are deployed at start; content that was deployed \
+         before displaces no revision that was activated since",
     ),
     key(
         "data_dir",
