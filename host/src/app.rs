@@ -75,6 +75,9 @@ impl Composition for Root {
 async fn started(config: Config) -> Result<(App, StopSignals), StartError> {
     telemetry::init_logs(config.log, &config.log_filter).map_err(|problem| StartError::Unavailable(vec![problem]))?;
     let signals = StopSignals::listen().map_err(|error| internal("listening for signals", error))?;
+    for ignored in &config.ignored {
+        tracing::warn!("{ignored}");
+    }
     if config.broker == Backend::Embedded {
         tracing::warn!(
             "the embedded broker keeps tasks in memory: they end with this process; set AMQP_URL to keep them"
@@ -183,7 +186,7 @@ impl App {
             deploy_folder(self.deployer.as_ref(), &folder, Activation::IfNew).await;
         }
         self.deployer.start_is_over();
-        tracing::info!(agents = self.deployer.active().1.len(), "ready");
+        tracing::info!(agents = self.deployer.active().len(), "ready");
         self.background.spawn(follow_catalog(Arc::clone(&self.deployer), self.draining.clone()));
         Ok(())
     }

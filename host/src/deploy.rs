@@ -117,14 +117,10 @@ impl Deployer {
         self.deployed.consumers.wait().await;
     }
 
-    /// Tasks that run on this host now, and the active revision of each agent.
+    /// The active revision of each agent.
     #[must_use]
-    pub fn active(&self) -> (u64, Vec<Arc<Revision>>) {
-        let all = self.all();
-        (
-            all.iter().map(|deployed| deployed.slot.running()).sum(),
-            all.iter().map(|deployed| deployed.slot.active()).collect(),
-        )
+    pub fn active(&self) -> Vec<Arc<Revision>> {
+        self.all().iter().map(|deployed| deployed.slot.active()).collect()
     }
 
     async fn load(&self, stored: StoredRevision) -> Result<(), DeployError> {

@@ -46,7 +46,10 @@ impl Outside {
         let listener = listener.map_err(|problem| unavailable.push(problem));
         let backends = match backends {
             Ok(backends) => Ok(backends),
-            Err(StartError::Unavailable(problems)) => Err(unavailable.extend(problems)),
+            Err(StartError::Unavailable(problems)) => {
+                unavailable.extend(problems);
+                Err(())
+            }
             Err(other) => return Err(other),
         };
         match (listener, backends, agents, files) {

@@ -77,6 +77,8 @@ async fn check(flags: &ConfigFlags, console: &Console<'_>) -> Vec<Finding> {
         }
         Ok(config) => {
             findings.push(Finding::ok("config", "valid"));
+            let ignored = config.ignored.iter();
+            findings.extend(ignored.map(|ignored| Finding::warning("config", ignored.as_str(), "unset it")));
             findings.push(machine::listen(config.listen).await);
             findings.push(machine::data_dir(&config.data_dir));
             findings.extend(machine::files_root(config.files_root.as_deref()));

@@ -144,6 +144,13 @@ pub(super) const UNSUPPORTED: [(&str, &str, &str); 2] = [
     ),
 ];
 
+/// Variables of other programs that an operator may expect a host to follow, and that this version does not:
+/// (variable, what to do instead).
+pub(super) const IGNORED: [(&str, &str); 1] = [(
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "this version exports no traces and pushes no metrics; its metrics are at /metrics, for Prometheus or a collector",
+)];
+
 /// `AGENT_HOST_*` variables that are no settings of the host: the file's path and the command line client's address.
 pub(super) const OTHER_VARIABLES: [&str; 2] = ["AGENT_HOST_CONFIG", "AGENT_HOST_URL"];
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::keys::{FOREIGN_PREFIXES, KEYS, Key, Kind, OTHER_VARIABLES, UNSUPPORTED};
+use super::keys::{FOREIGN_PREFIXES, IGNORED, KEYS, Key, Kind, OTHER_VARIABLES, UNSUPPORTED};
 use super::{Backend, FILE_NAME, Flags, Setting, Vars};
 
 /// Where a value came from.
@@ -205,6 +205,14 @@ fn read_vars(vars: &dyn Vars, values: &mut Values, problems: &mut Vec<String>) {
             problems.push(format!("{name} is not known{near}"));
         }
     }
+}
+
+/// What is set in the environment and has no effect.
+pub(super) fn ignored(vars: &dyn Vars) -> Vec<String> {
+    // One that is not UTF-8 is set all the same.
+    let is_set = |variable: &str| vars.get(variable).map_or(true, |value| value.is_some());
+    let set = IGNORED.iter().filter(|(variable, _)| is_set(variable));
+    set.map(|(variable, instead)| format!("{variable} is set and has no effect: {instead}")).collect()
 }
 
 /// The likeliest thing that was meant, as the end of a sentence.

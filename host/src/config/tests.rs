@@ -130,6 +130,13 @@ fn other_peoples_variables_are_left_alone() {
 }
 
 #[test]
+fn what_has_no_effect_is_said() {
+    let config = load(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")]).unwrap();
+    assert!(config.ignored.len() == 1 && config.ignored[0].contains("/metrics"), "{:?}", config.ignored);
+    assert!(load(&[]).unwrap().ignored.is_empty());
+}
+
+#[test]
 fn settings_that_contradict_each_other_are_refused() {
     let open = problems(&[("AGENT_HOST_LISTEN", "0.0.0.0:8080")]);
     assert!(open[0].contains("AGENT_HOST_ADMIN_TOKEN"), "{open:?}");
