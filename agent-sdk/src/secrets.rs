@@ -1,4 +1,5 @@
-//! Secrets that an operator has set for the agent (`agent-host secrets set AGENT NAME`).
+//! Secrets that an operator has set for the agent: `AGENT_HOST_SECRET_<AGENT>_<NAME>` in the host's environment, upper case
+//! with `-` as `_`, so `AGENT_HOST_SECRET_VOTER_API_KEY` for the secret `api-key` of the agent `voter`.
 
 use std::fmt;
 

@@ -18,6 +18,17 @@ pub struct Upload {
     pub migrations: Vec<Migration>,
 }
 
+/// Whether new tasks go to a revision that is deployed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// From now on.
+    Always,
+    /// Unless it was there before and another one is active now: somebody chose that one since.
+    IfNew,
+    /// They stay where they are.
+    Never,
+}
+
 /// What a deploy did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deployed {
@@ -114,6 +125,7 @@ pub trait Agents: Send + Sync + 'static {
     /// One of them.
     async fn get(&self, agent: &AgentName) -> Result<Option<AgentInfo>, CatalogError>;
 
-    /// Checks, compiles and adds a revision, and with `activate` directs new tasks to it.
-    async fn deploy(&self, agent: &AgentName, upload: Upload, activate: bool) -> Result<Deployed, DeployError>;
+    /// Checks, compiles and adds a revision, and directs new tasks to it as `activation` says. Of a pair of module and
+    /// manifest that is active already only the migrations are looked at, and those that are new are applied.
+    async fn deploy(&self, agent: &AgentName, upload: Upload, activation: Activation) -> Result<Deployed, DeployError>;
 }

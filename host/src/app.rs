@@ -4,6 +4,7 @@
 mod backends;
 mod dev;
 mod observe;
+mod outside;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::{Engine, EngineConfig, Loader, MemoryLedger, Runner, RunnerConfig};
-use crate::agents::Agents;
+use crate::agents::{Activation, Agents};
 use crate::capability::files::FilesRoot;
 use crate::cli::{Composition, StartError};
 use crate::config::{Backend, Config};
@@ -26,11 +27,12 @@ use crate::deploy::{DeployedAgents, Deployer};
 use crate::dispatch::{DispatchMetrics, Dispatcher, Quarantine};
 use crate::http;
 use crate::lifecycle::StopSignals;
-use crate::package::{self, Package};
+use crate::package::Package;
 use crate::relay::{DeadLetterOffice, Relay};
 use crate::task::Task;
 use crate::telemetry;
 use backends::Backends;
+use outside::Outside;
 
 /// What the process needs beside its guests: code, broker buffers, drivers, results in flight. Measured working off a full
 /// queue of small tasks: 135 to 160 MB resident, guests included; the rest of the budget is the guests'.
@@ -73,6 +75,9 @@ impl Composition for Root {
 async fn started(config: Config) -> Result<(App, StopSignals), StartError> {
     telemetry::init_logs(config.log, &config.log_filter).map_err(|problem| StartError::Unavailable(vec![problem]))?;
     let signals = StopSignals::listen().map_err(|error| internal("listening for signals", error))?;
+    for ignored in &config.ignored {
+        tracing::warn!("{ignored}");
+    }
     if config.broker == Backend::Embedded {
         tracing::warn!(
             "the embedded broker keeps tasks in memory: they end with this process; set AMQP_URL to keep them"
@@ -113,13 +118,11 @@ impl App {
     /// # Errors
     /// [`StartError`], saying what is missing.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        // The address first: a busy port is the cheapest mistake to find.
-        let listener = listen(config.listen).await?;
-        let address = listener.local_addr().map_err(|error| internal("reading the bound address", error))?;
-        tracing::info!("listening on http://{address}");
         let registry = Registry::new();
         let deployed = Arc::new(DeployedAgents::default());
-        let backends = Backends::connect(&config, &deployed, &registry).await?;
+        let Outside { listener, backends, agents, files } = Outside::reach(&config, &deployed, &registry).await?;
+        let address = listener.local_addr().map_err(|error| internal("reading the bound address", error))?;
+        tracing::info!("listening on http://{address}");
         let guests = GuestThreads::start().map_err(|error| internal("starting the guests' threads", error))?;
         let engine = engine()?;
         let ledger = MemoryLedger::new(config.memory_budget.0.saturating_sub(HOST_BYTES_RESERVED));
@@ -129,7 +132,7 @@ impl App {
         let runner = Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities, guests.handle.clone());
         let payload_bytes_max = config.http.payload_bytes_max.as_usize();
         let dispatcher = dispatcher(address, runner.clone(), &backends, &registry, payload_bytes_max)?;
-        let deployer = deployer(&config, &engine, runner, &backends, &dispatcher, deployed)?;
+        let deployer = deployer(&engine, runner, &backends, files, &dispatcher, deployed)?;
         let draining = CancellationToken::new();
         let drained = CancellationToken::new();
         let background = TaskTracker::new();
@@ -160,7 +163,7 @@ impl App {
             _guests: guests,
             grace: config.grace_period,
         };
-        app.load_agents(&config).await?;
+        app.load_agents(agents).await?;
         Ok(app)
     }
 
@@ -177,16 +180,14 @@ impl App {
     }
 
     /// What was deployed before, then what lies in the agents folder.
-    async fn load_agents(&self, config: &Config) -> Result<(), StartError> {
+    async fn load_agents(&self, folders: Vec<PathBuf>) -> Result<(), StartError> {
         self.deployer.follow_catalog().await.map_err(|error| unavailable(&error))?;
-        if let Some(folder) = &config.agents_dir {
-            let agents = package::find(folder).map_err(|error| unavailable(&error))?;
-            for path in agents {
-                deploy_folder(self.deployer.as_ref(), &path).await;
-            }
+        for folder in folders {
+            // A restart undoes no deploy that came after the folder was made.
+            deploy_folder(self.deployer.as_ref(), &folder, Activation::IfNew).await;
         }
         self.deployer.start_is_over();
-        tracing::info!(agents = self.deployer.active().1.len(), "ready");
+        tracing::info!(agents = self.deployer.active().len(), "ready");
         self.background.spawn(follow_catalog(Arc::clone(&self.deployer), self.draining.clone()));
         Ok(())
     }
@@ -260,10 +261,10 @@ impl Drop for GuestThreads {
 }
 
 /// Deploys an agent's folder, or says why not and goes on.
-pub(crate) async fn deploy_folder(agents: &dyn Agents, path: &std::path::Path) -> bool {
+pub(crate) async fn deploy_folder(agents: &dyn Agents, path: &std::path::Path, activation: Activation) -> bool {
     let deployed = match Package::read(path) {
         Ok(Package { manifest, upload }) => {
-            agents.deploy(&manifest.agent.name, upload, true).await.map_err(anyhow::Error::from)
+            agents.deploy(&manifest.agent.name, upload, activation).await.map_err(anyhow::Error::from)
         }
         Err(error) => Err(error.into()),
     };
@@ -311,15 +312,13 @@ fn dispatcher(
 }
 
 fn deployer(
-    config: &Config,
     engine: &Engine,
     runner: Runner,
     backends: &Backends,
+    files: FilesRoot,
     dispatcher: &Arc<Dispatcher>,
     deployed: Arc<DeployedAgents>,
 ) -> Result<Arc<Deployer>, StartError> {
-    let files = FilesRoot::open(config.files_root.as_deref())
-        .map_err(|error| StartError::Unavailable(vec![format!("AGENT_HOST_FILES_ROOT: {error}")]))?;
     let loader = Loader::new(engine).map_err(|error| internal("linking the host's capabilities", error))?;
     Ok(Arc::new(Deployer {
         loader,
@@ -332,13 +331,6 @@ fn deployer(
         concurrency_max: AGENT_INSTANCES_MAX,
         deployed,
     }))
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let advice = "free the port, or set AGENT_HOST_LISTEN to another address";
-        StartError::Unavailable(vec![format!("cannot listen on {address}: {error}; {advice}")])
-    })
 }
 
 fn engine() -> Result<Engine, StartError> {

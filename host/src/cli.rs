@@ -13,6 +13,7 @@ mod output;
 mod show;
 mod submit;
 mod tasks;
+mod topology;
 
 #[cfg(test)]
 mod tests;
@@ -94,6 +95,8 @@ enum Command {
     /// See the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the exchanges and queues that hosts use, with all their arguments; as JSON for `rabbitmqctl import_definitions`
+    Topology(topology::Topology),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -160,6 +163,7 @@ async fn execute(cli: &Cli, composition: &dyn Composition, console: &mut Console
         Command::DeadLetters(letters) => letters.run(&client(cli, console, letters.narrow_tokens())?, console).await,
         Command::Doctor { flags } => doctor::run(flags, console).await,
         Command::Config(ConfigCommand::Show { flags }) => show::config(flags, console),
+        Command::Topology(topology) => topology.run(console),
         Command::Completions { shell } => {
             // By way of a buffer: the generator panics where the reader of a pipe goes early.
             let mut script = Vec::new();

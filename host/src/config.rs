@@ -48,7 +48,7 @@ pub struct Config {
     pub memory_budget: ByteSize,
     /// Folder whose agents are deployed at start.
     pub agents_dir: Option<PathBuf>,
-    /// Embedded state and the compilation cache.
+    /// Embedded state.
     pub data_dir: PathBuf,
     /// Folder under which agents may be granted folders.
     pub files_root: Option<PathBuf>,
@@ -66,6 +66,8 @@ pub struct Config {
     pub grace_period: Duration,
     /// The HTTP API's part.
     pub http: http::Config,
+    /// What is set and has no effect, each with what to do instead.
+    pub ignored: Vec<String>,
 }
 
 /// Values given as flags, by the setting's name.
@@ -106,7 +108,8 @@ impl Config {
     /// Everything that is wrong, at once.
     pub fn load(file: Option<&Path>, vars: &dyn Vars, flags: &Flags) -> Result<Self, ConfigErrors> {
         let (values, problems) = sources::collect(file, vars, flags);
-        read::config(&values, problems)
+        let config = read::config(&values, problems)?;
+        Ok(Self { ignored: sources::ignored(vars), ..config })
     }
 
     /// The settings in force, whether or not they are valid, and what is wrong with them.

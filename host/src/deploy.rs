@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::{Loader, Revision, Runner};
-use crate::agents::{AgentInfo, Agents, DeployError, Deployed, Upload};
+use crate::agents::{Activation, AgentInfo, Agents, DeployError, Deployed, Upload};
 use crate::capability::Capabilities;
 use crate::capability::files::FilesRoot;
 use crate::catalog::{Added, Catalog, CatalogError, NewRevision, StoredRevision};
@@ -117,14 +117,10 @@ impl Deployer {
         self.deployed.consumers.wait().await;
     }
 
-    /// Tasks that run on this host now, and the active revision of each agent.
+    /// The active revision of each agent.
     #[must_use]
-    pub fn active(&self) -> (u64, Vec<Arc<Revision>>) {
-        let all = self.all();
-        (
-            all.iter().map(|deployed| deployed.slot.running()).sum(),
-            all.iter().map(|deployed| deployed.slot.active()).collect(),
-        )
+    pub fn active(&self) -> Vec<Arc<Revision>> {
+        self.all().iter().map(|deployed| deployed.slot.active()).collect()
     }
 
     async fn load(&self, stored: StoredRevision) -> Result<(), DeployError> {
@@ -164,6 +160,20 @@ impl Deployer {
             known.stop.cancel();
         }
         Ok(())
+    }
+
+    /// Whether no other revision of the agent is active in the fleet.
+    async fn is_nobodys_choice_against(&self, agent: &AgentName, revision: u64) -> Result<bool, CatalogError> {
+        let all = self.catalog.active().await?;
+        let other = all.iter().find(|(name, active)| name == agent && *active != revision);
+        if let Some((_, active)) = other {
+            tracing::warn!(
+                %agent, revision, active,
+                "the agents folder has a revision that was deployed before, and another one was activated since: that one \
+                 stays; to change it: agent-host deploy"
+            );
+        }
+        Ok(other.is_none())
     }
 
     fn find(&self, agent: &AgentName) -> Option<Arc<DeployedAgent>> {
@@ -207,7 +217,7 @@ impl Agents for Deployer {
         }
     }
 
-    async fn deploy(&self, agent: &AgentName, upload: Upload, activate: bool) -> Result<Deployed, DeployError> {
+    async fn deploy(&self, agent: &AgentName, upload: Upload, activation: Activation) -> Result<Deployed, DeployError> {
         let manifest = Arc::new(Manifest::parse(&upload.manifest)?);
         if manifest.agent.name != *agent {
             return Err(DeployError::OtherAgent { manifest: manifest.agent.name.clone(), path: agent.clone() });
@@ -229,6 +239,11 @@ impl Agents for Deployer {
         let (revision, known) = match self.catalog.add(content).await? {
             Added::New(revision) => (revision, false),
             Added::Known(revision) => (revision, true),
+        };
+        let activate = match activation {
+            Activation::Always => true,
+            Activation::Never => false,
+            Activation::IfNew => !known || self.is_nobodys_choice_against(agent, revision).await?,
         };
         if activate {
             self.catalog.activate(agent, revision).await?;

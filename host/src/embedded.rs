@@ -2,4 +2,4 @@
 
 mod postgres;
 
-pub use postgres::{Postgres, StartError};
+pub use postgres::{Postgres, StartError, check_reachable};

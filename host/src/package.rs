@@ -56,12 +56,7 @@ impl Package {
     /// # Errors
     /// A missing or wrong manifest, module or migration, with what to do.
     pub fn read(path: &Path) -> Result<Self, PackageError> {
-        let manifest_path = if path.is_dir() { path.join(MANIFEST_NAME) } else { path.to_path_buf() };
-        let text = std::fs::read_to_string(&manifest_path).map_err(unreadable(&manifest_path, || {
-            "expected the agent's manifest, agent.toml, or the folder that has it".to_owned()
-        }))?;
-        let manifest =
-            Manifest::parse(&text).map_err(|source| PackageError::Manifest { path: manifest_path.clone(), source })?;
+        let (manifest_path, text, manifest) = read_manifest(path)?;
         let folder = manifest_path.parent().unwrap_or(Path::new("."));
         let module_path = folder.join(&manifest.agent.module);
         let module = std::fs::read(&module_path).map_err(unreadable(&module_path, || match &manifest.build {
@@ -70,6 +65,25 @@ impl Package {
         }))?;
         let migrations = read_migrations(folder, &manifest)?;
         Ok(Self { manifest, upload: Upload { module: module.into(), manifest: text, migrations } })
+    }
+}
+
+/// An agent's manifest, from its folder or from its own path; the module need not be there.
+///
+/// # Errors
+/// A missing or wrong manifest.
+pub fn manifest(path: &Path) -> Result<Manifest, PackageError> {
+    read_manifest(path).map(|(_, _, manifest)| manifest)
+}
+
+fn read_manifest(path: &Path) -> Result<(PathBuf, String, Manifest), PackageError> {
+    let path = if path.is_dir() { path.join(MANIFEST_NAME) } else { path.to_path_buf() };
+    let text = std::fs::read_to_string(&path).map_err(unreadable(&path, || {
+        "expected the agent's manifest, agent.toml, or the folder that has it".to_owned()
+    }))?;
+    match Manifest::parse(&text) {
+        Ok(manifest) => Ok((path, text, manifest)),
+        Err(source) => Err(PackageError::Manifest { path, source }),
     }
 }
 

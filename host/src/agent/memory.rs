@@ -21,12 +21,18 @@ const SHARE_PERCENT: u32 = 75;
 pub struct MemoryShare {
     pages: Semaphore,
     pages_max: u32,
+    /// The ledger's count.
+    waiting: Arc<AtomicU64>,
 }
 
 impl MemoryShare {
     /// Waits until the agent may reserve this many bytes. More than the share counts as all of it, so that a larger agent
     /// runs alone instead of never.
     pub async fn take(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        if let Some(taken) = self.try_take(bytes) {
+            return Some(taken);
+        }
+        let _waiting = Waiting::start(&self.waiting);
         // Never closed.
         self.pages.acquire_many(self.pages_for(bytes)).await.ok()
     }
@@ -81,7 +87,7 @@ impl MemoryLedger {
     #[must_use]
     pub fn share(&self) -> MemoryShare {
         let pages_max = (self.pages_total / 100 * SHARE_PERCENT).max(1);
-        MemoryShare { pages: Semaphore::new(pages_max as usize), pages_max }
+        MemoryShare { pages: Semaphore::new(pages_max as usize), pages_max, waiting: Arc::clone(&self.waiting) }
     }
 
     fn pages_for(&self, bytes: u64) -> u32 {
@@ -100,7 +106,7 @@ impl MemoryLedger {
         self.bytes_total() - self.pages.available_permits() as u64 * PAGE_BYTES
     }
 
-    /// Tasks that wait for memory now.
+    /// Tasks that wait for memory now: for their agent's share of it, to start or to grow.
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::Relaxed)
@@ -166,14 +172,23 @@ mod tests {
     #[tokio::test]
     async fn one_agents_share_leaves_room_for_others() {
         let ledger = MemoryLedger::new(100 * PAGE_BYTES);
-        let (greedy, other) = (ledger.share(), ledger.share());
+        let (greedy, other) = (Arc::new(ledger.share()), ledger.share());
         let mut taken = Vec::new();
         while let Some(share) = greedy.try_take(10 * PAGE_BYTES) {
             taken.push((share, ledger.try_reserve(10 * PAGE_BYTES).unwrap()));
         }
         assert_eq!(taken.len(), 7);
         assert!(other.try_take(10 * PAGE_BYTES).is_some() && ledger.try_reserve(10 * PAGE_BYTES).is_some());
+        let waiting = tokio::spawn({
+            let greedy = Arc::clone(&greedy);
+            async move { greedy.take(10 * PAGE_BYTES).await.is_some() }
+        });
+        while ledger.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
         taken.pop();
+        assert!(waiting.await.unwrap());
+        assert_eq!(ledger.waiting(), 0);
         assert!(greedy.try_take(10 * PAGE_BYTES).is_some());
         drop(taken);
         assert!(greedy.try_take(u64::MAX).is_some(), "an agent larger than its share runs alone");

@@ -4,6 +4,7 @@ mod answer;
 mod effects;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -97,6 +98,7 @@ struct Parts {
     ledger: MemoryLedger,
     capabilities: Capabilities,
     slots: Semaphore,
+    live: AtomicU64,
     hostcall_bytes_max: usize,
     threads: tokio::runtime::Handle,
 }
@@ -116,6 +118,7 @@ impl Runner {
             ledger,
             capabilities,
             slots: Semaphore::new(config.instances_max as usize),
+            live: AtomicU64::new(0),
             hostcall_bytes_max: config.hostcall_bytes_max,
             threads,
         };
@@ -133,6 +136,12 @@ impl Runner {
         })
     }
 
+    /// Instances alive now.
+    #[must_use]
+    pub fn live_instances(&self) -> u64 {
+        self.parts.live.load(Ordering::Relaxed)
+    }
+
     /// Instantiates a revision once and drops it, to see before the cut-over that it starts.
     ///
     /// # Errors
@@ -142,6 +151,7 @@ impl Runner {
         let (parts, revision) = (Arc::clone(&self.parts), Arc::clone(revision));
         let started = self.parts.threads.spawn(async move {
             let lease = parts.ledger.reserve(revision.memory_bytes_expected()).await;
+            let _alive = Alive::start(&parts.live);
             let mut store = parts.store(&revision, parts.capabilities.session(&revision.plan, &task), lease);
             let limit = revision.manifest.limits.timeout;
             let started = tokio::time::timeout(limit, revision.code.pre.instantiate_async(&mut store)).await;
@@ -198,6 +208,7 @@ impl Parts {
         if task.is_expired(unix_ms_now()) {
             return (Completion::without_a_run(Outcome::Expired), Recorded::No, None);
         }
+        let alive = Alive::start(&self.live);
         let session = self.capabilities.session(&revision.plan, task);
         let session = session.with_progress(Arc::clone(run) as Arc<dyn ProgressSink>);
         let session = session.with_cancellation(stops.cancel.clone());
@@ -219,6 +230,7 @@ impl Parts {
         };
         let wall = began.elapsed();
         let state = store.into_data();
+        drop(alive);
         let usage = Usage {
             memory_bytes_peak: state.memory.peak_bytes(),
             cpu_us: micros(state.cpu.spent()),
@@ -295,6 +307,22 @@ impl Parts {
 
 /// What a task needs before it may run: a slot of the pool, a part of its agent's share, and memory.
 type Admission<'a> = (SemaphorePermit<'a>, SemaphorePermit<'a>, MemoryLease);
+
+/// Counts an instance as alive until it is dropped. A task that waits for its memory has a slot and no instance yet.
+struct Alive<'a>(&'a AtomicU64);
+
+impl<'a> Alive<'a> {
+    fn start(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)

@@ -102,7 +102,8 @@ async fn broker(config: &Config) -> Result<Arc<dyn Broker>, String> {
 async fn state(config: &Config) -> Result<(Arc<dyn Records>, Arc<dyn Catalog>), String> {
     match &config.database {
         Backend::Embedded => {
-            let limits = MemoryLimits { retention: config.record_retention, ..MemoryLimits::default() };
+            // In process a task's record is also what remembers that it has ended, so it stays for the longer of the two.
+            let limits = MemoryLimits { retention: config.inbox_retention, ..MemoryLimits::default() };
             Ok((Arc::new(MemoryRecords::new(limits)), Arc::new(MemoryCatalog::default())))
         }
         Backend::Url(url) => {

@@ -11,7 +11,7 @@ use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::deploy_folder;
-use crate::agents::Agents;
+use crate::agents::{Activation, Agents};
 use crate::manifest::Manifest;
 use crate::package;
 
@@ -117,7 +117,7 @@ async fn refresh(agents: &dyn Agents, folder: &Path, address: SocketAddr) {
             Err(error) => return tracing::error!("{}: {}: {error}", folder.display(), build.command),
         }
     }
-    if deploy_folder(agents, folder).await
+    if deploy_folder(agents, folder, Activation::Always).await
         && let Some(manifest) = manifest
     {
         let name = &manifest.agent.name;

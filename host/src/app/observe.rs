@@ -40,7 +40,7 @@ impl Observer {
     /// All metrics in Prometheus's text format.
     pub(super) fn render(&self) -> String {
         let _alone = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
-        let (running, active) = self.deployer.active();
+        let active = self.deployer.active();
         self.metrics
             .revisions(active.iter().map(|revision| (&revision.agent, revision.number, revision.digest.as_str())));
         let capabilities = &self.deployer.capabilities;
@@ -51,7 +51,7 @@ impl Observer {
             budget_bytes: self.budget_bytes,
             reserved_bytes: self.ledger.bytes_reserved(),
             waiting: self.ledger.waiting(),
-            live_instances: running,
+            live_instances: self.deployer.runner.live_instances(),
             connections_used: connections.used as u64,
             connections_idle: connections.idle as u64,
         })

@@ -77,12 +77,15 @@ async fn check(flags: &ConfigFlags, console: &Console<'_>) -> Vec<Finding> {
         }
         Ok(config) => {
             findings.push(Finding::ok("config", "valid"));
+            let ignored = config.ignored.iter();
+            findings.extend(ignored.map(|ignored| Finding::warning("config", ignored.as_str(), "unset it")));
             findings.push(machine::listen(config.listen).await);
             findings.push(machine::data_dir(&config.data_dir));
+            findings.extend(machine::files_root(config.files_root.as_deref()));
             findings.extend(machine::agents(config.agents_dir.as_deref()));
             let (broker, database, cache) = tokio::join!(
                 services::broker(&config.broker),
-                services::database(&config.database, console.vars),
+                services::database(&config.database, &config.data_dir, console.vars),
                 services::cache(&config.cache),
             );
             findings.extend([broker, database, cache]);

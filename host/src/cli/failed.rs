@@ -42,6 +42,14 @@ pub enum StartError {
     /// Services or addresses that it needs are unavailable: all of them, each with what to do.
     #[error("{}", .0.join("\n"))]
     Unavailable(Vec<String>),
+    /// Folders that the configuration names cannot be used.
+    #[error("{}", [wrong.as_slice(), unavailable.as_slice()].concat().join("\n"))]
+    Folders {
+        /// Which, each with why.
+        wrong: Vec<String>,
+        /// The services and addresses that are unavailable beside that.
+        unavailable: Vec<String>,
+    },
     /// Anything else.
     #[error(transparent)]
     Internal(#[from] anyhow::Error),
@@ -81,6 +89,7 @@ impl From<StartError> for Failed {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Config(errors) => Self::usage(errors.to_string()),
+            StartError::Folders { .. } => Self::usage(error.to_string()),
             StartError::Unavailable(_) => Self::new(Exit::Unavailable, error.to_string()),
             StartError::Internal(error) => Self::new(Exit::Internal, format!("{error:#}")),
         }

@@ -222,8 +222,9 @@ async fn deploy_uploads_the_folder() {
         "{}",
         ended.err
     );
-    let (agent, upload, activate) = host.doubles.lock().deploys.pop().unwrap();
-    assert_eq!((agent.as_str(), &upload.module[..], activate), ("echo", &b"\0asm"[..], true));
+    let (agent, upload, activation) = host.doubles.lock().deploys.pop().unwrap();
+    assert_eq!((agent.as_str(), &upload.module[..]), ("echo", &b"\0asm"[..]));
+    assert_eq!(activation, crate::agents::Activation::Always);
     assert_eq!(upload.migrations[0].name, "0001_a.sql");
     assert_eq!(upload.migrations[0].sql, "CREATE TABLE a ()");
     assert_eq!(host.run(&["deploy", path, "--no-activate", "--format", "json"]).await.json()["status"], "inactive");
@@ -296,6 +297,40 @@ async fn doctor_finds_what_is_wrong_and_says_what_mends_it() {
     assert_eq!(broker.unwrap()["level"], "ok");
     let ended = run_in(&[("AGENT_HOST_LOG", "xml")], &Started::default(), &["doctor"]).await;
     assert_eq!(ended.status, 64, "{}", ended.text());
+}
+
+#[tokio::test]
+async fn the_topology_is_printed_for_those_who_declare_it() {
+    let vars = [("AMQP_URL", "amqp://h/v%2f1")];
+    let named = run_in(&vars, &Started::default(), &["topology", "voter"]).await;
+    assert_eq!(named.status, 0, "{}", named.err);
+    let mut expected = Vec::new();
+    let plan = crate::broker::topology::plan(&[crate::task::AgentName::parse("voter").unwrap()]);
+    crate::broker::topology::print(&plan, &mut expected).unwrap();
+    assert_eq!(named.text().as_bytes(), expected);
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("unbuilt")).unwrap();
+    let manifest = "manifest_version = 1\n[agent]\nname = \"echo\"\nmodule = \"e.wasm\"\n";
+    std::fs::write(folder.path().join("unbuilt/agent.toml"), manifest).unwrap();
+    let in_folder = ["topology", "--format", "json", "--agents-dir", folder.path().to_str().unwrap()];
+    let json = run_in(&vars, &Started::default(), &in_folder).await.json();
+    let queues = json["queues"].as_array().unwrap();
+    let queue = queues.iter().find(|queue| queue["name"] == "agent.echo").unwrap();
+    assert_eq!((&queue["vhost"], &queue["durable"]), (&"v/1".into(), &true.into()));
+    assert_eq!(queue["arguments"]["x-delivery-limit"], 1_000_000);
+    assert_eq!(queue["arguments"]["x-queue-type"], "quorum");
+    assert_eq!(json["exchanges"][0]["type"], "direct");
+    let binding = json["bindings"].as_array().unwrap().iter().find(|binding| binding["destination"] == "agent.echo");
+    assert_eq!(binding.unwrap()["routing_key"], "echo");
+
+    let bare = run_in(&[], &Started::default(), &["topology"]).await;
+    assert!(
+        bare.status == 0 && bare.err.contains("--agents-dir") && !bare.text().contains("queue agent."),
+        "{}",
+        bare.err
+    );
+    assert_eq!(run_in(&[], &Started::default(), &["topology", "Not A Name"]).await.status, 64);
 }
 
 #[tokio::test]

@@ -53,13 +53,14 @@ pub const KEYS: [Key; 21] = [
         "agents_dir",
         "AGENT_HOST_AGENTS_DIR",
         "",
-        "folder whose direct sub-folders with an `agent.toml` are deployed at start",
+        "folder whose direct sub-folders with an `agent.toml` are deployed at start; content that was deployed \
+         before displaces no revision that was activated since",
     ),
     key(
         "data_dir",
         "AGENT_HOST_DATA_DIR",
         "",
-        "folder of embedded state and the compilation cache; where not set: `$XDG_DATA_HOME/agent-host`, \
+        "folder of embedded state; where not set: `$XDG_DATA_HOME/agent-host`, for root `/var/lib/agent-host`, \
          `~/.local/share/agent-host` or `./.agent-host`, the first that the environment allows",
     ),
     key("files_root", "AGENT_HOST_FILES_ROOT", "", "folder under which manifests may grant folders"),
@@ -98,7 +99,8 @@ pub const KEYS: [Key; 21] = [
         "predeclared",
         "AGENT_HOST_PREDECLARED",
         "false",
-        "`true` where the broker's queues are declared by somebody else: the host then declares nothing",
+        "`true` where somebody else declares the broker's queues, as `agent-host topology` prints them: the host then \
+         declares nothing",
     ),
     key(
         "record_retention",
@@ -141,6 +143,13 @@ pub(super) const UNSUPPORTED: [(&str, &str, &str); 2] = [
         "this version serves plain HTTP; let a proxy in front of it do TLS, and unset this",
     ),
 ];
+
+/// Variables of other programs that an operator may expect a host to follow, and that this version does not:
+/// (variable, what to do instead).
+pub(super) const IGNORED: [(&str, &str); 1] = [(
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "this version exports no traces and pushes no metrics; its metrics are at /metrics, for Prometheus or a collector",
+)];
 
 /// `AGENT_HOST_*` variables that are no settings of the host: the file's path and the command line client's address.
 pub(super) const OTHER_VARIABLES: [&str; 2] = ["AGENT_HOST_CONFIG", "AGENT_HOST_URL"];

@@ -146,6 +146,7 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
             inbox_retention: retentions?.1,
             grace_period: grace_period?,
             http: http?,
+            ignored: Vec::new(),
         })
     })();
     match config {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::keys::{FOREIGN_PREFIXES, KEYS, Key, Kind, OTHER_VARIABLES, UNSUPPORTED};
+use super::keys::{FOREIGN_PREFIXES, IGNORED, KEYS, Key, Kind, OTHER_VARIABLES, UNSUPPORTED};
 use super::{Backend, FILE_NAME, Flags, Setting, Vars};
 
 /// Where a value came from.
@@ -114,12 +114,17 @@ pub(super) fn collect(file: Option<&Path>, vars: &dyn Vars, flags: &Flags) -> (V
     (values, problems)
 }
 
+/// Where root keeps the data of services.
+const DATA_DIR_OF_ROOT: &str = "/var/lib/agent-host";
+
 fn data_dir_default(vars: &dyn Vars) -> String {
     let folder = |name: &str, below: &str| {
         let folder = vars.get(name).ok().flatten().filter(|folder| Path::new(folder).is_absolute())?;
         Some(format!("{}/{below}", folder.trim_end_matches('/')))
     };
     folder("XDG_DATA_HOME", "agent-host")
+        // Not root's home: it is mostly closed to others, and so to the user that the embedded PostgreSQL then runs as.
+        .or_else(|| vars.is_root().then(|| DATA_DIR_OF_ROOT.to_owned()))
         .or_else(|| folder("HOME", ".local/share/agent-host"))
         .unwrap_or_else(|| "./.agent-host".to_owned())
 }
@@ -200,6 +205,14 @@ fn read_vars(vars: &dyn Vars, values: &mut Values, problems: &mut Vec<String>) {
             problems.push(format!("{name} is not known{near}"));
         }
     }
+}
+
+/// What is set in the environment and has no effect.
+pub(super) fn ignored(vars: &dyn Vars) -> Vec<String> {
+    // One that is not UTF-8 is set all the same.
+    let is_set = |variable: &str| vars.get(variable).map_or(true, |value| value.is_some());
+    let set = IGNORED.iter().filter(|(variable, _)| is_set(variable));
+    set.map(|(variable, instead)| format!("{variable} is set and has no effect: {instead}")).collect()
 }
 
 /// The likeliest thing that was meant, as the end of a sentence.

@@ -29,6 +29,9 @@ fn nothing_set_is_a_host_for_one_machine() {
     assert!(config.http.auth.admin.is_none());
     assert_eq!(load(&[]).unwrap().data_dir, Path::new("./.agent-host"));
     assert_eq!(load(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]).unwrap().data_dir, Path::new("/x/agent-host"));
+    let of_root = MapVars::new(&[("HOME", "/root")]).of_root();
+    let config = Config::load(None, &of_root, &Flags::new()).unwrap();
+    assert_eq!(config.data_dir, Path::new("/var/lib/agent-host"), "root's home is closed to the server's user");
 }
 
 #[test]
@@ -124,6 +127,13 @@ fn other_peoples_variables_are_left_alone() {
     }
     assert_eq!(problems(&[("AGENT_HOST_COLOUR", "red")]).len(), 1);
     assert!(load(&[("AGENT_HOST_COLOUR", ""), ("AGENT_HOST_LISTEN", "")]).is_ok(), "empty is not set");
+}
+
+#[test]
+fn what_has_no_effect_is_said() {
+    let config = load(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")]).unwrap();
+    assert!(config.ignored.len() == 1 && config.ignored[0].contains("/metrics"), "{:?}", config.ignored);
+    assert!(load(&[]).unwrap().ignored.is_empty());
 }
 
 #[test]

@@ -17,6 +17,9 @@ pub trait Vars: Send + Sync {
 
     /// The names of all variables that are set and not empty.
     fn names(&self) -> Vec<String>;
+
+    /// Whether the process runs as root.
+    fn is_root(&self) -> bool;
 }
 
 /// The process's own environment.
@@ -35,26 +38,45 @@ impl Vars for ProcessVars {
         let set = std::env::vars_os().filter(|(_, value)| !value.is_empty());
         set.map(|(name, _)| name.to_string_lossy().into_owned()).collect()
     }
+
+    fn is_root(&self) -> bool {
+        // SAFETY: it has no arguments, no effects and cannot fail.
+        unsafe { libc::geteuid() == 0 }
+    }
 }
 
 /// A fixed environment.
 #[derive(Clone, Debug, Default)]
-pub struct MapVars(BTreeMap<String, String>);
+pub struct MapVars {
+    variables: BTreeMap<String, String>,
+    root: bool,
+}
 
 impl MapVars {
     /// An environment of these variables only.
     #[must_use]
     pub fn new(pairs: &[(&str, &str)]) -> Self {
-        Self(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+        let variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self { variables, root: false }
+    }
+
+    /// The same environment, of root.
+    #[must_use]
+    pub fn of_root(self) -> Self {
+        Self { root: true, ..self }
     }
 }
 
 impl Vars for MapVars {
     fn get(&self, name: &str) -> Result<Option<String>, VarsError> {
-        Ok(self.0.get(name).filter(|value| !value.is_empty()).cloned())
+        Ok(self.variables.get(name).filter(|value| !value.is_empty()).cloned())
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.clone()).collect()
+        self.variables.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.clone()).collect()
+    }
+
+    fn is_root(&self) -> bool {
+        self.root
     }
 }

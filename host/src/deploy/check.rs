@@ -41,7 +41,8 @@ pub(super) fn digest(module: &Bytes) -> String {
 }
 
 impl Deployer {
-    /// Answers where exactly this revision is active already: nothing changes then.
+    /// Answers where exactly this revision is active already: nothing changes then, except that migrations which were
+    /// added to it are applied.
     pub(super) async fn running_already(&self, content: &NewRevision) -> Result<Option<Deployed>, DeployError> {
         let Some(deployed) = self.find(&content.agent) else { return Ok(None) };
         let active = deployed.slot.active();
@@ -49,14 +50,28 @@ impl Deployer {
             return Ok(None);
         }
         let stored = self.catalog.get(&content.agent, active.number).await?;
-        let same = stored.is_some_and(|stored| stored.content.manifest == content.manifest);
-        Ok(same.then(|| Deployed {
+        let Some(stored) = stored.filter(|stored| stored.content.manifest == content.manifest) else { return Ok(None) };
+        if stored.content.migrations != content.migrations {
+            self.provision(content, &active.manifest).await?;
+        }
+        Ok(Some(Deployed {
             agent: content.agent.clone(),
             revision: active.number,
             digest: active.digest.clone(),
             known: true,
             active: true,
         }))
+    }
+
+    /// Brings the agent's schema up to date. Migrations that were applied before are not applied again, and one that was
+    /// changed since is refused.
+    async fn provision(&self, content: &NewRevision, manifest: &Manifest) -> Result<(), DeployError> {
+        if manifest.grants.sql.is_empty() {
+            return Ok(());
+        }
+        let database = &self.capabilities.backends().database;
+        let provisioned = database.provision(&content.agent, &manifest.grants.sql, &content.migrations).await;
+        provisioned.map_err(|error| DeployError::Schema(error.to_string()))
     }
 
     pub(super) async fn checked(
@@ -77,14 +92,7 @@ impl Deployer {
         let trial = code.clone().into_revision(0, digest, Arc::clone(&manifest), &self.capabilities, folders()?);
         let trial = Arc::new(trial);
         self.runner.try_start(&trial).await.map_err(|error| DeployError::Module(error.to_string()))?;
-        if !manifest.grants.sql.is_empty() {
-            self.capabilities
-                .backends()
-                .database
-                .provision(&content.agent, &manifest.grants.sql, &content.migrations)
-                .await
-                .map_err(|error| DeployError::Schema(error.to_string()))?;
-        }
+        self.provision(content, &manifest).await?;
         self.broker.declare(&content.agent).await.map_err(DeployError::Broker)?;
         Ok(Checked { code, digest: content.digest.clone(), folders: folders()?, manifest })
     }

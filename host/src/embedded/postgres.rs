@@ -197,6 +197,20 @@ impl Postgres {
     }
 }
 
+/// Checks, and changes nothing, that the server's user could reach `data_dir`; trivial where the host is not root.
+///
+/// # Errors
+/// [`StartError::NotPassable`] and [`StartError::NoUser`], as [`Postgres::start`] would say them.
+pub fn check_reachable(data_dir: &Path) -> Result<(), StartError> {
+    let Some(user) = ServerUser::needed()? else { return Ok(()) };
+    let absolute = std::path::absolute(data_dir).map_err(file("finding the folder", data_dir))?;
+    // What is missing is made at the start, open enough. So is the folder itself, which is the host's own.
+    let Some(existing) = absolute.ancestors().find(|folder| folder.exists()) else { return Ok(()) };
+    let own = usize::from(existing == absolute);
+    let existing = existing.canonicalize().map_err(file("finding the folder", existing))?;
+    user.check_passable(existing.ancestors().skip(own))
+}
+
 /// Makes the folder, the password and the data, as far as they are not there.
 fn prepare(data_dir: &Path) -> Result<(PathBuf, Option<ServerUser>, Binaries, String), StartError> {
     let user = ServerUser::needed()?;

@@ -45,6 +45,7 @@ const LINE_CONTENT_TYPE: &str = "application/json";
         (status = 202, description = "The broker has all of them", body = BatchView),
         (status = 400, description = "Malformed", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Unknown agent", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "Too many lines, or too large", body = ProblemDocument,
             content_type = "application/problem+json"),

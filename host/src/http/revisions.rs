@@ -14,7 +14,7 @@ use super::extract::{AgentPath, Params};
 use super::problem::{Kind, Problem, ProblemDocument};
 use super::view::DeployedView;
 use super::{ApiState, MODULE_BYTES_MAX};
-use crate::agents::Upload;
+use crate::agents::{Activation, Upload};
 use crate::catalog::Migration;
 
 /// Largest manifest: the longest that people write have a few KiB.
@@ -56,7 +56,7 @@ pub(crate) struct DeployForm {
     params(("agent" = String, Path, description = "The agent's name, as in the manifest"), DeployQuery),
     request_body(content = DeployForm, content_type = "multipart/form-data"),
     responses(
-        (status = 200, description = "The same module and manifest are deployed already", body = DeployedView),
+        (status = 200, description = "The same module and manifest are deployed already; migrations that are new to them are applied", body = DeployedView),
         (status = 201, description = "Deployed", body = DeployedView,
             headers(("Location" = String, description = "The agent's path"))),
         (status = 400, description = "Malformed", body = ProblemDocument, content_type = "application/problem+json"),
@@ -80,7 +80,8 @@ pub(crate) async fn deploy(
 ) -> Result<Response, Problem> {
     let _place = api.uploads.acquire().await.map_err(|_| Problem::new(Kind::Internal, "the host takes no uploads"))?;
     let upload = read(request).await?;
-    let deployed = api.ports.agents.deploy(&agent, upload, query.activate.unwrap_or(true)).await?;
+    let activation = if query.activate.unwrap_or(true) { Activation::Always } else { Activation::Never };
+    let deployed = api.ports.agents.deploy(&agent, upload, activation).await?;
     let view = DeployedView {
         agent: deployed.agent.to_string(),
         revision: deployed.revision,

@@ -42,6 +42,7 @@ use crate::task::{AgentName, Failure, Task, TaskId};
             headers(("Location" = String, description = "The task's path"))),
         (status = 400, description = "Malformed", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Unknown agent", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = ProblemDocument,
             content_type = "application/problem+json"),

@@ -51,6 +51,25 @@ async fn a_busy_port_is_named() {
 }
 
 #[tokio::test]
+async fn everything_that_keeps_a_host_from_starting_is_said_at_once() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("amqp://guest:guest@{nobody}/%2f");
+    let unavailable = [("AGENT_HOST_LISTEN", address.as_str()), ("AMQP_URL", &url)];
+    let (status, said) = failed_start(&unavailable).await;
+    assert_eq!(status, EXIT_UNAVAILABLE, "{said}");
+    assert!(said.contains(&address) && said.contains(&nobody.to_string()), "{said}");
+
+    let folders = [("AGENT_HOST_AGENTS_DIR", "/nonexistent/agents"), ("AGENT_HOST_FILES_ROOT", "/nonexistent/files")];
+    let (status, said) = failed_start(&[unavailable, folders].concat()).await;
+    assert_eq!(status, EXIT_CONFIG, "{said}");
+    for expected in [&address, &nobody.to_string(), "/nonexistent/agents", "/nonexistent/files"] {
+        assert!(said.contains(expected), "{expected} is missing in: {said}");
+    }
+}
+
+#[tokio::test]
 async fn an_unreachable_broker_is_named_without_its_password() {
     // Bound and never accepted by anything that speaks AMQP; dropped before the start, so that nothing listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -146,6 +146,15 @@ async fn a_cancelled_task_is_stopped_wherever_it_is() {
         let body = json!({ "do": what }).to_string();
         let id = host.submit("patient", "", body).await;
         wait_until("it runs", async || (host.task(&id).await["status"] == "running").then_some(())).await;
+        let instances = async |host: &Host| {
+            let metrics = host.get("/metrics").await.unwrap().text().await.unwrap();
+            let live = metrics.lines().find_map(|line| line.strip_prefix("host_live_instances "));
+            live.unwrap().parse::<u64>().unwrap()
+        };
+        wait_until("an instance is alive", async || {
+            (instances(&host).await + instances(&other).await > 0).then_some(())
+        })
+        .await;
         // Whichever of the hosts runs it, the other one may be asked.
         assert_eq!(delete(&other, &id).await, 202, "{what}");
         let task = host.task(&id).await;

@@ -60,6 +60,71 @@ async fn an_agent_is_deployed_to_a_running_host_and_is_there_after_a_restart() {
     assert_eq!(next.run(&name, "text/plain", "again").await.text().await.unwrap(), "again");
 }
 
+/// Containers start with the agents folder of their image, and an operator's deploy must outlive them.
+#[tokio::test]
+async fn a_restart_with_an_agents_folder_undoes_no_deploy() {
+    let name = format!("echo-{}", uuid::Uuid::new_v4().simple());
+    let echo = agents_dir().join("echo");
+    let manifest = std::fs::read_to_string(echo.join("agent.toml")).unwrap();
+    let manifest = manifest.replace("name = \"echo\"", &format!("name = \"{name}\""));
+    let folder = tempfile::tempdir().unwrap();
+    let agent = folder.path().join("echo");
+    std::fs::create_dir(&agent).unwrap();
+    std::fs::copy(echo.join("echo.wasm"), agent.join("echo.wasm")).unwrap();
+    std::fs::write(agent.join("agent.toml"), &manifest).unwrap();
+    let start =
+        async || HostBuilder::real().env("AGENT_HOST_AGENTS_DIR", folder.path().to_str().unwrap()).start().await;
+    let revision = async |host: &Host| {
+        let agent: Value = host.get(&format!("/v1/agents/{name}")).await.unwrap().json().await.unwrap();
+        agent["revision"].as_u64().unwrap()
+    };
+
+    let mut host = start().await;
+    assert_eq!(revision(&host).await, 1);
+    let changed = manifest.replace("description = \"", "description = \"By hand. ");
+    let module = std::fs::read(echo.join("echo.wasm")).unwrap();
+    assert_eq!(host.deploy(&name, &changed, module).await.status(), 201);
+    assert_eq!(revision(&host).await, 2);
+    assert!(host.terminate().await.success());
+
+    let mut host = start().await;
+    assert_eq!(revision(&host).await, 2, "what was deployed by hand stays");
+    assert!(host.terminate().await.success());
+
+    std::fs::write(agent.join("agent.toml"), manifest.replace("description = \"", "description = \"Newer. ")).unwrap();
+    let host = start().await;
+    assert_eq!(revision(&host).await, 3, "what is new in the folder is deployed");
+}
+
+#[tokio::test]
+async fn a_migration_that_is_added_alone_is_applied() {
+    let name = format!("echo-{}", uuid::Uuid::new_v4().simple());
+    let manifest = std::fs::read_to_string(agents_dir().join("echo/agent.toml")).unwrap();
+    let manifest = manifest.replace("name = \"echo\"", &format!("name = \"{name}\""));
+    let manifest = format!("{manifest}\n[grants]\nsql = [{{ name = \"main\" }}]\n");
+    let module = std::fs::read(agents_dir().join("echo/echo.wasm")).unwrap();
+    let host = HostBuilder::real().start().await;
+    let deploy = async |migrations: &[(&str, &str)]| {
+        let part = reqwest::multipart::Part::bytes(module.clone()).file_name("module.wasm");
+        let mut form = reqwest::multipart::Form::new().part("module", part).text("manifest", manifest.clone());
+        for (name, sql) in migrations {
+            let part = reqwest::multipart::Part::text((*sql).to_owned()).file_name((*name).to_owned());
+            form = form.part("migration", part);
+        }
+        let url = host.url(&format!("/v1/agents/{name}/revisions"));
+        let answer = host.client().post(url).multipart(form).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let first = ("0001_a.sql", "CREATE TABLE a (n int)");
+    let (status, said) = deploy(&[first]).await;
+    assert_eq!(status, 201, "{said}");
+    let (status, said) = deploy(&[first, ("0002_b.sql", "CREATE TABLE b (n int)")]).await;
+    assert_eq!(status, 200, "{said}");
+    // It can only be refused as changed where it was applied.
+    let (status, said) = deploy(&[first, ("0002_b.sql", "CREATE TABLE b (n bigint)")]).await;
+    assert!(status == 422 && said.contains("0002_b.sql was changed after it was applied"), "{status} {said}");
+}
+
 #[tokio::test]
 async fn another_host_of_the_fleet_follows_a_deploy_and_answers_for_its_tasks() {
     let manifest = std::fs::read_to_string(agents_dir().join("echo/agent.toml")).unwrap();

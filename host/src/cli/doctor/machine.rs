@@ -94,6 +94,21 @@ pub(super) fn data_dir(folder: &Path) -> Finding {
     }
 }
 
+/// Whether the folder under which folders are granted can be read.
+pub(super) fn files_root(folder: Option<&Path>) -> Option<Finding> {
+    let folder = folder?;
+    let shown = folder.display();
+    Some(match std::fs::read_dir(folder) {
+        Ok(_) => Finding::ok("files root", format!("{shown} can be read")),
+        Err(error) => Finding::problem(
+            "files root",
+            Exit::Usage,
+            format!("{shown} cannot be read as a folder: {error}"),
+            "name a folder with --files-root",
+        ),
+    })
+}
+
 /// Whether the agents that a start deploys can be read.
 pub(super) fn agents(folder: Option<&Path>) -> Vec<Finding> {
     let Some(folder) = folder else {
@@ -181,6 +196,15 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert_eq!(data_dir(&file.join("below")).level, Level::Problem);
+    }
+
+    #[test]
+    fn a_files_root_has_to_be_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(files_root(Some(folder.path())).unwrap().level, Level::Ok);
+        let missing = files_root(Some(&folder.path().join("missing"))).unwrap();
+        assert_eq!((missing.level, missing.exit), (Level::Problem, Exit::Usage));
+        assert_eq!(files_root(None), None);
     }
 
     #[test]

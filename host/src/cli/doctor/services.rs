@@ -8,6 +8,7 @@ use sqlx::{Connection as _, Row as _};
 
 use super::{Exit, Finding};
 use crate::config::{Backend, ServiceUrl, Vars};
+use crate::embedded;
 
 /// How long a service may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -128,9 +129,9 @@ async fn greet_cache(url: &ServiceUrl) -> Result<Greeting, String> {
 }
 
 /// The database.
-pub(super) async fn database(backend: &Backend, vars: &dyn Vars) -> Finding {
+pub(super) async fn database(backend: &Backend, data_dir: &Path, vars: &dyn Vars) -> Finding {
     match backend {
-        Backend::Embedded => embedded_database(vars),
+        Backend::Embedded => embedded_database(data_dir, vars),
         Backend::Url(url) => DATABASE.greet(url, greet_database(url)).await,
     }
 }
@@ -157,7 +158,12 @@ async fn greet_database(url: &ServiceUrl) -> Result<Greeting, String> {
 /// Where Debian keeps the servers' own programs, one folder a version.
 const DEBIAN_VERSIONS: &str = "/usr/lib/postgresql";
 
-fn embedded_database(vars: &dyn Vars) -> Finding {
+fn embedded_database(data_dir: &Path, vars: &dyn Vars) -> Finding {
+    if let Err(error) = embedded::check_reachable(data_dir) {
+        let mend = "name another folder with --data-dir, or run the host as a user other than root";
+        return DATABASE
+            .problem(format!("embedded: no agent that is granted sql can be deployed: {error}"), mend.into());
+    }
     let path = vars.get("PATH").ok().flatten().unwrap_or_default();
     match postgres_programs(&path, Path::new(DEBIAN_VERSIONS)) {
         Some(folder) => Finding::ok(DATABASE.check, format!("embedded: a private server from {}", folder.display())),

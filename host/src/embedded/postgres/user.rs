@@ -53,7 +53,12 @@ impl ServerUser {
                 std::fs::set_permissions(own, wider).map_err(file("making passable", own))?;
             }
         }
-        for above in home.ancestors().skip(2) {
+        self.check_passable(home.ancestors().skip(2))
+    }
+
+    /// Checks that the user can pass through these folders.
+    pub(super) fn check_passable<'a>(&self, folders: impl Iterator<Item = &'a Path>) -> Result<(), StartError> {
+        for above in folders {
             let folder = std::fs::metadata(above).map_err(file("looking at", above))?;
             let bit = match (folder.uid() == self.uid, folder.gid() == self.gid) {
                 (true, _) => 0o100,
@@ -65,5 +70,25 @@ impl ServerUser {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_closed_to_the_user_is_named() {
+        let open = tempfile::tempdir().unwrap();
+        let mode = |bits| std::fs::set_permissions(open.path(), std::fs::Permissions::from_mode(bits)).unwrap();
+        let owner = std::fs::metadata(open.path()).unwrap();
+        let user = ServerUser { uid: owner.uid() + 1, gid: owner.gid() + 1 };
+        mode(0o711);
+        assert!(user.check_passable([open.path()].into_iter()).is_ok());
+        mode(0o700);
+        let closed = user.check_passable([open.path()].into_iter()).unwrap_err();
+        assert!(matches!(closed, StartError::NotPassable { path } if path == open.path()));
+        let itself = ServerUser { uid: owner.uid(), gid: owner.gid() };
+        assert!(itself.check_passable([open.path()].into_iter()).is_ok());
     }
 }

@@ -1,6 +1,6 @@
 use super::doubles::agent_info;
 use super::*;
-use crate::agents::{DeployError, Deployed};
+use crate::agents::{Activation, DeployError, Deployed};
 use crate::delivery::{BrokerError, Connectivity};
 use crate::http::{Auth, Config, Token};
 use crate::manifest::ManifestErrors;
@@ -68,12 +68,12 @@ async fn a_deploy_hands_over_what_was_sent() {
     let expected = serde_json::json!({ "agent": "echo", "revision": 3, "digest": "sha256:3", "status": "active" });
     assert_eq!(answer.json(), expected);
     assert_eq!(answer.header("location"), Some("/v1/agents/echo"));
-    let (agent, upload, activate) = doubles.lock().deploys.pop().unwrap();
+    let (agent, upload, activation) = doubles.lock().deploys.pop().unwrap();
     assert_eq!(
         (agent.as_str(), &upload.module[..], upload.manifest.as_str()),
         ("echo", MODULE.2, "manifest_version = 1")
     );
-    assert!(activate);
+    assert_eq!(activation, Activation::Always);
     let names: Vec<_> = upload.migrations.iter().map(|migration| migration.name.as_str()).collect();
     assert_eq!(names, ["0001_a.sql", "0002_b.sql"]);
     let inactive = deploy(&router, &format!("{REVISIONS}?activate=false"), &[MODULE, MANIFEST]).await;
@@ -171,6 +171,7 @@ async fn each_route_asks_for_its_token() {
         let headers: Vec<_> = bearer.iter().map(|bearer| ("authorization", bearer.as_str())).collect();
         send(&router, request(method.clone(), path, &headers, "1")).await.status.as_u16()
     };
+    let document = get(&router, "/openapi.json").await.json();
     for (method, path, submit, read, admin) in [
         (Method::POST, "/v1/agents/echo/tasks", 202, 403, 202),
         (Method::POST, "/v1/agents/echo/tasks:batch", 202, 403, 202),
@@ -196,6 +197,11 @@ async fn each_route_asks_for_its_token() {
             status(&method, path, Some("a")).await,
         ];
         assert_eq!(got, [submit, read, admin], "{method} {path}");
+        let route = path.split('?').next().unwrap().replace("/echo", "/{agent}").replace("/x", "/{id}");
+        let documented = &document["paths"][&route][method.as_str().to_lowercase()]["responses"];
+        for status in got.into_iter().chain([401]) {
+            assert!(documented[status.to_string()].is_object(), "{method} {route} does not document {status}");
+        }
     }
     for open in ["/healthz", "/readyz", "/metrics", "/openapi.json"] {
         assert_eq!(status(&Method::GET, open, None).await, 200, "{open}");

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::{AgentInfo, AgentState, Agents, DeployError, Deployed, Upload};
+use crate::agents::{Activation, AgentInfo, AgentState, Agents, DeployError, Deployed, Upload};
 use crate::catalog::{CatalogError, RevisionSummary};
 use crate::dead_letters::{DeadLetters, DeadLettersError, Opened, Selection};
 use crate::delivery::{BrokerError, Connectivity, Message, PublishError, Submitter};
@@ -33,7 +33,7 @@ pub(crate) struct State {
     pub(crate) all_consuming: bool,
     pub(crate) agents_loaded: bool,
     pub(crate) agents: Vec<AgentInfo>,
-    pub(crate) deploys: Vec<(AgentName, Upload, bool)>,
+    pub(crate) deploys: Vec<(AgentName, Upload, Activation)>,
     pub(crate) deploy_result: Option<Result<Deployed, DeployError>>,
     /// The dead letters, in any order.
     pub(crate) letters: Vec<Opened>,
@@ -360,15 +360,15 @@ impl Agents for Doubles {
         Ok(self.lock().agents.iter().find(|info| info.name == *agent).cloned())
     }
 
-    async fn deploy(&self, agent: &AgentName, upload: Upload, activate: bool) -> Result<Deployed, DeployError> {
+    async fn deploy(&self, agent: &AgentName, upload: Upload, activation: Activation) -> Result<Deployed, DeployError> {
         let mut state = self.lock();
-        state.deploys.push((agent.clone(), upload, activate));
+        state.deploys.push((agent.clone(), upload, activation));
         state.deploy_result.take().unwrap_or(Ok(Deployed {
             agent: agent.clone(),
             revision: 3,
             digest: "sha256:3".to_owned(),
             known: false,
-            active: activate,
+            active: activation == Activation::Always,
         }))
     }
 }
