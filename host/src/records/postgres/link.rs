@@ -10,7 +10,7 @@ use crate::store::{HostDatabase, StoreError};
 
 /// How long a statement may take before its connection counts as lost: a server that vanished without a goodbye says
 /// nothing, and TCP alone would wait for a quarter of an hour.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The pause before the second time that something is tried again, doubled each time. The first time there is none: a
 /// server that closed one connection mostly takes the next.
