@@ -1,12 +1,12 @@
 //! Carrying a settlement out: everything that must be safe before the delivery is acknowledged, in that order.
 
-use super::ending::buried;
 use super::settlement::{Policy, Settlement, settlement};
 use super::{Attempt, Dispatcher};
 use crate::agent::Recorded;
 use crate::delivery::envelope::{self, DeathNote, Malformed};
 use crate::delivery::{Message, PublishError, Receipt, Route};
 use crate::records::{Ended, Ending, RecordsError, Status, TaskRecord, Update};
+use crate::relay::buried;
 use crate::task::{AgentName, Completion, Failure, Outcome, Output, Task, random_fraction, unix_ms_now};
 
 /// Why a delivery could not be settled yet; it is handed back.

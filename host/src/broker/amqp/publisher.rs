@@ -30,10 +30,6 @@ use in_flight::InFlight;
 use lane::{Lane, Request};
 use newborn::Newborn;
 
-/// Largest body that is published, dead letters apart: RabbitMQ 4 takes no larger message by default, and a refusal by
-/// the broker would close the channel under every other message in flight.
-const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-
 /// Wait before a delivery that could not be published again goes back to its queue, so that it does not spin.
 const AGAIN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -174,7 +170,7 @@ impl Publisher {
         mut message: Message,
     ) -> Result<(Message, ShortString, String), PublishError> {
         if !matches!(route, Route::DeadLetter(_)) {
-            refuse_what_is_too_large(&message)?;
+            envelope::check_size(&message).map_err(|error| PublishError::Refused(error.to_string()))?;
         }
         Ok(match route {
             Route::Agent(agent) | Route::Delayed(agent, Duration::ZERO) => {
@@ -293,7 +289,7 @@ impl Publisher {
     /// Whether a delivery of an agent's queue belongs into one of its partitions. One that is too large to be published
     /// does not: it will be a dead letter wherever it is read.
     pub(super) fn is_to_be_moved(message: &Message) -> bool {
-        envelope::partition_key(message).is_some() && refuse_what_is_too_large(message).is_ok()
+        envelope::partition_key(message).is_some() && envelope::check_size(message).is_ok()
     }
 
     /// Moves keyed tasks that somebody published with the agent's own routing key to their partitions, in their order
@@ -330,18 +326,6 @@ impl Publisher {
     pub(super) async fn drain(&self) {
         self.in_flight.drain().await;
     }
-}
-
-fn refuse_what_is_too_large(message: &Message) -> Result<(), PublishError> {
-    let (body, headers) = (message.body.len(), headers::counted_size(&message.headers));
-    if body > BODY_BYTES_MAX {
-        return Err(PublishError::Refused(format!("its body has {body} bytes, expected at most {BODY_BYTES_MAX}")));
-    }
-    if headers > headers::HEADERS_BYTES_MAX {
-        let max = headers::HEADERS_BYTES_MAX;
-        return Err(PublishError::Refused(format!("its headers take {headers} bytes, expected at most {max}")));
-    }
-    Ok(())
 }
 
 fn unavailable(reason: &str) -> PublishError {

@@ -7,7 +7,11 @@ use super::reader;
 use crate::records::{Cancelled, Status, order};
 use crate::task::{Outcome, TaskId, UnixMs};
 
-pub(super) async fn cancel(connection: &mut PgConnection, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, sqlx::Error> {
+pub(super) async fn cancel(
+    connection: &mut PgConnection,
+    id: &TaskId,
+    at_ms: UnixMs,
+) -> Result<Cancelled, sqlx::Error> {
     const UPDATE: &str = "
         UPDATE tasks SET status = $2, failure_kind = $3, failure_message = $4, output = NULL, output_type = NULL,
             finished_at_ms = $5, updated_at = now()
@@ -24,8 +28,10 @@ pub(super) async fn cancel(connection: &mut PgConnection, id: &TaskId, at_ms: Un
     if updated.rows_affected() > 0 {
         return Ok(Cancelled::Now);
     }
-    let status: Option<i16> =
-        sqlx::query_scalar("SELECT status FROM tasks WHERE id = $1").bind(id.as_str()).fetch_optional(connection).await?;
+    let status: Option<i16> = sqlx::query_scalar("SELECT status FROM tasks WHERE id = $1")
+        .bind(id.as_str())
+        .fetch_optional(connection)
+        .await?;
     Ok(match status {
         Some(status) => Cancelled::Finished(reader::status(status)?),
         None => Cancelled::Unknown,

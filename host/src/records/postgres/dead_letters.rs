@@ -18,10 +18,7 @@ impl DeadLetterList for PostgresRecords {
         after: Option<DeadLetterCursor>,
         limit: u32,
     ) -> Result<Vec<DeadLetter>, RecordsError> {
-        self.seldom
-            .run(async |connection| list(connection, &filter, after.as_ref(), limit).await)
-            .await
-            .map_err(read)
+        self.seldom.run(async |connection| list(connection, &filter, after.as_ref(), limit).await).await.map_err(read)
     }
 
     async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError> {
