@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use arbitrary::Arbitrary;
 
+use crate::delivery::envelope::headers::GENERATION_MAX;
 use crate::delivery::{HeaderValue, Message};
 use crate::task::{AgentName, Output, ReplyTo, Task, TaskId};
 
@@ -249,7 +250,7 @@ impl Submitted {
             agent,
             attempt: self.attempt.max(1),
             attempts_max: self.attempts_max.map(|max| max.max(1)),
-            generation: self.generation,
+            generation: self.generation.min(GENERATION_MAX),
             partition_key: text(&self.partition_key),
             enqueued_at_ms: self.enqueued_at_ms,
             deadline_ms: self.deadline_ms,

@@ -141,12 +141,14 @@ impl App {
         background.spawn(observer.clone().watch_queues(draining.clone()));
         background.spawn(dispatcher.relay.clone().run(drained.clone()));
         background.spawn(Arc::clone(&dispatcher).watch_cancelled(drained.clone()));
+        let dead_letters = DeadLetterOffice::new(dispatcher.relay.clone(), backends.records.clone());
+        background.spawn(dead_letters.clone().run(drained.clone()));
         let ports = http::Ports {
             submit: Arc::new(BrokerSubmitter(Arc::clone(&backends.broker))),
             connectivity: backends.broker.connectivity(),
             records: backends.records.clone(),
             agents: Arc::clone(&deployer) as Arc<dyn Agents>,
-            dead_letters: Arc::new(DeadLetterOffice::new(dispatcher.relay.clone(), backends.records.clone())),
+            dead_letters: Arc::new(dead_letters),
             metrics: Arc::new(move || observer.render()),
             draining: draining.clone(),
         };
@@ -296,12 +298,15 @@ fn dispatcher(
     payload_bytes_max: usize,
 ) -> Result<Arc<Dispatcher>, StartError> {
     let metrics = DispatchMetrics::new(registry).map_err(|error| internal("registering metrics", error))?;
+    let host: Arc<str> = host_name(address).into();
+    let relay =
+        Relay::new(Arc::clone(&host), Arc::clone(&backends.broker), backends.records.clone(), backends.records.clone());
     Ok(Arc::new(Dispatcher {
-        host: host_name(address).into(),
+        host,
         runner,
         broker: Arc::clone(&backends.broker),
         records: backends.records.clone(),
-        relay: Relay::new(Arc::clone(&backends.broker), backends.records.clone()),
+        relay,
         metrics,
         interrupt: CancellationToken::new(),
         under_way: TaskTracker::new(),

@@ -25,6 +25,17 @@ pub enum Selection {
     AllOf(AgentName),
 }
 
+/// What came of a redrive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Redriven {
+    /// Tasks that run again.
+    pub redriven: u64,
+    /// Letters that stay, because their messages cannot be sent: they are too large.
+    pub unsendable: u64,
+    /// Letters that stay, because this host does not understand them: another version wrote them.
+    pub unreadable: u64,
+}
+
 /// Why something could not be done with dead letters.
 #[derive(Debug, thiserror::Error)]
 pub enum DeadLettersError {
@@ -36,6 +47,14 @@ pub enum DeadLettersError {
     Unreadable {
         /// The task.
         id: TaskId,
+    },
+    /// The letter's message cannot be sent to its agent, now or ever.
+    #[error("task {id} cannot be sent again: {why}")]
+    Unsendable {
+        /// The task.
+        id: TaskId,
+        /// What is wrong with the message, and what was expected.
+        why: String,
     },
 }
 
@@ -53,9 +72,9 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// One letter with its message.
     async fn show(&self, id: &TaskId) -> Result<Option<Opened>, DeadLettersError>;
 
-    /// Has the tasks run again under their ids, from the first attempt. Answers how many that were: durable when it
-    /// returns, whether or not the broker is there just now.
-    async fn redrive(&self, selection: Selection) -> Result<u64, DeadLettersError>;
+    /// Has the tasks run again under their ids, from the first attempt: durable when it returns, whether or not the broker
+    /// is there just now. Of many, those that cannot run again stay and are counted; one alone is an error.
+    async fn redrive(&self, selection: Selection) -> Result<Redriven, DeadLettersError>;
 
     /// Forgets the letters; the tasks stay failed. Answers how many that were.
     async fn drop(&self, selection: Selection) -> Result<u64, DeadLettersError>;

@@ -50,6 +50,10 @@ pub const UNSENT_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
 /// How long a host that took an unsent message has to send it, before another one gets it.
 pub const UNSENT_CLAIM: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// Bytes of messages that a host is given at a time to send: a large one, or many small ones. A thirtieth of the host's
+/// default memory budget, since a message is there twice while it is sent.
+pub const UNSENT_BYTES_MAX: usize = 16 << 20;
+
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]

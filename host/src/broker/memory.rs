@@ -179,6 +179,9 @@ impl Broker for MemoryBroker {
         if self.closing.is_cancelled() {
             return Err(unavailable("the embedded broker is closed"));
         }
+        if !matches!(route, Route::DeadLetter(_)) {
+            envelope::check_size(&message).map_err(|error| PublishError::Refused(error.to_string()))?;
+        }
         match route {
             Route::Agent(agent) => self.enqueue(agent, Duration::ZERO, message),
             Route::Delayed(agent, delay) => self.enqueue(agent, delay, message),

@@ -65,9 +65,9 @@ impl Refused {
         self.kind.ends_with(":unknown-agent")
     }
 
-    /// Whether the dead letter is not there (any more).
-    pub(crate) fn is_unknown_dead_letter(&self) -> bool {
-        self.kind.ends_with(":unknown-dead-letter")
+    /// Whether it is about the one dead letter alone: it is not there (any more), or cannot be sent again.
+    pub(crate) fn is_about_one_dead_letter(&self) -> bool {
+        self.kind.ends_with(":unknown-dead-letter") || self.kind.ends_with(":unsendable")
     }
 
     fn fmt_unknown_agent(&self, known: &[String], f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -146,7 +146,14 @@ impl Chosen {
         let request = client.request(Method::POST, &["v1", fate.all()]).query(&[("agent", agent)]);
         let answer = client.json(request).await?;
         let count = answer.get(fate.name()).and_then(Value::as_u64).unwrap_or(0);
-        fate.print(count, console)?;
+        match console.format {
+            Format::Json => console.json(&answer)?,
+            Format::Text => fate.print(count, console)?,
+        }
+        let left = left(&answer);
+        if !left.is_empty() {
+            return Err(Failed::usage(left.join("\n")));
+        }
         if count == 0 {
             console.complain(&format!(
                 "there is no dead letter of agent {agent}; `agent-host dead-letters list` lists all"
@@ -155,16 +162,16 @@ impl Chosen {
         Ok(())
     }
 
-    /// One after the other. One that is not there does not keep the others from their fate; whatever else is wrong would
-    /// be wrong with the next one too.
+    /// One after the other. One that is not there, or cannot run again, does not keep the others from their fate; whatever
+    /// else is wrong would be wrong with the next one too.
     async fn each(&self, fate: Fate, client: &Client, console: &mut Console<'_>) -> Result<(), Failed> {
         let mut count = 0;
-        let mut missing = Vec::new();
+        let mut left = Vec::new();
         for id in &self.ids {
             match client.send(fate.one(client, id)).await {
                 Ok(_) => count += 1,
-                Err(ClientError::Refused(refused)) if refused.is_unknown_dead_letter() => {
-                    missing.push(refused.to_string());
+                Err(ClientError::Refused(refused)) if refused.is_about_one_dead_letter() => {
+                    left.push(refused.to_string());
                 }
                 Err(error) => {
                     fate.print(count, console)?;
@@ -173,6 +180,17 @@ impl Chosen {
             }
         }
         fate.print(count, console)?;
-        if missing.is_empty() { Ok(()) } else { Err(Failed::usage(missing.join("\n"))) }
+        if left.is_empty() { Ok(()) } else { Err(Failed::usage(left.join("\n"))) }
     }
+}
+
+/// What stayed of all dead letters of an agent, and why, as the answer to the bulk route counts it.
+fn left(answer: &Value) -> Vec<String> {
+    let reasons = [
+        ("unsendable", "too large to be sent again: `agent-host dead-letters redrive ID` says by how much"),
+        ("unreadable", "written by another version of agent-host: a host of that version can redrive them"),
+    ];
+    let count = |name: &str| answer.get("left").and_then(|left| left.get(name)).and_then(Value::as_u64).unwrap_or(0);
+    let counted = reasons.map(|(name, reason)| (count(name), reason));
+    counted.into_iter().filter(|(left, _)| *left > 0).map(|(left, reason)| format!("{left} left, {reason}")).collect()
 }

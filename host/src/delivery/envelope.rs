@@ -14,6 +14,7 @@ mod cloud_events;
 mod emit;
 pub mod headers;
 mod parse;
+mod size;
 #[cfg(test)]
 mod tests;
 
@@ -22,3 +23,4 @@ pub use emit::{DeathNote, dead_letter, expired_again, redriven, result, retry, s
 pub(crate) use headers::printable;
 pub use parse::{Malformed, generation, names_its_task, parse};
 pub(crate) use parse::{first_queue, host_errors, malformed, not_before_ms, partition_key};
+pub use size::{BODY_BYTES_MAX, TooLarge, check_size};

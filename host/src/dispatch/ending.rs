@@ -3,8 +3,9 @@
 use super::Attempt;
 use crate::delivery::envelope::{self, DeathNote};
 use crate::delivery::{Message, Route, outgoing};
-use crate::records::{DeadLetter, Ending, Outgoing, Status, outgoing_id};
-use crate::task::{AgentName, Completion, FollowUp, Outcome, unix_ms_now};
+use crate::records::{Ending, Outgoing, Status, outgoing_id};
+use crate::relay::buried;
+use crate::task::{Completion, FollowUp, Outcome, unix_ms_now};
 
 impl Attempt {
     /// The end that an outcome means: a success or a cancellation with the follow-ups, anything else with a dead letter.
@@ -36,32 +37,6 @@ impl Attempt {
             digest: Some(self.revision.digest.clone()),
             host: self.host.to_string(),
         }
-    }
-}
-
-/// The end with its dead letter, behind what leaves besides.
-pub(super) fn buried(mut end: Ending, message: &Message, note: DeathNote) -> Ending {
-    let letter = envelope::dead_letter(message, &note);
-    let payload = outgoing::encode(&Route::DeadLetter(end.update.agent.clone()), &letter);
-    let listed = listed(&end.update.agent, note, payload.clone());
-    end.outgoing.push(Outgoing { id: outgoing_id(), payload });
-    Ending { dead_letter: Some(listed), ..end }
-}
-
-fn listed(agent: &AgentName, note: DeathNote, message: bytes::Bytes) -> DeadLetter {
-    DeadLetter {
-        id: note.task_id,
-        agent: agent.clone(),
-        generation: note.generation,
-        failed_at_ms: note.failed_at_ms,
-        // As in the letter: one line, bounded, and text that a database can hold.
-        error_type: envelope::printable(&note.error_type),
-        error_message: envelope::printable(&note.error_message),
-        attempts: note.attempts,
-        revision: note.revision,
-        digest: note.digest,
-        host: note.host,
-        message,
     }
 }
 

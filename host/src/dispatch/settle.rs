@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use super::ending::{buried, submitted};
+use super::ending::submitted;
 use super::settlement::{Policy, Settlement, settlement};
 use super::{Attempt, Dispatcher};
 use crate::agent::Recorded;
 use crate::delivery::envelope::{self, DeathNote, Malformed};
 use crate::delivery::{Connectivity, Message, PublishError, Receipt, Route};
 use crate::records::{Ended, Ending, RecordsError, Status, TaskRecord, Update};
+use crate::relay::buried;
 use crate::task::{AgentName, Completion, Failure, Outcome, Output, Task, random_fraction, unix_ms_now};
 
 /// Wait before a delivery that could not be settled goes back to its queue, from where it comes again at once.

@@ -15,7 +15,7 @@ use super::ApiState;
 use super::extract::{DeadLetterPath, Params};
 use super::problem::{Kind, Problem, ProblemDocument};
 use super::view::{DeadLetterView, DroppedView, OpenedView, Page, RedriveView, RedrivenView};
-use crate::dead_letters::{DeadLetters, DeadLettersError, Selection};
+use crate::dead_letters::{DeadLetters, DeadLettersError, Redriven, Selection};
 use crate::records::{DeadLetter, DeadLetterCursor};
 use crate::task::{AgentName, TaskId};
 
@@ -167,6 +167,8 @@ pub(crate) async fn show(
     responses(
         (status = 202, description = "It will run; `GET /v1/tasks/{id}` follows it", body = RedriveView),
         OneRefused,
+        (status = 422, description = "Its message is too large to be sent", body = ProblemDocument,
+            content_type = "application/problem+json"),
         (status = 500, description = "It was written by another version of the host", body = ProblemDocument,
             content_type = "application/problem+json"),
     ),
@@ -175,7 +177,7 @@ pub(crate) async fn redrive_one(
     State(api): State<Arc<ApiState>>,
     DeadLetterPath(id): DeadLetterPath,
 ) -> Result<(StatusCode, Json<RedriveView>), Problem> {
-    match api.redrive(Selection::One(id.clone())).await? {
+    match api.redrive(Selection::One(id.clone())).await?.redriven {
         0 => Err(Problem::unknown_dead_letter(id.as_str())),
         _ => Ok((StatusCode::ACCEPTED, Json(RedriveView { id: id.to_string() }))),
     }
@@ -209,17 +211,15 @@ pub(crate) async fn drop_one(
     tag = "dead letters",
     params(AllQuery),
     responses(
-        (status = 200, description = "They will run", body = RedrivenView),
+        (status = 200, description = "They will run, but for those that are left", body = RedrivenView),
         AllRefused,
-        (status = 500, description = "One was written by another version of the host", body = ProblemDocument,
-            content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn redrive_all(
     State(api): State<Arc<ApiState>>,
     Params(query): Params<AllQuery>,
 ) -> Result<Json<RedrivenView>, Problem> {
-    Ok(Json(RedrivenView { redriven: api.redrive(Selection::AllOf(named(&query.agent)?)).await? }))
+    Ok(Json(api.redrive(Selection::AllOf(named(&query.agent)?)).await?.into()))
 }
 
 /// Forgets all dead letters of an agent that are listed now; their tasks stay failed.
@@ -241,7 +241,7 @@ pub(crate) async fn drop_all(
 }
 
 impl ApiState {
-    async fn redrive(&self, selection: Selection) -> Result<u64, Problem> {
+    async fn redrive(&self, selection: Selection) -> Result<Redriven, Problem> {
         self.to_the_end(|letters| async move { letters.redrive(selection).await }).await
     }
 
@@ -250,9 +250,10 @@ impl ApiState {
         self.to_the_end(|letters| async move { DeadLetters::drop(letters.as_ref(), selection).await }).await
     }
 
-    async fn to_the_end<C>(&self, change: impl FnOnce(Arc<dyn DeadLetters>) -> C) -> Result<u64, Problem>
+    async fn to_the_end<C, T>(&self, change: impl FnOnce(Arc<dyn DeadLetters>) -> C) -> Result<T, Problem>
     where
-        C: Future<Output = Result<u64, DeadLettersError>> + Send + 'static,
+        C: Future<Output = Result<T, DeadLettersError>> + Send + 'static,
+        T: Send + 'static,
     {
         let changed = tokio::spawn(change(Arc::clone(&self.ports.dead_letters))).await.map_err(|error| {
             tracing::error!(%error, "a change of dead letters broke off");

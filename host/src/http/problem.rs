@@ -32,6 +32,7 @@ pub(crate) enum Kind {
     UnknownAgent,
     UnknownTask,
     UnknownDeadLetter,
+    Unsendable,
     NoOutput,
     TaskEnded,
     MethodNotAllowed,
@@ -57,6 +58,7 @@ impl Kind {
             Self::UnknownAgent => ("unknown-agent", "No such agent", StatusCode::NOT_FOUND),
             Self::UnknownTask => ("unknown-task", "No such task", StatusCode::NOT_FOUND),
             Self::UnknownDeadLetter => ("unknown-dead-letter", "No such dead letter", StatusCode::NOT_FOUND),
+            Self::Unsendable => ("unsendable", "The task cannot be sent again", StatusCode::UNPROCESSABLE_ENTITY),
             Self::TaskEnded => ("task-ended", "The task has ended", StatusCode::CONFLICT),
             Self::NoOutput => ("no-output", "The task has no output", StatusCode::NOT_FOUND),
             Self::MethodNotAllowed => {
@@ -224,6 +226,10 @@ impl From<DeadLettersError> for Problem {
             DeadLettersError::Unreadable { .. } => {
                 Self::new(Kind::Internal, format!("{error}; ask a host of that version, or drop the dead letter"))
             }
+            DeadLettersError::Unsendable { .. } => Self::new(
+                Kind::Unsendable,
+                format!("{error}; submit a smaller task in its stead, and drop the dead letter"),
+            ),
         }
     }
 }

@@ -47,10 +47,12 @@ pub async fn exercise<R: Records>(make: impl AsyncFn() -> R) {
     leaving::an_end_is_known_to_whoever_asks_before_a_run(make().await).await;
     leaving::what_leaves_with_an_end_is_kept_until_it_is_sent(make().await).await;
     leaving::what_would_leave_with_a_second_end_does_not(make().await).await;
+    leaving::what_was_left_behind_is_given_out_in_pieces(make().await).await;
     leaving::a_cancelled_task_ends_in_no_other_way(make().await).await;
     leaving::runs_of_suspects_are_counted_until_one_ends(make().await).await;
     leaving::dead_letters_are_listed_page_by_page(make().await).await;
     leaving::a_redriven_task_is_new_and_a_dropped_one_stays_failed(make().await).await;
+    leaving::a_letter_of_an_absurd_generation_is_in_nobodys_way(make().await).await;
     changes::what_was_noted_is_there_after_closing(make).await;
 }
 

@@ -71,7 +71,8 @@ pub trait Outbox: Send + Sync + 'static {
     fn sent(&self, ids: Vec<Uuid>);
 
     /// Some of the messages that should have left a while ago, because whoever wrote them died or could not send them. The
-    /// caller has them for half a minute before anybody else gets them.
+    /// caller has them for half a minute before anybody else gets them. Together they are no larger than
+    /// [`UNSENT_BYTES_MAX`](super::UNSENT_BYTES_MAX), unless it is one alone; there may be more.
     async fn unsent(&self) -> Result<Vec<Outgoing>, RecordsError>;
 }
 
@@ -95,6 +96,9 @@ pub trait DeadLetterList: Send + Sync + 'static {
 
     /// Ids of letters of this agent that were taken off the list and may still lie in the broker's queue.
     async fn taken_dead_letters(&self, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError>;
+
+    /// Agents of which letters may still lie in the broker's queue though they were taken off the list.
+    async fn agents_with_taken(&self) -> Result<Vec<AgentName>, RecordsError>;
 
     /// Forgets that these letters were taken: they lie in no queue any more.
     async fn forget_taken(&self, letters: Vec<(TaskId, u32)>) -> Result<(), RecordsError>;

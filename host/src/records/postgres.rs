@@ -18,6 +18,7 @@ mod noted;
 mod outbox;
 mod prune;
 mod reader;
+mod seldom;
 mod suspects;
 
 pub use end_task::EndTask;
@@ -26,12 +27,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::PgPool;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::link::{LOCK_TIMEOUT, Link, WriteError};
+use self::seldom::Seldom;
 use super::follow::Followers;
 use super::{
     Cancelled, Ended, Ending, INBOX_RETENTION_DEFAULT, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, Records,
@@ -74,9 +75,6 @@ const WRITE_BYTES_WAITING_MAX: usize = 32 << 20;
 /// database go on without an answer, and those that need one are put off.
 const ENDED_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// Connections for what is rare: cancelling, dead letters, messages left behind.
-const SELDOM_CONNECTIONS_MAX: u32 = 2;
-
 /// New tasks that one message to the writer carries; a larger submission is cut into such pieces.
 const NEW_TASKS_PER_MESSAGE: usize = 500;
 
@@ -88,7 +86,7 @@ pub struct PostgresRecords {
     changes: mpsc::Sender<changes::Finished>,
     reader: mpsc::Sender<reader::Lookup>,
     ends: mpsc::Sender<reader::Lookup>,
-    seldom: PgPool,
+    seldom: Seldom,
     noted: Arc<noted::Noted>,
     sent: Arc<noted::Sent>,
     followers: Arc<Followers>,
@@ -147,7 +145,7 @@ impl PostgresRecords {
             changes,
             reader,
             ends,
-            seldom: database.pool(SELDOM_CONNECTIONS_MAX),
+            seldom: Seldom::new(database),
             noted,
             sent,
             followers,
@@ -277,15 +275,15 @@ impl Inbox for PostgresRecords {
     }
 
     async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError> {
-        cancel::cancelled(&self.seldom, &ids).await.map_err(read)
+        self.seldom.run(async |connection| cancel::cancelled(connection, &ids).await).await.map_err(read)
     }
 
     async fn suspect_begins(&self, message: &str) -> Result<u32, RecordsError> {
-        suspects::begins(&self.seldom, message).await.map_err(written)
+        self.seldom.run(async |connection| suspects::begins(connection, message).await).await.map_err(written)
     }
 
     async fn suspect_ends(&self, message: &str) -> Result<(), RecordsError> {
-        suspects::ends(&self.seldom, message).await.map_err(written)
+        self.seldom.run(async |connection| suspects::ends(connection, message).await).await.map_err(written)
     }
 }
 

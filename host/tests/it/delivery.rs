@@ -230,6 +230,59 @@ async fn a_dead_letter_tells_why_and_can_be_run_again_or_dropped() {
 }
 
 #[tokio::test]
+async fn all_dead_letters_of_an_agent_are_run_again_or_dropped_but_for_what_cannot_be_sent() {
+    const LETTERS: usize = 250;
+    let host = host().await;
+    let agent = unique("many");
+    deploy_misbehaving(&host, &agent, "1s").await;
+    let stranger = Stranger::connect().await;
+    let mut ids: Vec<String> = Vec::new();
+    for _ in 0..LETTERS {
+        ids.push(unique("many"));
+        stranger.send(&agent, &ids[ids.len() - 1], FieldTable::default(), br#"{"do":"reject"}"#).await;
+    }
+    let large = unique("large");
+    stranger.send(&agent, &large, FieldTable::default(), &vec![b'x'; (16 << 20) + 1]).await;
+    let listed = async || {
+        let path = format!("/v1/dead-letters?agent={agent}&limit=1000");
+        let page: Value = host.get(&path).await.unwrap().json().await.unwrap();
+        page["items"].as_array().unwrap().clone()
+    };
+    let until_listed = async |generation: u64, letters: usize| {
+        wait_until("the letters", async || {
+            let is_it = |letter: &Value| letter["generation"] == generation;
+            (listed().await.iter().filter(|letter| is_it(letter)).count() == letters).then_some(())
+        })
+        .await;
+    };
+    until_listed(0, LETTERS + 1).await;
+    let all = async |action: &str| -> Value {
+        let url = host.url(&format!("/v1/dead-letters:{action}?agent={agent}"));
+        host.client().post(url).send().await.unwrap().json().await.unwrap()
+    };
+    let left = json!({ "unsendable": 1, "unreadable": 0 });
+    assert_eq!(all("redrive").await, json!({ "redriven": LETTERS, "left": left }));
+    // Run again they fail again, and of each there is one letter: in the list, and in the queue.
+    until_listed(1, LETTERS).await;
+    let until_queued = async |letters: u32| {
+        wait_until("the queue", async || {
+            let queue = format!("agent.{agent}.dead");
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let queue = stranger.channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await;
+            (queue.unwrap().message_count() == letters).then_some(())
+        })
+        .await;
+    };
+    until_queued(u32::try_from(LETTERS).unwrap() + 1).await;
+    let one = host.client().post(host.url(&format!("/v1/dead-letters/{large}/redrive"))).send().await.unwrap();
+    assert_eq!(one.status(), 422);
+    assert_eq!(host.task(&large).await["status"], "failed");
+    assert_eq!(all("drop").await, json!({ "dropped": LETTERS + 1 }));
+    assert_eq!(listed().await.len(), 0);
+    until_queued(0).await;
+}
+
+#[tokio::test]
 async fn deliveries_that_make_no_sense_end_as_dead_letters_and_block_nothing() {
     let host = host().await;
     let stranger = Stranger::connect().await;

@@ -31,10 +31,6 @@ use in_flight::InFlight;
 use lane::{Lane, Request};
 use newborn::Newborn;
 
-/// Largest body that is published, dead letters apart: RabbitMQ 4 takes no larger message by default, and a refusal by
-/// the broker would close the channel under every other message in flight.
-const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-
 /// Wait before a delivery that could not be published again goes back to its queue, so that it does not spin.
 const AGAIN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -197,7 +193,7 @@ impl Publisher {
         mut message: Message,
     ) -> Result<(Message, ShortString, String), PublishError> {
         if !matches!(way.route, Route::DeadLetter(_)) {
-            refuse_what_is_too_large(&message)?;
+            envelope::check_size(&message).map_err(|error| PublishError::Refused(error.to_string()))?;
         }
         Ok(match &way.route {
             Route::Agent(agent) => {
@@ -319,7 +315,7 @@ impl Publisher {
 
     /// Whether a message is small enough to be published again.
     pub(super) fn can_be_published(message: &Message) -> bool {
-        refuse_what_is_too_large(message).is_ok()
+        envelope::check_size(message).is_ok()
     }
 
     /// Moves keyed tasks that somebody published with the agent's own routing key to their partitions, in their order
@@ -375,18 +371,6 @@ impl Way {
     fn through(bucket: Bucket, agent: AgentName, delay: Duration) -> Self {
         Self { bucket: Some(bucket), ..Self::of(Route::Delayed(agent, delay)) }
     }
-}
-
-fn refuse_what_is_too_large(message: &Message) -> Result<(), PublishError> {
-    let (body, headers) = (message.body.len(), headers::counted_size(&message.headers));
-    if body > BODY_BYTES_MAX {
-        return Err(PublishError::Refused(format!("its body has {body} bytes, expected at most {BODY_BYTES_MAX}")));
-    }
-    if headers > headers::HEADERS_BYTES_MAX {
-        let max = headers::HEADERS_BYTES_MAX;
-        return Err(PublishError::Refused(format!("its headers take {headers} bytes, expected at most {max}")));
-    }
-    Ok(())
 }
 
 fn unavailable(reason: &str) -> PublishError {

@@ -91,6 +91,23 @@ async fn all_of_an_agent_are_redriven_or_dropped() {
 }
 
 #[tokio::test]
+async fn what_cannot_run_again_is_told_and_stays() {
+    let host = host(&[("large", "echo", 1), ("b", "echo", 2), ("c", "echo", 3)]).await;
+    host.doubles.lock().unsendable = vec!["large".to_owned()];
+    let ended = host.run(&["dead-letters", "redrive", "large", "b"]).await;
+    assert_eq!((ended.status, ended.text()), (64, "1 dead letter is redriven\n"));
+    assert!(ended.err.contains("large cannot be sent again: its body"), "{}", ended.err);
+    let ended = host.run(&["dead-letters", "redrive", "--agent", "echo"]).await;
+    assert_eq!((ended.status, ended.text()), (64, "1 dead letter is redriven\n"));
+    assert!(ended.err.contains("1 left, too large"), "{}", ended.err);
+    let ended = host.run(&["dead-letters", "redrive", "--agent", "echo", "--format", "json"]).await;
+    let left = serde_json::json!({ "unsendable": 1, "unreadable": 0 });
+    assert_eq!((ended.status, ended.json()), (64, serde_json::json!({ "redriven": 0, "left": left })));
+    assert!(!ended.err.contains("there is no dead letter"), "{}", ended.err);
+    assert_eq!(self::left(&host), "large");
+}
+
+#[tokio::test]
 async fn what_fails_on_the_way_is_told_with_what_was_done() {
     let host = host(&[("a", "echo", 1)]).await;
     host.doubles.lock().records_fail = true;

@@ -46,6 +46,9 @@ pub const HOST: &str = "x-host";
 /// a dead letter, so that every task that is accepted can also be dead-lettered.
 pub const HEADERS_BYTES_MAX: usize = 64 * 1024;
 
+/// Largest generation: what a 32-bit column holds, with room for every redrive to come.
+pub const GENERATION_MAX: u32 = 1_000_000_000;
+
 /// Longest name of a header, in bytes: AMQP's short string.
 pub const NAME_BYTES_MAX: usize = 255;
 

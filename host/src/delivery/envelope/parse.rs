@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::cloud_events::{self, Event};
-use super::headers::{self, HEADERS_BYTES_MAX};
+use super::headers::{self, GENERATION_MAX, HEADERS_BYTES_MAX};
 use crate::delivery::{HeaderValue, Message};
 use crate::task::{AgentName, CONTENT_TYPE_DEFAULT, Outcome, ReplyTo, Task, TaskId, UnixMs};
 
@@ -94,7 +94,7 @@ pub(crate) fn host_errors(message: &Message) -> u32 {
 fn count(message: &Message, header: &str) -> u32 {
     let given = message.headers.iter().rfind(|(name, _)| name.eq_ignore_ascii_case(header));
     let count = given.and_then(|(_, value)| value.as_count());
-    count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
+    count.and_then(|count| u32::try_from(count).ok()).filter(|count| *count <= GENERATION_MAX).unwrap_or(0)
 }
 
 /// The queue that a message expired in first, as the broker says.
@@ -156,7 +156,11 @@ impl Fields {
             headers::ATTEMPT => self.attempt = Some(from_one(name, value)?),
             headers::ATTEMPTS_MAX => self.attempts_max = Some(from_one(name, value)?),
             headers::REVISION => self.revision = Some(from_one(name, value)?),
-            headers::GENERATION => self.generation = Some(from_one(name, value)?),
+            headers::GENERATION => {
+                let generation = from_one(name, value).ok().filter(|generation| *generation <= GENERATION_MAX);
+                let expected = format!("a whole number from 1 to {GENERATION_MAX}");
+                self.generation = Some(generation.ok_or_else(|| unexpected(name, value, &expected))?);
+            }
             headers::PARTITION_KEY => {
                 let text = value.as_text().ok_or_else(|| unexpected(name, value, "text"))?;
                 self.partition_key = Some(text);

@@ -114,13 +114,29 @@ async fn one_is_redriven_or_dropped_once() {
 async fn all_of_an_agent_are_redriven_or_dropped_at_once() {
     let (doubles, router) = host(&[("a", "echo", 1), ("b", "voter", 2), ("c", "echo", 3), ("d", "voter", 4)]);
     let answer = post(&router, &format!("{LETTERS}:redrive?agent=echo"), &[], "").await;
-    assert_eq!((answer.status.as_u16(), answer.json()), (200, serde_json::json!({ "redriven": 2 })));
+    assert_eq!((answer.status.as_u16(), answer.json()), (200, redriven(2, 0)));
     assert_eq!((left(&doubles).join(" "), doubles.lock().redriven.len()), ("b d".to_owned(), 2));
     let again = post(&router, &format!("{LETTERS}:redrive?agent=echo"), &[], "").await;
-    assert_eq!(again.json(), serde_json::json!({ "redriven": 0 }));
+    assert_eq!(again.json(), redriven(0, 0));
     let answer = post(&router, &format!("{LETTERS}:drop?agent=voter"), &[], "").await;
     assert_eq!((answer.status.as_u16(), answer.json()), (200, serde_json::json!({ "dropped": 2 })));
     assert!(left(&doubles).is_empty());
+}
+
+fn redriven(redriven: u64, unsendable: u64) -> Value {
+    serde_json::json!({ "redriven": redriven, "left": { "unsendable": unsendable, "unreadable": 0 } })
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_again_stays_and_says_why() {
+    let (doubles, router) = host(&[("large", "echo", 1), ("b", "echo", 2), ("c", "voter", 3)]);
+    doubles.lock().unsendable = vec!["large".to_owned()];
+    let detail = post(&router, &format!("{LETTERS}/large/redrive"), &[], "").await.problem(422, "unsendable");
+    assert!(detail.contains("task large cannot be sent again: its body"), "{detail}");
+    let answer = post(&router, &format!("{LETTERS}:redrive?agent=echo"), &[], "").await;
+    assert_eq!((answer.status.as_u16(), answer.json()), (200, redriven(1, 1)));
+    assert_eq!(left(&doubles), ["large", "c"]);
+    assert_eq!(delete(&router, &format!("{LETTERS}/large")).await.status.as_u16(), 204);
 }
 
 #[tokio::test]

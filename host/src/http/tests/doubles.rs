@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agents::{Activation, AgentInfo, AgentState, Agents, DeployError, Deployed, Upload};
 use crate::catalog::{CatalogError, RevisionSummary};
-use crate::dead_letters::{DeadLetters, DeadLettersError, Opened, Selection};
+use crate::dead_letters::{DeadLetters, DeadLettersError, Opened, Redriven, Selection};
 use crate::delivery::{BrokerError, Connectivity, Message, PublishError, Submitter};
 use crate::http::{self, Config, Ports};
 use crate::manifest::Manifest;
@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) deploy_result: Option<Result<Deployed, DeployError>>,
     /// The dead letters, in any order.
     pub(crate) letters: Vec<Opened>,
+    /// Ids of those that cannot be redriven.
+    pub(crate) unsendable: Vec<String>,
     /// Tasks that were redriven, in order.
     pub(crate) redriven: Vec<TaskId>,
 }
@@ -118,6 +120,7 @@ impl Doubles {
             deploy_result: None,
             letters: Vec::new(),
             redriven: Vec::new(),
+            unsendable: Vec::new(),
         };
         let doubles = Self {
             state: Arc::new(Mutex::new(state)),
@@ -279,14 +282,11 @@ impl TaskRecords for Doubles {
 }
 
 impl Doubles {
-    /// The letters that are meant, taken off the list.
-    fn take_letters(&self, selection: &Selection) -> Result<Vec<TaskId>, DeadLettersError> {
-        let mut state = self.letters("written")?;
-        let taken = state.letters.extract_if(.., |opened| match selection {
+    fn is_meant(selection: &Selection, opened: &Opened) -> bool {
+        match selection {
             Selection::One(id) => opened.letter.id == *id,
             Selection::AllOf(agent) => opened.letter.agent == *agent,
-        });
-        Ok(taken.map(|opened| opened.letter.id).collect())
+        }
     }
 
     fn letters(&self, action: &'static str) -> Result<std::sync::MutexGuard<'_, State>, DeadLettersError> {
@@ -322,15 +322,28 @@ impl DeadLetters for Doubles {
         Ok(self.letters("read")?.letters.iter().find(|opened| opened.letter.id == *id).cloned())
     }
 
-    async fn redrive(&self, selection: Selection) -> Result<u64, DeadLettersError> {
-        let taken = self.take_letters(&selection)?;
-        let count = taken.len() as u64;
-        self.lock().redriven.extend(taken);
-        Ok(count)
+    async fn redrive(&self, selection: Selection) -> Result<Redriven, DeadLettersError> {
+        let mut state = self.letters("written")?;
+        let unsendable = state.unsendable.clone();
+        let is_unsendable = |id: &TaskId| unsendable.iter().any(|other| other == id.as_str());
+        if let Selection::One(id) = &selection
+            && is_unsendable(id)
+        {
+            let why = "its body has 2 bytes, expected at most 1".to_owned();
+            return Err(DeadLettersError::Unsendable { id: id.clone(), why });
+        }
+        let is_meant = |opened: &Opened| Self::is_meant(&selection, opened);
+        let left = state.letters.iter().filter(|opened| is_meant(opened) && is_unsendable(&opened.letter.id)).count();
+        let taken = state.letters.extract_if(.., |opened| is_meant(opened) && !is_unsendable(&opened.letter.id));
+        let taken: Vec<TaskId> = taken.map(|opened| opened.letter.id).collect();
+        let redriven = taken.len() as u64;
+        state.redriven.extend(taken);
+        Ok(Redriven { redriven, unsendable: left as u64, unreadable: 0 })
     }
 
     async fn drop(&self, selection: Selection) -> Result<u64, DeadLettersError> {
-        Ok(self.take_letters(&selection)?.len() as u64)
+        let mut state = self.letters("written")?;
+        Ok(state.letters.extract_if(.., |opened| Self::is_meant(&selection, opened)).count() as u64)
     }
 }
 

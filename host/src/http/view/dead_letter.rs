@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::shown;
-use crate::dead_letters::Opened;
+use crate::dead_letters::{Opened, Redriven};
 use crate::delivery::HeaderValue;
 use crate::records::DeadLetter;
 use crate::task::{Failure, UnixMs};
@@ -114,7 +114,25 @@ pub(crate) struct RedriveView {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(crate) struct RedrivenView {
     /// How many they are.
-    pub(crate) redriven: u64,
+    redriven: u64,
+    /// Dead letters that stay.
+    left: LeftView,
+}
+
+/// How many dead letters stay though all of their agent were to be redriven, by what is in the way.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct LeftView {
+    /// Their messages are too large to be sent.
+    unsendable: u64,
+    /// Another version of the host wrote them, and this one does not understand them.
+    unreadable: u64,
+}
+
+impl From<Redriven> for RedrivenView {
+    fn from(redriven: Redriven) -> Self {
+        let Redriven { redriven, unsendable, unreadable } = redriven;
+        Self { redriven, left: LeftView { unsendable, unreadable } }
+    }
 }
 
 /// Dead letters that were dropped.

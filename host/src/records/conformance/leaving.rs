@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{NEVER, ended, got, new_task, queued, seen_to_end, until, update};
 use crate::records::{
     Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, NewTask, Outgoing, Queued, Records,
-    Status, Taken, Update, outgoing_id,
+    Status, Taken, UNSENT_BYTES_MAX, Update, outgoing_id,
 };
 use crate::task::AgentName;
 
@@ -90,8 +90,47 @@ pub(super) async fn what_would_leave_with_a_second_end_does_not(records: impl Re
     let task = new_task("a");
     records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
     let (ending, letter) = failed(&task, 0, 1_700_000_005_000);
+    let never = ending.outgoing[0].id;
     assert_eq!(records.finished(ending).await.expect("writable"), Ended::Before);
     assert_eq!(records.dead_letter(&letter.id).await.expect("readable"), None);
+    // What is written after it is due after it.
+    let (other, later) = (new_task("b"), outgoing("later"));
+    let ending = Ending { outgoing: vec![later.clone()], ..Ending::from(ended(&other, Status::Succeeded)) };
+    records.finished(ending).await.expect("writable");
+    let seen = unsent_until(&records, |seen| seen.contains(&later)).await;
+    assert!(seen.iter().all(|outgoing| outgoing.id != never), "it was to leave with an end that does not count");
+}
+
+pub(super) async fn what_was_left_behind_is_given_out_in_pieces(records: impl Records) {
+    // Two that would be too much together, one that is too much alone, and some small ones.
+    let sizes = [UNSENT_BYTES_MAX * 5 / 8, UNSENT_BYTES_MAX * 5 / 8, UNSENT_BYTES_MAX + 1, 1_000, 1_000, 1_000];
+    let left: Vec<Outgoing> =
+        sizes.iter().map(|bytes| Outgoing { id: outgoing_id(), payload: vec![7; *bytes].into() }).collect();
+    for outgoing in &left {
+        let ending =
+            Ending { outgoing: vec![outgoing.clone()], ..Ending::from(ended(&new_task("a"), Status::Succeeded)) };
+        records.finished(ending).await.expect("writable");
+    }
+    let seen = unsent_until(&records, |seen| left.iter().all(|outgoing| seen.contains(outgoing))).await;
+    for outgoing in &left {
+        assert_eq!(seen.iter().filter(|seen| seen.id == outgoing.id).count(), 1, "each is given out once");
+    }
+}
+
+/// What is given out until that is enough, each piece no larger than it may be.
+async fn unsent_until(records: &impl Records, is_enough: impl Fn(&[Outgoing]) -> bool) -> Vec<Outgoing> {
+    let mut seen = Vec::new();
+    let looking = async {
+        while !is_enough(&seen) {
+            let piece = records.unsent().await.expect("readable");
+            let bytes: usize = piece.iter().map(|outgoing| outgoing.payload.len()).sum();
+            assert!(bytes <= UNSENT_BYTES_MAX || piece.len() == 1, "{bytes} bytes in {} messages", piece.len());
+            seen.extend(piece);
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(NEVER, looking).await.expect("it is given out");
+    seen
 }
 
 pub(super) async fn a_cancelled_task_ends_in_no_other_way(records: impl Records) {
@@ -192,8 +231,11 @@ pub(super) async fn a_redriven_task_is_new_and_a_dropped_one_stays_failed(record
     let mut expected = vec![(again.id.clone(), 0), (dropped.id.clone(), 0)];
     expected.sort();
     assert_eq!(taken, expected);
+    let are_some_taken = async || records.agents_with_taken().await.expect("readable").contains(&agent);
+    assert!(are_some_taken().await);
     records.forget_taken(taken).await.expect("writable");
     assert_eq!(records.taken_dead_letters(&agent).await.expect("readable"), []);
+    assert!(!are_some_taken().await);
     // A late duplicate of the first generation finds that it has had its turn; the redriven one runs.
     assert!(records.ended(&again.id, 0).await.expect("readable").is_some());
     assert_eq!(records.ended(&again.id, 1).await.expect("readable"), None);
@@ -207,4 +249,21 @@ pub(super) async fn a_redriven_task_is_new_and_a_dropped_one_stays_failed(record
     let (ending, letter) = failed(&dropped, 1, 1_700_000_009_000);
     assert_eq!(records.finished(ending).await.expect("writable"), Ended::Now);
     assert_eq!(records.dead_letter(&dropped.id).await.expect("readable"), Some(letter));
+}
+
+/// Also one from before there was a largest one.
+pub(super) async fn a_letter_of_an_absurd_generation_is_in_nobodys_way(records: impl Records) {
+    let (absurd, other) = (new_task("a"), new_task("b"));
+    let mut taken = Vec::new();
+    for (task, generation) in [(&absurd, u32::MAX), (&other, 0)] {
+        let (ending, letter) = failed(task, generation, 1_700_000_005_000);
+        assert_eq!(records.finished(ending).await.expect("writable"), Ended::Now);
+        let letter = records.dead_letter(&letter.id).await.expect("readable").expect("it is listed");
+        taken.push(Taken { id: letter.id, generation: letter.generation, redrive: Some(outgoing("again")) });
+    }
+    let mut really = records.take_dead_letters(taken).await.expect("writable");
+    really.sort();
+    let mut expected = [absurd.id, other.id];
+    expected.sort();
+    assert_eq!(really, expected);
 }

@@ -1,6 +1,6 @@
 //! What leaves with the ends of tasks: messages that were not sent yet, and the list of dead letters.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::MemoryRecords;
 use crate::records::{
     DeadLetter, DeadLetterCursor, DeadLetterFilter, DeadLetterList, Outbox, Outgoing, RecordsError, Taken,
-    UNSENT_AFTER, UNSENT_CLAIM, order,
+    UNSENT_AFTER, UNSENT_BYTES_MAX, UNSENT_CLAIM, order,
 };
 use crate::task::{AgentName, TaskId};
 
@@ -18,6 +18,9 @@ use crate::task::{AgentName, TaskId};
 const LETTERS_BYTES_MAX: usize = 32 << 20;
 /// What a letter takes beside its message and its reason.
 const LETTER_BYTES: usize = 512;
+/// Letters of which it is known that they were taken off the list, beyond which the first ones are forgotten and may stay in
+/// the broker's queue: as many as the list can hold.
+const TAKEN_MAX: usize = LETTERS_BYTES_MAX / LETTER_BYTES;
 /// Messages that one call gives out, as in the database.
 const UNSENT_MAX: usize = 256;
 
@@ -31,8 +34,8 @@ pub(super) struct Leaving {
 struct Letters {
     listed: HashMap<TaskId, DeadLetter>,
     bytes: usize,
-    /// Off the list, and perhaps still in the broker's queue.
-    taken: HashMap<(TaskId, u32), AgentName>,
+    /// Off the list, and perhaps still in the broker's queue; those taken first in front.
+    taken: VecDeque<(AgentName, (TaskId, u32))>,
 }
 
 impl Leaving {
@@ -62,12 +65,17 @@ impl Leaving {
     fn unsent(&self) -> Vec<Outgoing> {
         let now = Instant::now();
         let mut outgoing = self.outgoing();
-        let due = outgoing.values_mut().filter(|(_, due_at)| *due_at <= now).take(UNSENT_MAX);
-        due.map(|(outgoing, due_at)| {
+        let mut bytes: usize = 0;
+        let mut unsent = Vec::new();
+        for (outgoing, due_at) in outgoing.values_mut().filter(|(_, due_at)| *due_at <= now).take(UNSENT_MAX) {
+            bytes = bytes.saturating_add(outgoing.payload.len());
+            if bytes > UNSENT_BYTES_MAX && !unsent.is_empty() {
+                break;
+            }
             *due_at = now + UNSENT_CLAIM;
-            outgoing.clone()
-        })
-        .collect()
+            unsent.push(outgoing.clone());
+        }
+        unsent
     }
 
     pub(super) fn list(&self, letter: DeadLetter) {
@@ -113,20 +121,26 @@ impl Leaving {
         }
         let letter = letters.listed.remove(id)?;
         letters.bytes = letters.bytes.saturating_sub(weight(&letter));
-        letters.taken.insert((letter.id.clone(), generation), letter.agent.clone());
+        letters.taken.push_back((letter.agent.clone(), (letter.id.clone(), generation)));
+        if letters.taken.len() > TAKEN_MAX {
+            letters.taken.pop_front();
+        }
         Some(letter)
     }
 
     fn taken(&self, agent: &AgentName) -> Vec<(TaskId, u32)> {
         let letters = self.locked();
-        letters.taken.iter().filter(|(_, of)| *of == agent).map(|(letter, _)| letter.clone()).collect()
+        letters.taken.iter().filter(|(of, _)| of == agent).map(|(_, letter)| letter.clone()).collect()
+    }
+
+    fn agents_with_taken(&self) -> Vec<AgentName> {
+        let agents: HashSet<AgentName> = self.locked().taken.iter().map(|(agent, _)| agent.clone()).collect();
+        agents.into_iter().collect()
     }
 
     fn forget_taken(&self, forgotten: &[(TaskId, u32)]) {
-        let mut letters = self.locked();
-        for letter in forgotten {
-            letters.taken.remove(letter);
-        }
+        let forgotten: HashSet<&(TaskId, u32)> = forgotten.iter().collect();
+        self.locked().taken.retain(|(_, letter)| !forgotten.contains(letter));
     }
 }
 
@@ -175,6 +189,10 @@ impl DeadLetterList for MemoryRecords {
 
     async fn taken_dead_letters(&self, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError> {
         Ok(self.leaving.taken(agent))
+    }
+
+    async fn agents_with_taken(&self) -> Result<Vec<AgentName>, RecordsError> {
+        Ok(self.leaving.agents_with_taken())
     }
 
     async fn forget_taken(&self, letters: Vec<(TaskId, u32)>) -> Result<(), RecordsError> {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use super::changes::signed;
 use super::reader;
+use super::seldom::Seldom;
 use crate::records::{Cancelled, Status, order};
 use crate::task::{Outcome, TaskId, UnixMs};
 
@@ -18,10 +19,10 @@ const ENDING_POLL: Duration = Duration::from_millis(20);
 /// Ends a task as cancelled. A task whose own transaction is committing is looked at again and again, instead of waiting
 /// for its row: the commit runs triggers of the agent's, for seconds if it likes, and the connections here are few and
 /// everybody's.
-pub(super) async fn cancel(pool: &PgPool, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, sqlx::Error> {
+pub(super) async fn cancel(seldom: &Seldom, id: &TaskId, at_ms: UnixMs) -> Result<Cancelled, sqlx::Error> {
     let until = Instant::now() + ENDING_WAIT_MAX;
     loop {
-        if let Some(cancelled) = attempt(pool, id, at_ms).await? {
+        if let Some(cancelled) = seldom.run(async |connection| attempt(connection, id, at_ms).await).await? {
             return Ok(cancelled);
         }
         if Instant::now() >= until {
@@ -33,7 +34,11 @@ pub(super) async fn cancel(pool: &PgPool, id: &TaskId, at_ms: UnixMs) -> Result<
 }
 
 /// Nothing where somebody else is changing the task at this moment.
-async fn attempt(pool: &PgPool, id: &TaskId, at_ms: UnixMs) -> Result<Option<Cancelled>, sqlx::Error> {
+async fn attempt(
+    connection: &mut PgConnection,
+    id: &TaskId,
+    at_ms: UnixMs,
+) -> Result<Option<Cancelled>, sqlx::Error> {
     const UPDATE: &str = "
         WITH free AS (
             SELECT id FROM tasks WHERE id = $1 AND status < 3 FOR UPDATE SKIP LOCKED
@@ -51,7 +56,7 @@ async fn attempt(pool: &PgPool, id: &TaskId, at_ms: UnixMs) -> Result<Option<Can
         .bind(failure.kind)
         .bind(failure.message)
         .bind(signed(at_ms))
-        .fetch_optional(pool)
+        .fetch_optional(connection)
         .await?;
     // The status is the one that the statement began with.
     let Some((before, is_cancelled)) = found else { return Ok(Some(Cancelled::Unknown)) };
@@ -63,10 +68,10 @@ async fn attempt(pool: &PgPool, id: &TaskId, at_ms: UnixMs) -> Result<Option<Can
     })
 }
 
-pub(super) async fn cancelled(pool: &PgPool, ids: &[TaskId]) -> Result<Vec<TaskId>, sqlx::Error> {
+pub(super) async fn cancelled(connection: &mut PgConnection, ids: &[TaskId]) -> Result<Vec<TaskId>, sqlx::Error> {
     const SELECT: &str = "SELECT id FROM tasks WHERE id = ANY($1) AND status = $2";
     let ids: Vec<&str> = ids.iter().map(TaskId::as_str).collect();
     let cancelled: Vec<String> =
-        sqlx::query_scalar(SELECT).bind(ids).bind(order::code(Status::Cancelled)).fetch_all(pool).await?;
+        sqlx::query_scalar(SELECT).bind(ids).bind(order::code(Status::Cancelled)).fetch_all(connection).await?;
     cancelled.iter().map(|id| reader::parsed(id)).collect()
 }

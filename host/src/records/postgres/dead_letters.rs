@@ -1,7 +1,7 @@
 //! The list of dead letters.
 
 use sqlx::postgres::PgRow;
-use sqlx::{PgPool, Row};
+use sqlx::{PgConnection, Row};
 
 use super::changes::{signed, signed_generation};
 use super::{PostgresRecords, read, reader, written};
@@ -18,28 +18,32 @@ impl DeadLetterList for PostgresRecords {
         after: Option<DeadLetterCursor>,
         limit: u32,
     ) -> Result<Vec<DeadLetter>, RecordsError> {
-        list(&self.seldom, &filter, after.as_ref(), limit).await.map_err(read)
+        self.seldom.run(async |connection| list(connection, &filter, after.as_ref(), limit).await).await.map_err(read)
     }
 
     async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError> {
-        get(&self.seldom, id).await.map_err(read)
+        self.seldom.run(async |connection| get(connection, id).await).await.map_err(read)
     }
 
     async fn take_dead_letters(&self, taken: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError> {
-        take(&self.seldom, &taken).await.map_err(written)
+        self.seldom.run(async |connection| take(connection, &taken).await).await.map_err(written)
     }
 
     async fn taken_dead_letters(&self, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, RecordsError> {
-        taken(&self.seldom, agent).await.map_err(read)
+        self.seldom.run(async |connection| taken(connection, agent).await).await.map_err(read)
+    }
+
+    async fn agents_with_taken(&self) -> Result<Vec<AgentName>, RecordsError> {
+        self.seldom.run(agents_with_taken).await.map_err(read)
     }
 
     async fn forget_taken(&self, letters: Vec<(TaskId, u32)>) -> Result<(), RecordsError> {
-        forget_taken(&self.seldom, &letters).await.map_err(written)
+        self.seldom.run(async |connection| forget_taken(connection, &letters).await).await.map_err(written)
     }
 }
 
 async fn list(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     filter: &DeadLetterFilter,
     after: Option<&DeadLetterCursor>,
     limit: u32,
@@ -55,20 +59,20 @@ async fn list(
         .bind(after.map(|after| signed(after.failed_at_ms)))
         .bind(after.map(|after| after.id.as_str()))
         .bind(i64::from(limit))
-        .fetch_all(pool)
+        .fetch_all(connection)
         .await?;
     rows.iter().map(decoded).collect()
 }
 
-async fn get(pool: &PgPool, id: &TaskId) -> Result<Option<DeadLetter>, sqlx::Error> {
+async fn get(connection: &mut PgConnection, id: &TaskId) -> Result<Option<DeadLetter>, sqlx::Error> {
     const SELECT: &str = "
         SELECT id, agent, generation, failed_at_ms, error_type, error_message, attempts, revision, digest, host, message
         FROM dead_letters WHERE id = $1";
-    let row = sqlx::query(SELECT).bind(id.as_str()).fetch_optional(pool).await?;
+    let row = sqlx::query(SELECT).bind(id.as_str()).fetch_optional(connection).await?;
     row.as_ref().map(decoded).transpose()
 }
 
-async fn take(pool: &PgPool, taken: &[Taken]) -> Result<Vec<TaskId>, sqlx::Error> {
+async fn take(connection: &mut PgConnection, taken: &[Taken]) -> Result<Vec<TaskId>, sqlx::Error> {
     // A task whose record was pruned gets one again.
     const TAKE: &str = "
         WITH wanted AS (
@@ -85,7 +89,7 @@ async fn take(pool: &PgPool, taken: &[Taken]) -> Result<Vec<TaskId>, sqlx::Error
             SELECT outgoing, payload, now() + make_interval(secs => $5) FROM gone WHERE outgoing IS NOT NULL
         ), again AS (
             INSERT INTO tasks AS t (id, agent, status, attempt, generation, enqueued_at_ms)
-            SELECT id, agent, $6, 1, generation + 1, failed_at_ms FROM gone WHERE outgoing IS NOT NULL
+            SELECT id, agent, $6, 1, LEAST(generation::bigint + 1, 2147483647)::integer, failed_at_ms FROM gone WHERE outgoing IS NOT NULL
             ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status, attempt = 1, generation = EXCLUDED.generation,
                 output = NULL, output_type = NULL, failure_kind = NULL, failure_message = NULL,
                 progress_fraction = NULL, progress_note = NULL, memory_bytes_peak = NULL, cpu_us = NULL,
@@ -103,25 +107,31 @@ async fn take(pool: &PgPool, taken: &[Taken]) -> Result<Vec<TaskId>, sqlx::Error
         .bind(redrives().map(|outgoing| outgoing.map(|outgoing| outgoing.payload.as_ref())).collect::<Vec<_>>())
         .bind(UNSENT_AFTER.as_secs_f64())
         .bind(order::code(crate::records::Status::Queued))
-        .fetch_all(pool)
+        .fetch_all(connection)
         .await?;
     gone.iter().map(|id| reader::parsed(id)).collect()
 }
 
-async fn taken(pool: &PgPool, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, sqlx::Error> {
+async fn taken(connection: &mut PgConnection, agent: &AgentName) -> Result<Vec<(TaskId, u32)>, sqlx::Error> {
     const SELECT: &str = "SELECT id, generation FROM dead_letters_taken WHERE agent = $1";
-    let rows = sqlx::query(SELECT).bind(agent.as_str()).fetch_all(pool).await?;
+    let rows = sqlx::query(SELECT).bind(agent.as_str()).fetch_all(connection).await?;
     rows.iter().map(|row| Ok((reader::parsed(row.try_get::<&str, _>(0)?)?, generation(row, 1)?))).collect()
 }
 
-async fn forget_taken(pool: &PgPool, letters: &[(TaskId, u32)]) -> Result<(), sqlx::Error> {
+async fn agents_with_taken(connection: &mut PgConnection) -> Result<Vec<AgentName>, sqlx::Error> {
+    let agents: Vec<String> =
+        sqlx::query_scalar("SELECT DISTINCT agent FROM dead_letters_taken").fetch_all(connection).await?;
+    agents.iter().map(|agent| reader::parsed(agent)).collect()
+}
+
+async fn forget_taken(connection: &mut PgConnection, letters: &[(TaskId, u32)]) -> Result<(), sqlx::Error> {
     const DELETE: &str = "
         DELETE FROM dead_letters_taken AS t USING unnest($1::text[], $2::integer[]) AS f (id, generation)
         WHERE t.id = f.id AND t.generation = f.generation";
     sqlx::query(DELETE)
         .bind(letters.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
         .bind(letters.iter().map(|(_, generation)| signed_generation(*generation)).collect::<Vec<_>>())
-        .execute(pool)
+        .execute(connection)
         .await
         .map(drop)
 }

@@ -10,7 +10,7 @@ use crate::store::{HostDatabase, StoreError};
 
 /// How long a statement may take before its connection counts as lost: a server that vanished without a goodbye says
 /// nothing, and TCP alone would wait for a quarter of an hour.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the statements of the writers, which carry what many agents' tasks have become, wait for a row that another
 /// transaction holds. Hosts hold rows for the milliseconds of a statement; but the transaction of a task that ends holds its

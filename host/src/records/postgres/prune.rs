@@ -1,7 +1,7 @@
 //! Forgetting: outputs that are not shown any more, tasks that ended longer ago than the inbox remembers, and what nobody
 //! will end any more.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 use sqlx::types::chrono::{DateTime, Utc};
@@ -23,13 +23,19 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// suspects that nobody met again.
 const TAKEN_KEPT: Duration = Duration::from_secs(24 * 3_600);
 
+/// How far back a round looks for outputs beyond what came of age since the last one. A task's retention begins at its end,
+/// which most tasks reach within this of their row's making; some hundred thousand rows under heavy load.
+const ENDED_WITHIN: Duration = Duration::from_secs(600);
+
+/// How often all rows are looked at for the outputs of tasks that took longer.
+const ALL_OUTPUTS_EVERY: Duration = Duration::from_secs(24 * 3_600);
+
 /// Prunes for ever. Connects for each round only: one connection less to hold, and nothing to repair.
 pub(super) async fn run(database: HostDatabase, settings: PostgresSettings) {
-    // Up to where outputs were forgotten, so that a round looks only at rows that have come of age since the last one.
-    let mut outputs_forgotten_to = DateTime::<Utc>::UNIX_EPOCH;
+    let mut outputs = Outputs::default();
     loop {
         match database.connect().await {
-            Ok(mut connection) => match round(&mut connection, settings, &mut outputs_forgotten_to).await {
+            Ok(mut connection) => match round(&mut connection, settings, &mut outputs).await {
                 Ok(0) => {}
                 Ok(records) => tracing::debug!(records, "task records: forgot those past the retention"),
                 Err(error) => tracing::warn!(%error, "task records: pruning failed, trying again later"),
@@ -43,9 +49,9 @@ pub(super) async fn run(database: HostDatabase, settings: PostgresSettings) {
 async fn round(
     connection: &mut PgConnection,
     settings: PostgresSettings,
-    outputs_forgotten_to: &mut DateTime<Utc>,
+    outputs: &mut Outputs,
 ) -> Result<u64, sqlx::Error> {
-    forget_outputs(connection, settings.retention, outputs_forgotten_to).await?;
+    outputs.forget(connection, settings.retention).await?;
     sqlx::query("DELETE FROM dead_letters_taken WHERE taken_at <= now() - make_interval(secs => $1)")
         .bind(TAKEN_KEPT.as_secs_f64())
         .execute(&mut *connection)
@@ -87,34 +93,47 @@ async fn round(
     Ok(forgotten)
 }
 
-/// Empties the rows of tasks that are not shown any more: what is left of them is that they have ended. A task that was
-/// unfinished when its row came of age keeps its output until the row goes.
-async fn forget_outputs(
-    connection: &mut PgConnection,
-    retention: Duration,
-    forgotten_to: &mut DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    const FORGET: &str = "
-        WITH old AS (
-            SELECT id, created_at FROM tasks
-            WHERE created_at >= $1 AND created_at <= now() - make_interval(secs => $2)
-                AND updated_at <= now() - make_interval(secs => $2) AND status >= 3 AND output IS NOT NULL
-            ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED
-        ), emptied AS (
-            UPDATE tasks AS t SET output = NULL FROM old WHERE t.id = old.id
-        )
-        SELECT count(*), max(created_at) FROM old";
-    loop {
-        let (rows, newest): (i64, Option<DateTime<Utc>>) = sqlx::query_as(FORGET)
-            .bind(*forgotten_to)
-            .bind(retention.as_secs_f64())
-            .bind(ROWS_PER_DELETE)
-            .fetch_one(&mut *connection)
-            .await?;
-        *forgotten_to = newest.unwrap_or(*forgotten_to);
-        if rows < ROWS_PER_DELETE {
-            return Ok(());
+/// Where the forgetting of outputs stands: a round need not look at every row.
+#[derive(Debug, Default)]
+struct Outputs {
+    /// Rows that were made before this had come of age in the last round.
+    looked_to: Option<DateTime<Utc>>,
+    looked_at_all: Option<Instant>,
+}
+
+impl Outputs {
+    /// Empties the rows of tasks that are not shown any more: what is left of them is that they have ended.
+    async fn forget(&mut self, connection: &mut PgConnection, retention: Duration) -> Result<(), sqlx::Error> {
+        const FORGET: &str = "
+            WITH old AS (
+                SELECT id, created_at FROM tasks
+                WHERE created_at >= $1 AND created_at <= now() - make_interval(secs => $2)
+                    AND updated_at <= now() - make_interval(secs => $2) AND status >= 3 AND output IS NOT NULL
+                ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED
+            ), emptied AS (
+                UPDATE tasks AS t SET output = NULL FROM old WHERE t.id = old.id
+            )
+            SELECT count(*), max(created_at), now() - make_interval(secs => $2) FROM old";
+        let began = Instant::now();
+        let is_all = self.looked_at_all.is_none_or(|at| at.elapsed() >= ALL_OUTPUTS_EVERY);
+        let looked_to = self.looked_to.filter(|_| !is_all);
+        let mut from = looked_to.map_or(DateTime::UNIX_EPOCH, |to| to - ENDED_WITHIN);
+        loop {
+            let (rows, newest, of_age): (i64, Option<DateTime<Utc>>, DateTime<Utc>) = sqlx::query_as(FORGET)
+                .bind(from)
+                .bind(retention.as_secs_f64())
+                .bind(ROWS_PER_DELETE)
+                .fetch_one(&mut *connection)
+                .await?;
+            if rows < ROWS_PER_DELETE {
+                self.looked_to = Some(of_age);
+                if is_all {
+                    self.looked_at_all = Some(began);
+                }
+                return Ok(());
+            }
+            from = newest.unwrap_or(from);
+            tokio::time::sleep(PAUSE).await;
         }
-        tokio::time::sleep(PAUSE).await;
     }
 }

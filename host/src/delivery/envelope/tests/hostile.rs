@@ -74,6 +74,33 @@ fn a_generation_is_found_in_whatever_case_it_was_written() {
     assert_eq!((generation(&message), parsed(&message).generation), (5, 5));
 }
 
+/// Counted on, it would be past what a record can hold.
+#[test]
+fn an_absurd_generation_is_refused_and_counts_as_none() {
+    let with = |count: u32| {
+        let headers = headers([(headers::GENERATION, HeaderValue::from(u64::from(count)))]);
+        Message { headers, ..Message::default() }
+    };
+    assert_eq!(parsed(&with(headers::GENERATION_MAX)).generation, headers::GENERATION_MAX);
+    for absurd in [headers::GENERATION_MAX + 1, u32::MAX] {
+        assert!(refused(&with(absurd)).contains("1 to 1000000000"), "{absurd}");
+        assert_eq!(generation(&with(absurd)), 0);
+        let letter = dead_letter(&with(absurd), &note());
+        assert_eq!(generation(&letter), 0);
+        assert_eq!(parsed(&redriven(&letter, 1, NOW_MS)).generation, 1);
+    }
+}
+
+#[test]
+fn what_is_too_large_to_be_published_is_told_apart() {
+    let body = |bytes: usize| Message { body: vec![0; bytes].into(), ..Message::default() };
+    assert_eq!(check_size(&body(BODY_BYTES_MAX)), Ok(()));
+    assert_eq!(check_size(&body(BODY_BYTES_MAX + 1)), Err(TooLarge::Body(BODY_BYTES_MAX + 1)));
+    let large = HeaderValue::Text("x".repeat(headers::HEADERS_BYTES_MAX));
+    let message = Message { headers: headers([("large", large)]), ..Message::default() };
+    assert!(matches!(check_size(&message), Err(TooLarge::Headers(bytes)) if bytes > headers::HEADERS_BYTES_MAX));
+}
+
 #[test]
 fn a_letter_keeps_the_earlier_of_deadline_and_expiration() {
     let deadline_of = |deadline: HeaderValue| {

@@ -69,7 +69,7 @@ fn any_task() -> impl Strategy<Value = Task> {
     let reply = proptest::option::of(("[b-z.]{1,20}", proptest::option::of(".{0,20}")))
         .prop_map(|reply| reply.map(|(routing_key, correlation_id)| ReplyTo { routing_key, correlation_id }));
     let revision = proptest::option::of(1..i64::MAX as u64);
-    let numbers = (1..=u32::MAX, proptest::option::of(1..=u32::MAX), revision, any::<u32>());
+    let numbers = (1..=u32::MAX, proptest::option::of(1..=u32::MAX), revision, 0..=headers::GENERATION_MAX);
     let times = (0..i64::MAX as u64, proptest::option::of(0..i64::MAX as u64));
     let trace = proptest::option::of("00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]");
     let texts = (
