@@ -160,8 +160,9 @@ async fn a_stolen_proof_is_good_for_the_same_call_only() {
         let mut connection = open(&database, TransactionMode::Statement).await;
         for task in [&full, &spare] {
             for changed in 0..=TYPES.len() {
-                let arguments: Vec<_> = (0..TYPES.len())
-                    .map(|index| if index == changed { another(index) } else { format!("a{index}") })
+                let arguments = TYPES.iter().enumerate();
+                let arguments: Vec<_> = arguments
+                    .map(|(index, of)| if index == changed { another(index, of) } else { format!("a{index}") })
                     .collect();
                 let call = format!(
                     "SELECT agent_host.end_task_itself({}) FROM public.stolen WHERE a1 = '{}'",
@@ -187,13 +188,39 @@ async fn a_stolen_proof_is_good_for_the_same_call_only() {
 }
 
 /// Another value of this argument, whatever it is.
-fn another(index: usize) -> String {
-    match TYPES[index] {
+fn another(index: usize, of: &str) -> String {
+    match of {
         "text" => format!("COALESCE(a{index} || 'x', '')"),
         "bytea" => format!("COALESCE(a{index} || '\\x00', '')"),
         "uuid[]" | "bytea[]" => format!("CASE WHEN cardinality(a{index}) > 0 THEN a{index}[1:1] END"),
         _ => format!("COALESCE(a{index} + 1, 0)"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deploy_leaves_the_running_revision_its_right_to_end_tasks() {
+    const SCHEMA: &str = "CREATE TABLE own (n int)";
+    with_database(async |scratch| {
+        let running = database(&scratch, SCHEMA).await;
+        let task = new_task("a");
+        // What a deploy with a migration does before it grants anything: all of what this one does.
+        let deploying = Postgres::connect(PostgresConfig::parse(&scratch.url).unwrap()).await.unwrap();
+        let migrations = [("0001.sql", SCHEMA), ("0002.sql", "CREATE TABLE more (n int)")]
+            .map(|(name, sql)| Migration { name: name.to_owned(), sql: sql.to_owned() });
+        deploying.provision(&task.agent, &[], &migrations).await.unwrap();
+        let mut connection = open(&running, TransactionMode::Task).await;
+        execute(&mut connection, "INSERT INTO own VALUES (1)").await.unwrap();
+        let records = value(
+            &mut connection,
+            "SELECT has_function_privilege('agent_host.record_migration(text, text)', 'execute')",
+        );
+        assert_eq!(records.await.unwrap(), Value::Boolean(false));
+        let committed = connection.finish(End::Commit(Some(&ending(&task)))).await.unwrap();
+        assert_eq!(committed, Committed::WithEnd(Ended::Now));
+        deploying.close().await;
+        running.close().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
