@@ -34,11 +34,7 @@ pub(super) async fn cancel(seldom: &Seldom, id: &TaskId, at_ms: UnixMs) -> Resul
 }
 
 /// Nothing where somebody else is changing the task at this moment.
-async fn attempt(
-    connection: &mut PgConnection,
-    id: &TaskId,
-    at_ms: UnixMs,
-) -> Result<Option<Cancelled>, sqlx::Error> {
+async fn attempt(connection: &mut PgConnection, id: &TaskId, at_ms: UnixMs) -> Result<Option<Cancelled>, sqlx::Error> {
     const UPDATE: &str = "
         WITH free AS (
             SELECT id FROM tasks WHERE id = $1 AND status < 3 FOR UPDATE SKIP LOCKED

@@ -88,7 +88,9 @@ impl PostgresConnection {
             // No host's failure, which would be tried again without end.
             State::Lost if self.used_up => {
                 let reason = self.aborted.as_deref().unwrap_or_default();
-                Err(SqlError::LimitExceeded(format!("the connection ended with an earlier statement of this task: {reason}")))
+                Err(SqlError::LimitExceeded(format!(
+                    "the connection ended with an earlier statement of this task: {reason}"
+                )))
             }
             State::Lost => Err(SqlError::Unavailable {
                 what: "the connection to the database broke earlier in this task",
