@@ -18,7 +18,8 @@ use super::server::Server;
 async fn a_delay_goes_through_a_longer_queue_where_its_own_confirms_nothing() {
     let server = Server::lend().await;
     let mut config = AmqpConfig::new(server.url());
-    config.confirm_timeout = Duration::from_secs(1);
+    // Longer than a new queue is waited for.
+    config.confirm_timeout = Duration::from_secs(3);
     let broker = AmqpBroker::connect(config).await.unwrap();
     let agent = AgentName::parse(&format!("test-{}", uuid::Uuid::new_v4())).unwrap();
     let mut consumer = broker.consume(&agent, 1).await.unwrap();
