@@ -148,7 +148,10 @@ impl Dispatcher {
         let Delivery { message, redelivered, receipt } = delivery;
         let task = match self.read(&active.agent, &message, now_ms) {
             Ok(task) => task,
-            Err(malformed) => return self.settle_malformed(&message, receipt, &active.agent, malformed).await,
+            // Boxed, here and below, where it is rare: the future of every task would be as large as that of the worst.
+            Err(malformed) => {
+                return Box::pin(self.settle_malformed(&message, receipt, &active.agent, malformed)).await;
+            }
         };
         let mut admission = Some(admission);
         let hold = match self.in_hand.try_take(&task.id) {
@@ -173,11 +176,12 @@ impl Dispatcher {
                 let stops = Stops { interrupt: self.interrupt.clone(), cancel: hold.cancel().clone() };
                 self.run(&attempt, stops).await
             }
-            Standing::Ended(record) => return self.answer(&attempt, receipt, &record).await,
+            Standing::Ended(record) => return Box::pin(self.answer(&attempt, receipt, &record)).await,
             Standing::Foreign(agent) => {
                 let reason = format!("its id is that of a task of agent {agent}: ids are the whole fleet's");
                 let malformed = envelope::malformed(&attempt.message, &reason);
-                return self.settle_malformed(&attempt.message, receipt, &attempt.task.agent, malformed).await;
+                let settled = self.settle_malformed(&attempt.message, receipt, &attempt.task.agent, malformed);
+                return Box::pin(settled).await;
             }
             Standing::Decided(outcome) => (Completion::without_a_run(outcome), Recorded::No),
         };
@@ -198,37 +202,43 @@ impl Dispatcher {
     }
 
     async fn run(&self, attempt: &Arc<Attempt>, stops: Stops) -> (Completion, Recorded) {
-        let suspected = if attempt.redelivered { suspect::suspect(&attempt.task, &attempt.message) } else { None };
-        let passage = match &suspected {
-            None => self.quarantine.ordinary().await,
-            Some(_) => self.quarantine.alone().await,
+        let suspect = if attempt.redelivered { suspect::suspect(&attempt.task, &attempt.message) } else { None };
+        if let Some(suspect) = suspect {
+            return Box::pin(self.run_suspect(attempt, stops, &suspect)).await;
+        }
+        let _beside = self.quarantine.ordinary().await;
+        self.run_now(attempt, stops).await
+    }
+
+    async fn run_suspect(&self, attempt: &Arc<Attempt>, stops: Stops, suspect: &str) -> (Completion, Recorded) {
+        let Some(_alone) = self.quarantine.alone().await else {
+            // Beside others nothing could be learned of it.
+            return self.run_now(attempt, stops).await;
         };
-        // Beside others nothing could be learned of it.
-        let suspect = suspected.filter(|_| passage.is_alone());
-        if let Some(message) = &suspect {
-            match self.records.suspect_begins(message).await {
-                Ok(deaths) if deaths >= suspect::DEATHS_MAX => {
-                    self.metrics.failed(&attempt.task.agent, &Outcome::HostKiller);
-                    self.cleared(attempt, message).await;
-                    return (Completion::without_a_run(Outcome::HostKiller), Recorded::No);
-                }
-                Ok(deaths) => {
-                    tracing::info!(task = %attempt.task.id, deaths, "running alone a task that was delivered often");
-                }
-                Err(error) => {
-                    tracing::warn!(task = %attempt.task.id, error = &error as &dyn std::error::Error, "a task is put off");
-                    let message = "the database is away".to_owned();
-                    return (Completion::without_a_run(Outcome::HostError { message }), Recorded::No);
-                }
+        match self.records.suspect_begins(suspect).await {
+            Ok(deaths) if deaths >= suspect::DEATHS_MAX => {
+                self.metrics.failed(&attempt.task.agent, &Outcome::HostKiller);
+                self.cleared(attempt, suspect).await;
+                return (Completion::without_a_run(Outcome::HostKiller), Recorded::No);
+            }
+            Ok(deaths) => {
+                tracing::info!(task = %attempt.task.id, deaths, "running alone a task that was delivered often");
+            }
+            Err(error) => {
+                tracing::warn!(task = %attempt.task.id, error = &error as &dyn std::error::Error, "a task is put off");
+                let message = "the database is away".to_owned();
+                return (Completion::without_a_run(Outcome::HostError { message }), Recorded::No);
             }
         }
+        let ran = self.run_now(attempt, stops).await;
+        self.cleared(attempt, suspect).await;
+        ran
+    }
+
+    async fn run_now(&self, attempt: &Arc<Attempt>, stops: Stops) -> (Completion, Recorded) {
         self.records.note(attempt.update(Status::Running, None));
         let ran = self.runner.run(Arc::clone(attempt) as Arc<dyn Run>, stops).await;
         self.metrics.ran(&attempt.task.agent, &ran.0);
-        drop(passage);
-        if let Some(message) = &suspect {
-            self.cleared(attempt, message).await;
-        }
         ran
     }
 

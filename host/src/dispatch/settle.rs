@@ -36,10 +36,10 @@ impl Dispatcher {
         let prepared = match decision {
             Settlement::Acknowledge | Settlement::DeadLetter => self.conclude(attempt, &completion, recorded).await,
             Settlement::RetryLater { delay, attempt: next } => {
-                match self.retry_later(attempt, &completion, delay, next).await {
+                match Box::pin(self.retry_later(attempt, &completion, delay, next)).await {
                     // It came larger than anything that may be published, and never will be: this was its last attempt.
                     Err(SettleError::Publish(PublishError::Refused(_))) => {
-                        self.conclude(attempt, &completion, recorded).await
+                        Box::pin(self.conclude(attempt, &completion, recorded)).await
                     }
                     published => published,
                 }
@@ -54,7 +54,7 @@ impl Dispatcher {
                 self.metrics.settled(&attempt.task.agent, decision.name(), completion.outcome.name());
                 receipt.acknowledge();
             }
-            Err(error) => self.put_off(&attempt.task, receipt, &error, completion.outcome.name()).await,
+            Err(error) => Box::pin(self.put_off(&attempt.task, receipt, &error, completion.outcome.name())).await,
         }
     }
 

@@ -31,31 +31,19 @@ pub struct Quarantine {
     runs: RwLock<()>,
 }
 
-/// The permission to run.
-pub(super) enum Passage<'a> {
-    Ordinary { _beside: Option<RwLockReadGuard<'a, ()>> },
-    Alone { alone: Option<RwLockWriteGuard<'a, ()>> },
-}
-
-impl Passage<'_> {
-    /// Whether nothing else began to run before this.
-    pub(super) fn is_alone(&self) -> bool {
-        matches!(self, Self::Alone { alone: Some(_) })
-    }
-}
-
 impl Quarantine {
-    pub(super) async fn ordinary(&self) -> Passage<'_> {
+    /// The permission to run beside others, or beside a suspect that takes too long: then there is nothing to hold.
+    pub(super) async fn ordinary(&self) -> Option<RwLockReadGuard<'_, ()>> {
         // Mostly nobody is alone, and there is no clock to set.
-        let beside = match self.runs.try_read() {
+        match self.runs.try_read() {
             Ok(beside) => Some(beside),
             Err(_) => tokio::time::timeout(HELD_UP_MAX, self.runs.read()).await.ok(),
-        };
-        Passage::Ordinary { _beside: beside }
+        }
     }
 
-    pub(super) async fn alone(&self) -> Passage<'_> {
-        Passage::Alone { alone: tokio::time::timeout(QUIET_WAIT_MAX, self.runs.write()).await.ok() }
+    /// The permission to run alone; none where others take too long to end.
+    pub(super) async fn alone(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        tokio::time::timeout(QUIET_WAIT_MAX, self.runs.write()).await.ok()
     }
 }
 
@@ -108,7 +96,7 @@ mod tests {
         assert!(futures::poll!(later.as_mut()).is_pending(), "it gets its turn");
         drop(beside);
         let alone = alone.await;
-        assert!(alone.is_alone());
+        assert!(alone.is_some());
         assert!(futures::poll!(later.as_mut()).is_pending());
         drop(alone);
         later.await;

@@ -98,11 +98,18 @@ impl Publisher {
                 return Err(unavailable("the broker holds publishers back: it is short of memory or disk"));
             }
         }
-        let (agent, delay) = match route {
-            Route::Delayed(agent, delay) if !delay.is_zero() => (agent, delay),
-            Route::Delayed(agent, _) => return self.publish_to(Way::of(Route::Agent(agent)), message).await,
-            route => return self.publish_to(Way::of(route), message).await,
+        let way = match route {
+            // Boxed, here and below, where it is rare: the future of every result would be as large as that of the longest way.
+            Route::Delayed(agent, delay) if !delay.is_zero() => {
+                return Box::pin(self.publish_delayed(agent, delay, message)).await;
+            }
+            Route::Delayed(agent, _) => Way::of(Route::Agent(agent)),
+            route => Way::of(route),
         };
+        self.publish_to(way, message).await
+    }
+
+    async fn publish_delayed(&self, agent: AgentName, delay: Duration, message: Message) -> Result<(), PublishError> {
         let bucket = self.buckets.for_delay(delay);
         let first = Way::through(bucket, agent.clone(), delay);
         let was_asked = Arc::clone(&first.was_asked);
@@ -148,13 +155,23 @@ impl Publisher {
         let Some(partition) = envelope::partition_key(&message).map(|key| Partition::of_key(&key)) else {
             return self.send_once(&way, None, message).await;
         };
+        Box::pin(self.send_keyed(&way, agent, partition, message)).await
+    }
+
+    async fn send_keyed(
+        &self,
+        way: &Way,
+        agent: &AgentName,
+        partition: Partition,
+        message: Message,
+    ) -> Result<(), PublishError> {
         let known = self.partitions.knows(agent);
-        match self.send_once(&way, Some(partition), message.clone()).await {
+        match self.send_once(way, Some(partition), message.clone()).await {
             Err(PublishError::Unroutable { .. }) if known => {
                 // Somebody deleted the partition. Its consumer hears of that and makes it again, or else this does.
                 tokio::time::sleep(DELETED_PAUSE).await;
                 self.partitions.forget(agent);
-                self.send_once(&way, Some(partition), message).await
+                self.send_once(way, Some(partition), message).await
             }
             sent => sent,
         }
@@ -207,7 +224,7 @@ impl Publisher {
                     let not_before_ms = unix_ms_now().saturating_add(delay_ms);
                     message.headers.insert(headers::NOT_BEFORE.to_owned(), HeaderValue::from(not_before_ms));
                 }
-                self.declare_bucket(bucket).await?;
+                Box::pin(self.declare_bucket(bucket)).await?;
                 // The bucket keeps it, and so the task comes out into its partition.
                 (message, bucket.name().as_str().into(), self.routing_key(agent, partition).await?)
             }
@@ -222,7 +239,7 @@ impl Publisher {
     /// The way to an agent, or to one of its partitions.
     async fn routing_key(&self, agent: &AgentName, partition: Option<Partition>) -> Result<String, PublishError> {
         let Some(partition) = partition else { return Ok(agent.to_string()) };
-        self.make_partitions(agent).await?;
+        Box::pin(self.make_partitions(agent)).await?;
         Ok(partition.routing_key(agent))
     }
 
