@@ -1,4 +1,5 @@
-//! Outbound HTTP to the hosts that the manifest's `allowed_outbound_hosts` names.
+//! Outbound HTTP to the hosts that the manifest's `allowed_outbound_hosts` names. agent-host 0.1 does not offer it yet, and
+//! refuses an agent that uses it when it is deployed.
 //!
 //! ```no_run
 //! use agent_sdk::http::Request;
