@@ -108,6 +108,16 @@ fn one_of<T: Copy>(choices: &[(&str, T)]) -> impl FnOnce(&str) -> Result<T, Stri
     }
 }
 
+fn log_filter(text: &str) -> Result<String, String> {
+    // tracing-subscriber 0.3.23 counts bytes from the first letter of a directive and cuts from the first blank: a blank before
+    // letters that are not ASCII would make it panic.
+    let trimmed = text.split(',').map(str::trim).collect::<Vec<_>>().join(",");
+    match tracing_subscriber::EnvFilter::try_new(&trimmed) {
+        Ok(_) => Ok(trimmed),
+        Err(error) => Err(format!("{text:?} is no log filter ({error}): expected such as info,agent_host=debug")),
+    }
+}
+
 /// Reads everything.
 pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, ConfigErrors> {
     const ANY: ByteSize = ByteSize(u64::MAX);
@@ -118,10 +128,7 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
     let cache = reader.read("redis_url", |text| backend("redis_url", text));
     let memory_budget = reader.size("memory_budget", MEMORY_BUDGET_MIN, ANY);
     let log = reader.read("log", one_of(&[("text", LogFormat::Text), ("json", LogFormat::Json)]));
-    let log_filter = reader.read("log_filter", |text| match tracing_subscriber::EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("{text:?} is no log filter ({error}): expected such as info,agent_host=debug")),
-    });
+    let log_filter = reader.read("log_filter", log_filter);
     let predeclared = reader.read("predeclared", one_of(&[("true", true), ("false", false)]));
     let retentions = retentions(&mut reader);
     let grace_period = reader.duration("grace_period", Duration::ZERO);

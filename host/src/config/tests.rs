@@ -165,6 +165,14 @@ fn the_documented_defaults_are_those_of_the_code() {
     }
 }
 
+#[test]
+fn a_log_filter_may_have_blanks_anywhere() {
+    let filter = |text| load(&[("RUST_LOG", text)]).map(|config| config.log_filter);
+    assert_eq!(filter(" info , agent_host=debug").unwrap(), "info,agent_host=debug");
+    // Refused or not, it is read without a panic.
+    let _ = filter("\u{b}0\u{a1}=");
+}
+
 proptest! {
     #[test]
     fn any_value_is_read_or_refused(index in 0..KEYS.len(), value in ".{0,40}", file in ".{0,200}") {
