@@ -114,11 +114,12 @@ impl Dispatcher {
             let permit = slot.admit(&revision).await;
             let dispatcher = Arc::clone(&self);
             let slot = Arc::clone(&slot);
-            self.under_way.spawn(async move {
+            // Boxed: the runtime moves what it is given several times, to its end.
+            self.under_way.spawn(Box::pin(async move {
                 let running = slot.count_running();
                 dispatcher.handle(delivery, revision, (permit, running)).await;
                 processing.observe_duration();
-            });
+            }));
         }
     }
 

@@ -128,7 +128,8 @@ impl Runner {
     /// Runs one attempt of a task. Where its effects were committed together with its end, says what that was.
     pub async fn run(&self, run: Arc<dyn Run>, stops: Stops) -> (Completion, Recorded) {
         let parts = Arc::clone(&self.parts);
-        let running = self.parts.threads.spawn(async move { parts.attempt(&run, &stops).await });
+        // Boxed: the runtime moves what it is given several times, to its end.
+        let running = self.parts.threads.spawn(Box::pin(async move { parts.attempt(&run, &stops).await }));
         running.await.unwrap_or_else(|panicked| {
             tracing::error!(error = %panicked, "a host call panicked; the task is retried");
             let outcome = Outcome::HostError { message: "a host call failed unexpectedly".to_owned() };

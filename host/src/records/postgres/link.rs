@@ -31,7 +31,7 @@ const BUFFERS_KEPT_BYTES: usize = 1 << 20;
 const LOAD_FROM: usize = 16;
 
 /// How long the next batch gathers under load: the latency of one more statement, for far fewer statements and commits.
-const GATHERED_FOR: Duration = Duration::from_millis(2);
+const GATHERED_FOR: Duration = Duration::from_millis(4);
 
 /// Receives a batch. Without load whatever is there, at once; under load what gathers in a moment. Nothing when nobody can
 /// send any more.
