@@ -54,7 +54,9 @@ pub(crate) fn of_a_message(message: &Message, now_ms: u64) {
     fits_amqp(&letter, can_be_published);
     let route = Route::DeadLetter(agent());
     is_kept(&route, &letter);
-    let Some(generation) = note.generation.checked_add(1).filter(|next| *next <= headers::GENERATION_MAX) else { return };
+    let Some(generation) = note.generation.checked_add(1).filter(|next| *next <= headers::GENERATION_MAX) else {
+        return;
+    };
     let redriven = envelope::redriven(&letter, generation, now_ms);
     fits_amqp(&redriven, can_be_published);
     assert_eq!(
