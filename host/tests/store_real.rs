@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use agent_host::broker::conformance::wait_until;
 use agent_host::catalog::{self, PostgresCatalog};
 use agent_host::records::conformance::{self, ended, new_task, update};
 use agent_host::records::{Inbox, PostgresRecords, PostgresSettings, Queued, Records, Status, TaskRecords};
@@ -84,12 +85,12 @@ async fn patient_records(scratch: &Scratch) -> PostgresRecords {
 
 /// Waits until a query in the test's database answers `true`.
 async fn until_true(connection: &mut PgConnection, query: &str) {
-    let asking = async {
-        while !sqlx::query_scalar::<_, bool>(query).fetch_one(&mut *connection).await.unwrap() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(NEVER, asking).await.unwrap_or_else(|_| panic!("never true: {query}"));
+    let connection = tokio::sync::Mutex::new(connection);
+    wait_until(query, async || {
+        let is_true: bool = sqlx::query_scalar(query).fetch_one(&mut **connection.lock().await).await.unwrap();
+        is_true.then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,10 +181,10 @@ async fn killed_connections_lose_nothing() {
     const KILLS: u64 = 30;
     with_database(|scratch| async move {
         let records = Arc::new(patient_records(&scratch).await);
-        let kills = Arc::new(AtomicU64::new(0));
+        let (kills, finished) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let mut working = tokio::task::JoinSet::new();
         for _ in 0..64 {
-            let (records, kills) = (Arc::clone(&records), Arc::clone(&kills));
+            let (records, kills, finished) = (Arc::clone(&records), Arc::clone(&kills), Arc::clone(&finished));
             working.spawn(async move {
                 let mut done = Vec::new();
                 while kills.load(Ordering::Relaxed) < KILLS {
@@ -193,6 +194,7 @@ async fn killed_connections_lose_nothing() {
                     records.note(update(&task, Status::Running));
                     records.finished(ended(&task, Status::Succeeded).into()).await.unwrap();
                     done.push(task);
+                    finished.fetch_add(1, Ordering::Relaxed);
                 }
                 done
             });
@@ -203,8 +205,11 @@ async fn killed_connections_lose_nothing() {
                 WHERE datname = current_database() AND application_name = 'agent-host' AND state = 'active'";
             let killed = killer.execute(KILL).await.unwrap().rows_affected();
             kills.fetch_add(killed, Ordering::Relaxed);
-            // Lets some work be done in between.
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            let before = finished.load(Ordering::Relaxed);
+            wait_until("some work between two kills", async || {
+                (finished.load(Ordering::Relaxed) > before).then_some(())
+            })
+            .await;
         }
         let done = working.join_all().await.concat();
         assert!(!done.is_empty());

@@ -45,7 +45,7 @@ pub trait Fixture: Send + Sync {
 }
 
 /// Longest wait for anything: only a broken broker comes near it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits, and fails the test where it takes forever.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {

@@ -3,6 +3,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::*;
+use crate::broker::conformance::wait_until;
 use crate::broker::memory::MemoryBroker;
 use crate::dead_letters::{DeadLetters, Redriven, Selection};
 use crate::delivery::QueueDepth;
@@ -70,12 +71,7 @@ impl Fixture {
     }
 
     async fn until_depth(&self, wanted: QueueDepth) {
-        let waiting = async {
-            while self.depth().await != wanted {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        assert!(tokio::time::timeout(NEVER, waiting).await.is_ok(), "{:?}, not {wanted:?}", self.depth().await);
+        wait_until(&format!("{wanted:?}"), async || (self.depth().await == wanted).then_some(())).await;
     }
 
     async fn listed(&self) -> usize {

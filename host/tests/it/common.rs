@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+pub(crate) use agent_host::broker::conformance::wait_until;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -22,19 +23,6 @@ pub(crate) fn service(variable: &str) -> String {
 /// The folder of the sample agents.
 pub(crate) fn agents_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../agents")
-}
-
-/// Waits for a condition, looking again and again; panics where it does not come true.
-pub(crate) async fn wait_until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let looking = async {
-        loop {
-            if let Some(seen) = look().await {
-                return seen;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(HANG, looking).await.unwrap_or_else(|_| panic!("waited in vain for: {what}"))
 }
 
 /// The program with nothing of this process's environment that configures it.
