@@ -69,7 +69,7 @@ fn summarised(fuzz: &mut Command) -> Result<()> {
     let mut joined = Command::new("sh");
     joined.args(["-c", "exec \"$0\" \"$@\" 2>&1"]).arg(fuzz.get_program()).args(fuzz.get_args());
     let (mut executions, mut covered, mut edges) = (None, None, None);
-    process::run_seeing("the fuzz target", &mut joined, |line| {
+    process::run_seeing("the fuzz target", &mut joined, None, |line| {
         let after = |mark: &str| line.split_once(mark).map(|(_, rest)| rest.trim().to_owned());
         executions = after("stat::number_of_executed_units:").or(executions.take());
         edges = after("PC tables (").and_then(|rest| Some(rest.split_once(" PCs")?.0.to_owned())).or(edges.take());

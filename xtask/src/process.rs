@@ -232,8 +232,14 @@ pub(crate) fn output(name: &str, command: &mut Command) -> Result<Vec<u8>> {
     output_within(name, command, None)
 }
 
-/// Runs a command with its stdout both shown and given line by line to `see`; a status other than 0 is an error.
-pub(crate) fn run_seeing(name: &str, command: &mut Command, mut see: impl FnMut(&str)) -> Result<()> {
+/// Runs a command with its stdout both shown and given line by line to `see`; a status other than 0 is an error, and so
+/// is a silence longer than `silence_max`: something in it waits for what never comes.
+pub(crate) fn run_seeing(
+    name: &str,
+    command: &mut Command,
+    silence_max: Option<Duration>,
+    mut see: impl FnMut(&str),
+) -> Result<()> {
     let mut child = Child::spawn(name, command.stdin(Stdio::null()).stdout(Stdio::piped()), Signal::TERM)?;
     let (sender, lines) = std::sync::mpsc::channel::<String>();
     let reader = child.inner.stdout.take().map(|stdout| {
@@ -246,15 +252,31 @@ pub(crate) fn run_seeing(name: &str, command: &mut Command, mut see: impl FnMut(
             }
         })
     });
-    let status = child.wait(None)?;
+    let mut heard = Instant::now();
+    let mut last = String::new();
+    let ended = loop {
+        for line in lines.try_iter() {
+            see(&line);
+            (heard, last) = (Instant::now(), line);
+        }
+        match child.try_wait() {
+            Ok(None) => {}
+            Ok(Some(status)) if status.success() => break Ok(()),
+            Ok(Some(status)) => break Err(anyhow::anyhow!("{name} failed ({status})")),
+            Err(error) => break Err(error),
+        }
+        if let Some(limit) = silence_max.filter(|limit| heard.elapsed() > *limit) {
+            break Err(anyhow::anyhow!("{name} hangs: it said nothing for {limit:?} after this line: {last}"));
+        }
+        if let Err(interrupted) = pause(POLL_INTERVAL) {
+            break Err(interrupted);
+        }
+    };
     // A grandchild that keeps the pipe open would keep the reader; end the group before joining.
     child.stop();
     let _ = reader.map(std::thread::JoinHandle::join);
     lines.try_iter().for_each(|line| see(&line));
-    if !status.success() {
-        bail!("{name} failed ({status})");
-    }
-    Ok(())
+    ended
 }
 
 fn read_all(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {

@@ -19,6 +19,10 @@ use crate::{agents, chaos, process, ui};
 /// The AMQP client that nobody here wrote, for the tests that enqueue as a stranger would.
 const FOREIGN_CLIENT: &str = "pika==1.3.2";
 
+/// How long the tests may say nothing. Every wait in them ends with an error within minutes, so a longer silence is a
+/// thread that never lets go; without this bound, whoever runs the tests would wait until their own patience ends.
+const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
+
 /// What cargo's test runs reported.
 #[derive(Default)]
 struct Totals {
@@ -50,7 +54,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     let mut command = cargo_test(workspace, args, "--no-fail-fast");
     command.env("AGENT_HOST_TEST_SERVICES", "1").env("AGENT_HOST_TEST_PYTHON", &python);
     services.apply(&mut command);
-    let result = process::run_seeing("cargo test", &mut command, |line| totals.read(line));
+    let result = process::run_seeing("cargo test", &mut command, Some(SILENCE_MAX), |line| totals.read(line));
     let took = ui::elapsed().saturating_sub(begun);
 
     ui::step("stopping the services");

@@ -117,6 +117,8 @@ async fn a_broker_short_of_memory_holds_publishers_back_and_nobody_else() {
         loop {
             // Unknown whether it comes through.
             drop(host.publish("perhaps").await);
+            // Once it is held back, it is refused without a wait: this loop would never let go of its thread.
+            tokio::task::yield_now().await;
         }
     };
     within("blocked", async {
