@@ -19,6 +19,7 @@ pub mod log;
 pub mod measured;
 mod memory;
 pub mod messaging;
+pub mod outbound_http;
 pub mod redis;
 pub mod secrets;
 mod session;
@@ -138,7 +139,7 @@ impl HasData for Views {
 }
 
 /// Links everything that the host implements itself: key-value in both drafts, logging, configuration, cache, sql, tasks,
-/// secrets and the messaging types. WASI itself is linked by its reference implementation; `wasi:http` is not linked.
+/// secrets and the messaging types. WASI itself and `wasi:http` are linked by their reference implementations.
 ///
 /// # Errors
 /// An interface is linked already.

@@ -24,7 +24,7 @@ pub enum LoadError {
     #[error("the module is precompiled code: deploy the .wasm that it was made from")]
     Precompiled,
     /// It imports what the host does not offer.
-    #[error("the host does not offer these imports: {}{}", .0.join(", "), about_http(.0))]
+    #[error("the host does not offer these imports: {}", .0.join(", "))]
     Imports(Vec<String>),
     /// It exports no entry point that this host runs.
     #[error("{0}")]
@@ -32,14 +32,6 @@ pub enum LoadError {
     /// It could not be instantiated for a trial.
     #[error("the module does not start: {0}")]
     Start(String),
-}
-
-fn about_http(imports: &[String]) -> &'static str {
-    if imports.iter().any(|name| name.starts_with("wasi:http/")) {
-        "; this version offers agents no outbound HTTP"
-    } else {
-        ""
-    }
 }
 
 /// One revision of an agent, ready to run.
@@ -131,6 +123,7 @@ impl Loader {
     pub fn new(engine: &Engine) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(engine.inner());
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         capability::add_to_linker(&mut linker, InstanceState::capabilities)?;
         Ok(Self { engine: engine.clone(), linker: Arc::new(linker) })
     }
@@ -255,10 +248,11 @@ fn listed(names: &[String]) -> String {
 }
 
 /// What the host offers, by package and version. The linker itself accepts any compatible patch version.
-const OFFERED_PACKAGES: [(&str, &str); 12] = [
+const OFFERED_PACKAGES: [(&str, &str); 13] = [
     ("wasi:cli/", "@0.2."),
     ("wasi:clocks/", "@0.2."),
     ("wasi:filesystem/", "@0.2."),
+    ("wasi:http/", "@0.2."),
     ("wasi:io/", "@0.2."),
     ("wasi:random/", "@0.2."),
     ("wasi:sockets/", "@0.2."),

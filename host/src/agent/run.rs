@@ -21,6 +21,7 @@ use super::load::{LoadError, Revision};
 use super::memory::{MemoryLease, MemoryLedger};
 use super::state::InstanceState;
 use crate::capability::log::Stdio;
+use crate::capability::outbound_http::OutboundHttp;
 use crate::capability::tasks::ProgressSink;
 use crate::capability::{Capabilities, Session, Trouble};
 use crate::manifest::TransactionMode;
@@ -282,6 +283,7 @@ impl Parts {
         let state = InstanceState {
             wasi: wasi.build(),
             table,
+            http: OutboundHttp::new(session.log()),
             session,
             stderr,
             memory: MemoryMeter::new(limits.memory.as_usize(), lease),

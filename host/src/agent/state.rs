@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::limits::{CpuMeter, MemoryMeter};
-use crate::capability::{self, log::Stdio};
+use crate::capability::{self, log::Stdio, outbound_http::OutboundHttp};
 
 /// The data of one instance's store.
 pub(super) struct InstanceState {
     pub(super) wasi: WasiCtx,
     pub(super) table: ResourceTable,
     pub(super) session: capability::Session,
+    pub(super) http: OutboundHttp,
     /// What the agent prints to standard error, for the message of a trap.
     pub(super) stderr: Stdio,
     pub(super) memory: MemoryMeter,
@@ -31,5 +33,11 @@ impl InstanceState {
 impl WasiView for InstanceState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for InstanceState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.http.view(&mut self.table)
     }
 }

@@ -61,6 +61,15 @@ async fn a_flood_of_log_lines_is_cut_off_and_the_task_goes_on() {
 }
 
 #[tokio::test]
+async fn an_http_request_is_denied_at_the_call() {
+    let host = host().await;
+    let body = json!({ "do": "fetch", "url": "http://127.0.0.1:1/" }).to_string();
+    let answer = host.run("fixtures", "application/json", body).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.text().await.unwrap(), r#"Err(Denied("127.0.0.1:1"))"#);
+}
+
+#[tokio::test]
 async fn a_retry_runs_again_until_it_succeeds() {
     let host = host().await;
     let body = json!({ "do": "succeed-at-attempt", "attempt": 3 }).to_string();
