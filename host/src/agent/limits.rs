@@ -1,5 +1,6 @@
 //! What one instance may use: memory and tables through wasmtime's limiter, processor time through the epoch callback.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -127,9 +128,8 @@ impl CpuMeter {
         Duration::from_nanos(self.spent_ns.load(Ordering::Relaxed).saturating_add(current_ns))
     }
 
-    /// Measures a future.
-    pub(super) async fn measure<F: Future>(self: Arc<Self>, future: F) -> F::Output {
-        let mut future = std::pin::pin!(future);
+    /// Measures a future. By reference: this future would hold it twice, and it is large.
+    pub(super) async fn measure<F: Future>(self: Arc<Self>, mut future: Pin<&mut F>) -> F::Output {
         std::future::poll_fn(move |context: &mut Context<'_>| -> Poll<F::Output> {
             let began_ns = self.now_ns();
             self.polled_since_ns.store(began_ns, Ordering::Relaxed);
@@ -181,7 +181,10 @@ mod tests {
     async fn only_polling_counts_as_processor_time() {
         let meter = CpuMeter::new();
         let (release, held) = tokio::sync::oneshot::channel::<()>();
-        let measured = tokio::spawn(Arc::clone(&meter).measure(async move { held.await.unwrap() }));
+        let measured = tokio::spawn({
+            let meter = Arc::clone(&meter);
+            async move { meter.measure(std::pin::pin!(async move { held.await.unwrap() })).await }
+        });
         while meter.spent().is_zero() {
             tokio::task::yield_now().await;
         }

@@ -217,18 +217,20 @@ impl Parts {
         let mut store = self.store(revision, session, lease);
         let began = Instant::now();
         let cpu = Arc::clone(&store.data().cpu);
-        let answer = tokio::select! {
-            biased;
-            stopped = stops.stopped() => Err(stopped),
-            answer = tokio::time::timeout(
-                time_left(revision, task, spent),
-                cpu.measure(call(&mut store, revision, task)),
-            ) => match answer {
-                Ok(Ok(answer)) => Ok(answer),
-                Ok(Err(error)) => Err(classify(&error, &store, revision)),
-                Err(_elapsed) if task.is_expired(unix_ms_now()) => Err(Outcome::Expired),
-                Err(_elapsed) => Err(timed_out(revision)),
-            },
+        let answer = {
+            let called = std::pin::pin!(call(&mut store, revision, task));
+            tokio::select! {
+                biased;
+                stopped = stops.stopped() => Err(stopped),
+                called = tokio::time::timeout(time_left(revision, task, spent), cpu.measure(called)) => Ok(called),
+            }
+        };
+        let answer = match answer {
+            Ok(Ok(Ok(answer))) => Ok(answer),
+            Ok(Ok(Err(error))) => Err(classify(&error, &store, revision)),
+            Ok(Err(_elapsed)) if task.is_expired(unix_ms_now()) => Err(Outcome::Expired),
+            Ok(Err(_elapsed)) => Err(timed_out(revision)),
+            Err(stopped) => Err(stopped),
         };
         let wall = began.elapsed();
         let state = store.into_data();

@@ -163,7 +163,8 @@ impl Session {
         let with_end = commit.filter(|_| mode == TransactionMode::Task && self.sql.was_used());
         let ending = with_end.map(|make| Box::new(make(&follow_ups, self.host_calls)));
         let end = if commit.is_some() { End::Commit(ending.as_deref()) } else { End::Rollback };
-        let result = self.sql.finish(end).await;
+        // Boxed where there is something to finish: most tasks have not used SQL.
+        let result = if self.sql.was_used() { Box::pin(self.sql.finish(end)).await } else { Ok(Committed::Effects) };
         if let Err(CommitError::Refused(error)) = &result
             && error.is_conflict()
         {

@@ -115,7 +115,9 @@ impl Dispatcher {
         match ended {
             Ended::Now => {
                 // What cannot be sent now is kept, and sent by whichever host is there.
-                self.relay.send(outgoing).await;
+                if !outgoing.is_empty() {
+                    Box::pin(self.relay.send(outgoing)).await;
+                }
                 let outcome = &completion.outcome;
                 self.reply(&attempt.task, outcome.name(), outcome.output(), outcome.failure().as_ref()).await
             }

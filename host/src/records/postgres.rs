@@ -27,7 +27,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use futures::FutureExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -35,8 +36,8 @@ use self::link::{LOCK_TIMEOUT, Link, WriteError};
 use self::seldom::Seldom;
 use super::follow::Followers;
 use super::{
-    Cancelled, Ended, Ending, INBOX_RETENTION_DEFAULT, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, Records,
-    RecordsError, TaskRecord, TaskRecords, Update, order,
+    Cancelled, DeadLetter, Ended, Ending, INBOX_RETENTION_DEFAULT, Inbox, NewTask, Outgoing, Progress, Queued,
+    RETENTION_DEFAULT, Records, RecordsError, TaskRecord, TaskRecords, Update, order,
 };
 use crate::store::{HostDatabase, StoreError};
 use crate::task::{TaskId, UnixMs};
@@ -163,37 +164,95 @@ impl PostgresRecords {
         self.notes_dropped.load(Ordering::Relaxed)
     }
 
-    /// Sends one message to a task behind a channel and waits for its answer, up to the time limit.
-    async fn ask<M, T>(
-        &self,
+    /// Sends one message to a task behind a channel, and waits for its answer up to the time limit.
+    fn ask<'a, M: Send, T: Send>(
+        &'a self,
         action: &'static str,
-        channel: &mpsc::Sender<M>,
+        channel: &'a mpsc::Sender<M>,
         message: impl FnOnce(oneshot::Sender<Result<T, WriteError>>) -> M,
-    ) -> Result<T, RecordsError> {
-        self.ask_within(self.settings.wait_max, action, channel, message).await
+    ) -> impl Future<Output = Result<T, RecordsError>> + Send {
+        Self::ask_within(self.settings.wait_max, action, channel, message)
     }
 
-    async fn ask_within<M, T>(
-        &self,
+    /// Sends where there is room, which is nearly always, before it gives the future: that then holds no message.
+    fn ask_within<'a, M: Send, T: Send>(
         wait_max: Duration,
         action: &'static str,
-        channel: &mpsc::Sender<M>,
+        channel: &'a mpsc::Sender<M>,
         message: impl FnOnce(oneshot::Sender<Result<T, WriteError>>) -> M,
-    ) -> Result<T, RecordsError> {
+    ) -> impl Future<Output = Result<T, RecordsError>> + Send {
         let (reply, answer) = oneshot::channel();
-        let asked = async {
-            channel.send(message(reply)).await.map_err(|_| WriteError::Closed)?;
+        let waits = channel.try_send(message(reply)).err().map(|unsent| Box::pin(channel.send(unsent.into_inner())));
+        let asked = async move {
+            if let Some(sent) = waits {
+                sent.await.map_err(|_| WriteError::Closed)?;
+            }
             answer.await.map_err(|_| WriteError::Closed)?
         };
-        match tokio::time::timeout(wait_max, asked).await {
-            Ok(answered) => answered,
-            Err(_) => Err(WriteError::Waited(wait_max)),
+        let answered = tokio::time::timeout(wait_max, asked);
+        answered.map(move |answered| answered.unwrap_or(Err(WriteError::Waited(wait_max))).map_err(failed(action)))
+    }
+
+    /// Writes an end where the bytes that wait leave room for it, otherwise gives it back.
+    fn write(&self, end: End) -> Result<impl Future<Output = Result<Ended, RecordsError>> + Send, End> {
+        match Arc::clone(&self.bytes).try_acquire_many_owned(end.allowance()) {
+            Ok(allowance) => Ok(self.write_within(end, allowance)),
+            Err(_) => Err(end),
         }
-        .map_err(|error| RecordsError {
-            action,
-            is_passing: matches!(error, WriteError::Waited(_) | WriteError::Locked),
-            source: Box::new(error),
+    }
+
+    fn write_within(
+        &self,
+        end: End,
+        allowance: OwnedSemaphorePermit,
+    ) -> impl Future<Output = Result<Ended, RecordsError>> + Send {
+        let End { change, outgoing, dead_letter } = end;
+        self.ask("written", &self.changes, |reply| changes::Finished {
+            change,
+            outgoing,
+            dead_letter,
+            reply,
+            allowance,
         })
+    }
+
+    /// Writes an end once there is room for it.
+    async fn write_later(&self, end: End) -> Result<Ended, RecordsError> {
+        let wait_max = self.settings.wait_max;
+        let allowance = Arc::clone(&self.bytes).acquire_many_owned(end.allowance());
+        match tokio::time::timeout(wait_max, allowance).await {
+            Ok(Ok(allowance)) => self.write_within(end, allowance).await,
+            Ok(Err(_)) | Err(_) => Err(failed("written")(WriteError::Waited(wait_max))),
+        }
+    }
+}
+
+fn failed(action: &'static str) -> impl Fn(WriteError) -> RecordsError {
+    move |error| RecordsError {
+        action,
+        is_passing: matches!(error, WriteError::Waited(_) | WriteError::Locked),
+        source: Box::new(error),
+    }
+}
+
+/// The end of a task that is to be written.
+struct End {
+    change: TaskRecord,
+    outgoing: Vec<Outgoing>,
+    dead_letter: Option<DeadLetter>,
+}
+
+impl End {
+    /// Its share of [`WRITE_BYTES_WAITING_MAX`]. More than the whole of it is let in alone.
+    fn allowance(&self) -> u32 {
+        let weight = order::weight(&self.change) + order::extra_weight(&self.outgoing, self.dead_letter.as_ref());
+        u32::try_from(weight.min(WRITE_BYTES_WAITING_MAX)).unwrap_or(u32::MAX)
+    }
+}
+
+impl From<Ending> for End {
+    fn from(Ending { update, outgoing, dead_letter }: Ending) -> Self {
+        Self { change: TaskRecord::from(update), outgoing, dead_letter }
     }
 }
 
@@ -244,22 +303,13 @@ impl Inbox for PostgresRecords {
     }
 
     async fn finished(&self, ending: Ending) -> Result<Ended, RecordsError> {
-        let Ending { update, outgoing, dead_letter } = ending;
-        let change = TaskRecord::from(update);
-        self.noted.overtaken(&change);
-        // More than the whole allowance is let in alone.
-        let weight = order::weight(&change) + order::extra_weight(&outgoing, dead_letter.as_ref());
-        let permits = u32::try_from(weight.min(WRITE_BYTES_WAITING_MAX)).unwrap_or(u32::MAX);
-        let allowance = async { Arc::clone(&self.bytes).acquire_many_owned(permits).await };
-        let allowance = match tokio::time::timeout(self.settings.wait_max, allowance).await {
-            Ok(Ok(allowance)) => allowance,
-            Ok(Err(_)) | Err(_) => {
-                let source = Box::new(WriteError::Waited(self.settings.wait_max));
-                return Err(RecordsError { action: "written", is_passing: true, source });
-            }
-        };
-        let message = |reply| changes::Finished { change, outgoing, dead_letter, reply, allowance };
-        self.ask("written", &self.changes, message).await
+        let end = End::from(ending);
+        self.noted.overtaken(&end.change);
+        match self.write(end) {
+            Ok(written) => written.await,
+            // Boxed, for it is rare: each task's future would be larger by its end.
+            Err(end) => Box::pin(self.write_later(end)).await,
+        }
     }
 
     fn was_finished(&self, update: &Update) {
@@ -270,7 +320,7 @@ impl Inbox for PostgresRecords {
 
     async fn ended(&self, id: &TaskId, generation: u32) -> Result<Option<TaskRecord>, RecordsError> {
         let lookup = |reply| reader::Lookup { id: id.clone(), reply };
-        let record = self.ask_within(ENDED_WAIT_MAX, "read", &self.ends, lookup).await?;
+        let record = Self::ask_within(ENDED_WAIT_MAX, "read", &self.ends, lookup).await?;
         Ok(record.filter(|record| order::has_ended(record, generation)))
     }
 

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::stream::{FuturesOrdered, StreamExt as _};
-use lapin::BasicProperties;
 use lapin::types::ShortString;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +26,8 @@ use crate::delivery::envelope::{self, headers};
 use crate::delivery::{BrokerError, Connectivity, Delivery, HeaderValue, Message, PublishError, Route};
 use crate::task::{AgentName, UnixMs, unix_ms_now};
 use buckets::Buckets;
-use in_flight::InFlight;
-use lane::{Lane, Request};
+use in_flight::{InFlight, Place};
+use lane::{Answer, Lane, Request};
 use newborn::Newborn;
 
 /// Wait before a delivery that could not be published again goes back to its queue, so that it does not spin.
@@ -98,10 +97,32 @@ impl Publisher {
                 return Err(unavailable("the broker holds publishers back: it is short of memory or disk"));
             }
         }
+        if let Some((exchange, routing_key)) = self.is_open(&route, &message)
+            && let Some(place) = self.in_flight.try_enter(exchange, routing_key)
+        {
+            check_size(&message)?;
+            let answer = self.request(exchange.into(), routing_key, message)?;
+            return self.in_time(answered(answer, place)).await.unwrap_or_else(Err);
+        }
+        // Boxed where it is rare: the future of every result would be as large as that of the longest way.
+        Box::pin(self.publish_slowly(route, message)).await
+    }
+
+    /// Exchange and routing key of a message for which nothing has to be made or waited for.
+    fn is_open<'a>(&self, route: &'a Route, message: &Message) -> Option<(&'static str, &'a str)> {
+        match route {
+            Route::Reply(routing_key) => Some(("", routing_key)),
+            Route::Agent(agent) if !self.newborn.any() && envelope::partition_key(message).is_none() => {
+                Some((topology::TASKS_EXCHANGE, agent.as_str()))
+            }
+            Route::Agent(_) | Route::Delayed(..) | Route::DeadLetter(_) => None,
+        }
+    }
+
+    async fn publish_slowly(&self, route: Route, message: Message) -> Result<(), PublishError> {
         let way = match route {
-            // Boxed, here and below, where it is rare: the future of every result would be as large as that of the longest way.
             Route::Delayed(agent, delay) if !delay.is_zero() => {
-                return Box::pin(self.publish_delayed(agent, delay, message)).await;
+                return self.publish_delayed(agent, delay, message).await;
             }
             Route::Delayed(agent, _) => Way::of(Route::Agent(agent)),
             route => Way::of(route),
@@ -179,27 +200,20 @@ impl Publisher {
 
     async fn send_once(&self, way: &Way, partition: Option<Partition>, message: Message) -> Result<(), PublishError> {
         let (message, exchange, routing_key) = self.resolve(way, partition, message).await?;
+        let place = self.in_flight.enter(exchange.as_str(), &routing_key).await;
+        way.was_asked.store(true, Ordering::Relaxed);
+        answered(self.request(exchange, &routing_key, message)?, place).await
+    }
+
+    /// Puts a message into its lane, where it no longer depends on whoever waits for the answer.
+    fn request(&self, exchange: ShortString, routing_key: &str, message: Message) -> Result<Answer, PublishError> {
         let properties = convert::properties(&message).map_err(PublishError::Refused)?;
         let routing_key = ShortString::try_new(routing_key)
             .map_err(|_| PublishError::Refused("its routing key is longer than AMQP's 255 bytes".to_owned()))?;
-        let place = self.in_flight.enter(exchange.as_str(), routing_key.as_str()).await;
-        way.was_asked.store(true, Ordering::Relaxed);
-        let confirmed = self.confirmed(exchange, routing_key, properties, message.body).await;
-        drop(place);
-        confirmed
-    }
-
-    async fn confirmed(
-        &self,
-        exchange: ShortString,
-        routing_key: ShortString,
-        properties: BasicProperties,
-        body: bytes::Bytes,
-    ) -> Result<(), PublishError> {
-        let (request, answer) = Request::new(exchange, routing_key, properties, body);
+        let (request, answer) = Request::new(exchange, routing_key, properties, message.body);
         let lane = if request.is_reply() { &self.replies } else { &self.tasks };
         lane.send(request);
-        answer.await.unwrap_or_else(|_| Err(PublishError::Unavailable(link::down())))
+        Ok(answer)
     }
 
     /// Exchange and routing key of a route, with the queues made where it is their first use.
@@ -210,7 +224,7 @@ impl Publisher {
         mut message: Message,
     ) -> Result<(Message, ShortString, String), PublishError> {
         if !matches!(way.route, Route::DeadLetter(_)) {
-            envelope::check_size(&message).map_err(|error| PublishError::Refused(error.to_string()))?;
+            check_size(&message)?;
         }
         Ok(match &way.route {
             Route::Agent(agent) => {
@@ -259,8 +273,8 @@ impl Publisher {
     /// Tells other hosts that there is an agent with new partitions.
     async fn mark(&self, agent: &AgentName) -> Result<(), PublishError> {
         let marker = Message { message_id: Some(agent.to_string()), ..Message::default() };
-        let properties = convert::properties(&marker).map_err(PublishError::Refused)?;
-        self.confirmed(ShortString::default(), topology::PARTITIONED.into(), properties, marker.body).await
+        let answer = self.request(ShortString::default(), topology::PARTITIONED, marker)?;
+        answer.await.unwrap_or_else(|_| Err(PublishError::Unavailable(link::down())))
     }
 
     async fn declare_bucket(&self, bucket: Bucket) -> Result<(), PublishError> {
@@ -388,6 +402,15 @@ impl Way {
     fn through(bucket: Bucket, agent: AgentName, delay: Duration) -> Self {
         Self { bucket: Some(bucket), ..Self::of(Route::Delayed(agent, delay)) }
     }
+}
+
+/// What the broker says of a message, which keeps its place until then.
+async fn answered(answer: Answer, _place: Place<'_>) -> Result<(), PublishError> {
+    answer.await.unwrap_or_else(|_| Err(PublishError::Unavailable(link::down())))
+}
+
+fn check_size(message: &Message) -> Result<(), PublishError> {
+    envelope::check_size(message).map_err(|error| PublishError::Refused(error.to_string()))
 }
 
 fn unavailable(reason: &str) -> PublishError {

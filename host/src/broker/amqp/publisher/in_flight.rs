@@ -46,18 +46,33 @@ impl Default for InFlight {
 impl InFlight {
     /// A place for a message to this exchange. There is always one at last: the semaphores are never closed.
     pub(super) async fn enter(&self, exchange: &str, routing_key: &str) -> Place<'_> {
-        let (kind, queue) = match exchange {
-            topology::TASKS_EXCHANGE => (&self.tasks, Some(routing_key)),
-            "" if topology::is_a_dead_letter_queue(routing_key) => (&self.dead_letters, Some(routing_key)),
-            // Strangers' queues: as many as there are senders.
-            "" => (&self.replies, None),
-            delay => (&self.delays, Some(delay)),
-        };
+        let (kind, queue) = self.of(exchange, routing_key);
         let of_queue = match queue {
             Some(queue) => self.queue(queue).acquire_owned().await.ok(),
             None => None,
         };
         Place { _of_queue: of_queue, _of_kind: kind.acquire().await.ok() }
+    }
+
+    /// A place, where one is free.
+    pub(super) fn try_enter(&self, exchange: &str, routing_key: &str) -> Option<Place<'_>> {
+        let (kind, queue) = self.of(exchange, routing_key);
+        let of_queue = match queue {
+            Some(queue) => Some(self.queue(queue).try_acquire_owned().ok()?),
+            None => None,
+        };
+        Some(Place { _of_queue: of_queue, _of_kind: Some(kind.try_acquire().ok()?) })
+    }
+
+    /// The places of its kind of queue, and the queue that has places of its own.
+    fn of<'a>(&self, exchange: &'a str, routing_key: &'a str) -> (&Semaphore, Option<&'a str>) {
+        match exchange {
+            topology::TASKS_EXCHANGE => (&self.tasks, Some(routing_key)),
+            "" if topology::is_a_dead_letter_queue(routing_key) => (&self.dead_letters, Some(routing_key)),
+            // Strangers' queues: as many as there are senders.
+            "" => (&self.replies, None),
+            delay => (&self.delays, Some(delay)),
+        }
     }
 
     fn queue(&self, name: &str) -> Arc<Semaphore> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use futures::{FutureExt as _, future::BoxFuture};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
@@ -28,13 +28,16 @@ pub(super) struct Request {
     answer: oneshot::Sender<Result<(), PublishError>>,
 }
 
+/// Brings what the broker says of a message; nothing where the lane ends before.
+pub(super) type Answer = oneshot::Receiver<Result<(), PublishError>>;
+
 impl Request {
     pub(super) fn new(
         exchange: ShortString,
         routing_key: ShortString,
         properties: BasicProperties,
         body: Bytes,
-    ) -> (Self, oneshot::Receiver<Result<(), PublishError>>) {
+    ) -> (Self, Answer) {
         let (answer, answered) = oneshot::channel();
         (Self { exchange, routing_key, properties, body, answer }, answered)
     }
@@ -136,14 +139,14 @@ struct Answered {
     routing_key: ShortString,
 }
 
-type InFlight<'a> = FuturesUnordered<BoxFuture<'a, Answered>>;
-
 /// Publishes until the channel is lost; says why it is.
 async fn serve(channel: &Channel, requests: &mut mpsc::UnboundedReceiver<Request>, batch: &mut Vec<Request>) -> String {
-    let mut in_flight: InFlight = FuturesUnordered::new();
+    let mut in_flight = FuturesUnordered::new();
     let mut returns = Returns::default();
+    // Nobody is told of those whose senders gave up; they may have sent them again.
+    let is_wanted = |request: &Request| !request.answer.is_closed();
     // A batch that the last channel could no longer take.
-    send_all(channel, batch, &in_flight);
+    in_flight.extend(batch.drain(..).filter(is_wanted).map(|request| send(channel, request)));
     loop {
         tokio::select! {
             biased;
@@ -168,16 +171,9 @@ async fn serve(channel: &Channel, requests: &mut mpsc::UnboundedReceiver<Request
                 if in_flight.len() > ABANDONED_MAX {
                     return "too many messages were never confirmed".to_owned();
                 }
-                send_all(channel, batch, &in_flight);
+                in_flight.extend(batch.drain(..).filter(is_wanted).map(|request| send(channel, request)));
             }
         }
-    }
-}
-
-fn send_all<'a>(channel: &'a Channel, batch: &mut Vec<Request>, in_flight: &InFlight<'a>) {
-    // Nobody is told of those whose senders gave up; they may have sent them again.
-    for request in batch.drain(..).filter(|request| !request.answer.is_closed()) {
-        in_flight.push(send(channel, request).boxed());
     }
 }
 
@@ -199,7 +195,7 @@ async fn send(channel: &Channel, request: Request) -> Answered {
 fn settle(
     channel: &Channel,
     first: Answered,
-    in_flight: &mut InFlight,
+    in_flight: &mut FuturesUnordered<impl Future<Output = Answered>>,
     returns: &mut Returns,
 ) -> Result<(), lapin::Error> {
     let mut known = vec![first];
@@ -246,14 +242,14 @@ fn settle(
     Ok(())
 }
 
-fn take_ready(in_flight: &mut InFlight, into: &mut Vec<Answered>) {
+fn take_ready(in_flight: &mut FuturesUnordered<impl Future<Output = Answered>>, into: &mut Vec<Answered>) {
     while let Some(Some(answered)) = in_flight.next().now_or_never() {
         into.push(answered);
     }
 }
 
 /// Everything in flight fails with the channel: whether the broker has it is unknown.
-async fn fail_all(error: lapin::Error, mut in_flight: InFlight<'_>) -> String {
+async fn fail_all(error: lapin::Error, mut in_flight: FuturesUnordered<impl Future<Output = Answered>>) -> String {
     /// The driver fails all confirms of a dead channel at once; this is for the one that it forgets.
     const FORGOTTEN: Duration = Duration::from_secs(1);
     let reason = error.to_string();
