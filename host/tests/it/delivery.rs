@@ -31,7 +31,7 @@ fn unique(what: &str) -> String {
 }
 
 /// A client of the broker that is not the host.
-struct Stranger {
+pub(crate) struct Stranger {
     _connection: Connection,
     channel: Channel,
     replies: String,
@@ -40,7 +40,11 @@ struct Stranger {
 
 impl Stranger {
     async fn connect() -> Self {
-        let connection = Connection::connect(&service("AMQP_URL"), ConnectionProperties::default()).await.unwrap();
+        Self::connect_to(&service("AMQP_URL")).await
+    }
+
+    pub(crate) async fn connect_to(url: &str) -> Self {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
@@ -52,7 +56,7 @@ impl Stranger {
         Self { _connection: connection, channel, replies, answers }
     }
 
-    async fn send(&self, agent: &str, id: &str, headers: FieldTable, body: &[u8]) {
+    pub(crate) async fn send(&self, agent: &str, id: &str, headers: FieldTable, body: &[u8]) {
         let properties = BasicProperties::default()
             .with_message_id(id.into())
             .with_reply_to(self.replies.as_str().into())

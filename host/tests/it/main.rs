@@ -13,12 +13,19 @@
 )]
 
 mod bad_input;
+mod bulk;
+mod cancelling;
 mod common;
+mod conflicts;
+mod delays;
 mod delivery;
 mod files;
+mod fleet;
 mod foreign_client;
 mod http_api;
 mod lifecycle;
+mod loss;
 mod misbehaving;
 mod samples;
+mod scripts;
 mod voting;
