@@ -3,14 +3,15 @@
 //! Every command goes out on one of them as it comes, without waiting for the answers to earlier ones. A pool that hands
 //! out a connection per command was measured 5 to 7 times slower here, because it pings at each checkout.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use deadpool_redis::redis;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use futures::FutureExt as _;
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::TcpSettings;
-use redis::{IntoConnectionInfo, RedisError, ServerErrorKind};
+use redis::{Cmd, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, ServerErrorKind, Value};
 
 /// Connections of one host. Two: one is enough for the rate, the second keeps small commands moving while the first
 /// carries a large value.
@@ -41,9 +42,85 @@ pub struct RedisConnections {
 }
 
 struct Shared {
-    managers: Vec<ConnectionManager>,
-    first: ConnectionManager,
+    lanes: Vec<Arc<Lane>>,
+    first: Arc<Lane>,
     turn: AtomicUsize,
+}
+
+/// One connection. The manager opens it again where it breaks, but not where it only says nothing any more, as after the
+/// other machine has lost its power: then the manager is replaced.
+struct Lane {
+    client: redis::Client,
+    config: ConnectionManagerConfig,
+    /// With how many there were before it.
+    manager: RwLock<(u64, ConnectionManager)>,
+}
+
+impl Lane {
+    async fn open(client: redis::Client, config: ConnectionManagerConfig) -> Result<Arc<Self>, RedisError> {
+        let manager = ConnectionManager::new_with_config(client.clone(), config.clone()).await?;
+        Ok(Arc::new(Self { client, config, manager: RwLock::new((0, manager)) }))
+    }
+
+    fn connection(self: &Arc<Self>) -> RedisConnection {
+        let (number, manager) = self.manager.read().unwrap_or_else(PoisonError::into_inner).clone();
+        RedisConnection { lane: Arc::clone(self), number, manager }
+    }
+
+    /// Has the next command open a connection, unless that has been done since the given manager.
+    fn replace(&self, number: u64) {
+        let mut manager = self.manager.write().unwrap_or_else(PoisonError::into_inner);
+        if manager.0 == number
+            && let Ok(new) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())
+        {
+            *manager = (number.saturating_add(1), new);
+        }
+    }
+}
+
+/// The connection of one command, or of a few.
+pub(super) struct RedisConnection {
+    lane: Arc<Lane>,
+    number: u64,
+    manager: ConnectionManager,
+}
+
+impl RedisConnection {
+    fn seen<T>(&self, result: Result<T, RedisError>) -> Result<T, RedisError> {
+        if let Err(error) = &result
+            && error.is_timeout()
+        {
+            self.lane.replace(self.number);
+        }
+        result
+    }
+}
+
+impl ConnectionLike for RedisConnection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        async move {
+            let result = self.manager.send_packed_command(command).await;
+            self.seen(result)
+        }
+        .boxed()
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        commands: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        async move {
+            let result = self.manager.send_packed_commands(commands, offset, count).await;
+            self.seen(result)
+        }
+        .boxed()
+    }
+
+    fn get_db(&self) -> i64 {
+        self.manager.get_db()
+    }
 }
 
 /// Redis cannot be used.
@@ -73,19 +150,19 @@ impl RedisConnections {
             .set_number_of_retries(RECONNECT_ATTEMPTS_MAX)
             .set_min_delay(RECONNECT_DELAY_MIN)
             .set_max_delay(RECONNECT_DELAY_MAX);
-        let connect = || ConnectionManager::new_with_config(client.clone(), config.clone());
+        let connect = || Lane::open(client.clone(), config.clone());
         let first = connect().await.map_err(RedisSetupError::Connect)?;
-        let mut managers = vec![first.clone()];
-        while managers.len() < CONNECTIONS {
-            managers.push(connect().await.map_err(RedisSetupError::Connect)?);
+        let mut lanes = vec![Arc::clone(&first)];
+        while lanes.len() < CONNECTIONS {
+            lanes.push(connect().await.map_err(RedisSetupError::Connect)?);
         }
-        Ok(Self { shared: Arc::new(Shared { managers, first, turn: AtomicUsize::new(0) }) })
+        Ok(Self { shared: Arc::new(Shared { lanes, first, turn: AtomicUsize::new(0) }) })
     }
 
     /// The connection whose turn it is.
-    pub(super) fn next(&self) -> ConnectionManager {
-        let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed) % self.shared.managers.len().max(1);
-        self.shared.managers.get(turn).unwrap_or(&self.shared.first).clone()
+    pub(super) fn next(&self) -> RedisConnection {
+        let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed) % self.shared.lanes.len().max(1);
+        self.shared.lanes.get(turn).unwrap_or(&self.shared.first).connection()
     }
 
     /// Whether Redis answers, for readiness and `doctor`.
@@ -100,7 +177,7 @@ impl RedisConnections {
 impl std::fmt::Debug for RedisConnections {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Not the connection info: it holds the password.
-        f.debug_struct("RedisConnections").field("connections", &self.shared.managers.len()).finish()
+        f.debug_struct("RedisConnections").field("connections", &self.shared.lanes.len()).finish()
     }
 }
 

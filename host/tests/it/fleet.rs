@@ -64,10 +64,19 @@ async fn admin(statement: &str) {
     connection.close().await.unwrap();
 }
 
-/// A server as its clients see it, until it is cut off.
+/// A server as its clients see it.
 pub(crate) struct Proxy {
     url: String,
-    away: watch::Sender<bool>,
+    state: watch::Sender<State>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    There,
+    /// Connections end, and new ones are refused.
+    Cut,
+    /// Connections stay, and nothing is said on them: the machine has lost its power, and with it all that it knew of them.
+    Silent,
 }
 
 impl Proxy {
@@ -78,13 +87,13 @@ impl Proxy {
         let own = listener.local_addr().unwrap();
         url.set_ip_host(own.ip()).unwrap();
         url.set_port(Some(own.port())).unwrap();
-        let (away, seen) = watch::channel(false);
+        let (state, seen) = watch::channel(State::There);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 tokio::spawn(carry(client, target.clone(), seen.clone()));
             }
         });
-        Self { url: url.into(), away }
+        Self { url: url.into(), state }
     }
 
     /// The server's URL with this proxy's address in it.
@@ -94,28 +103,38 @@ impl Proxy {
 
     /// Ends all connections, and takes no more.
     pub(crate) fn cut(&self) {
-        self.away.send_replace(true);
+        self.state.send_replace(State::Cut);
     }
 
-    /// Lets clients through again.
+    /// Says nothing any more on any connection. Those that there are stay so for good.
+    pub(crate) fn fall_silent(&self) {
+        self.state.send_replace(State::Silent);
+    }
+
+    /// Lets new connections through again.
     pub(crate) fn mend(&self) {
-        self.away.send_replace(false);
+        self.state.send_replace(State::There);
     }
 }
 
-/// Carries one connection until either side ends it or it is cut, and then ends both.
-async fn carry(mut client: TcpStream, target: (String, u16), mut away: watch::Receiver<bool>) {
-    if *away.borrow() {
+/// Carries one connection until either side ends it or the proxy's state does.
+async fn carry(mut client: TcpStream, target: (String, u16), mut state: watch::Receiver<State>) {
+    let now = *state.borrow();
+    if now == State::There {
+        client.set_nodelay(true).unwrap();
+        let Ok(mut server) = TcpStream::connect(target).await else { return };
+        server.set_nodelay(true).unwrap();
+        tokio::select! {
+            biased;
+            _ = state.wait_for(|state| *state != State::There) => {}
+            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => return,
+        }
+    }
+    if *state.borrow() == State::Silent {
+        // The client keeps its end for as long as it likes.
+        let _ = tokio::io::copy(&mut client, &mut tokio::io::sink()).await;
+    } else {
         // A reset, as from a machine where nobody listens.
         let _ = client.set_zero_linger();
-        return;
-    }
-    client.set_nodelay(true).unwrap();
-    let Ok(mut server) = TcpStream::connect(target).await else { return };
-    server.set_nodelay(true).unwrap();
-    tokio::select! {
-        biased;
-        _ = away.wait_for(|away| *away) => {}
-        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
     }
 }

@@ -9,7 +9,7 @@ use super::delivery::Stranger;
 use super::fleet::Fleet;
 use super::scripts::{CACHE, KEY_VALUE, SQL, deploy, put_off, runs, script, sql, unique};
 
-const TASKS: usize = 10;
+pub(crate) const TASKS: usize = 10;
 
 /// Places of an agent: for those tasks and the ones that hold theirs.
 const TASKS_AT_ONCE: u32 = 20;
@@ -36,7 +36,7 @@ async fn submit(host: &Host, agent: &str, steps: &[Value]) -> Vec<String> {
 }
 
 /// Sends so many tasks of the same steps, past the host.
-async fn send(stranger: &Stranger, agent: &str, steps: &[Value]) -> Vec<String> {
+pub(crate) async fn send(stranger: &Stranger, agent: &str, steps: &[Value]) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..TASKS {
         ids.push(send_one(stranger, agent, &script(steps)).await);
@@ -51,14 +51,14 @@ async fn send_one(stranger: &Stranger, agent: &str, body: &str) -> String {
 }
 
 /// Waits until so many tasks of an agent have been put off.
-async fn until_put_off(host: &Host, agent: &str, times: usize) {
+pub(crate) async fn until_put_off(host: &Host, agent: &str, times: usize) {
     wait_until("its tasks are put off", async || {
         (put_off(host, agent).await >= u64::try_from(times).unwrap()).then_some(())
     })
     .await;
 }
 
-async fn each_succeeded_at_its_first_attempt(host: &Host, ids: &[String]) {
+pub(crate) async fn each_succeeded_at_its_first_attempt(host: &Host, ids: &[String]) {
     for id in ids {
         let task = host.finished(id).await;
         assert_eq!((&task["status"], &task["attempt"]), (&json!("succeeded"), &json!(1)), "{task}");
@@ -66,17 +66,17 @@ async fn each_succeeded_at_its_first_attempt(host: &Host, ids: &[String]) {
 }
 
 /// The tasks whose rows are in the agent's table, in order.
-async fn effects(fleet: &Fleet, agent: &str) -> Vec<String> {
+pub(crate) async fn effects(fleet: &Fleet, agent: &str) -> Vec<String> {
     let effects = format!("SELECT task_id FROM agent_{agent}.effects ORDER BY 1");
     sqlx::query_scalar(&effects).fetch_all(&fleet.pool).await.unwrap()
 }
 
-fn sorted(mut ids: Vec<String>) -> Vec<String> {
+pub(crate) fn sorted(mut ids: Vec<String>) -> Vec<String> {
     ids.sort();
     ids
 }
 
-async fn count_once_more(host: &Host, agent: &str, steps: &[Value]) -> Vec<u64> {
+pub(crate) async fn count_once_more(host: &Host, agent: &str, steps: &[Value]) -> Vec<u64> {
     let answer = host.run(agent, "application/json", script(steps)).await;
     let text = answer.text().await.unwrap();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"))

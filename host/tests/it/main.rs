@@ -28,4 +28,5 @@ mod loss;
 mod misbehaving;
 mod samples;
 mod scripts;
+mod silence;
 mod voting;

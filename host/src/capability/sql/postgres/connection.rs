@@ -22,6 +22,9 @@ use crate::records::Ended;
 /// What the host waits beyond `statement_timeout` for PostgreSQL to enforce it, before it does so itself: an agent can
 /// change the setting, not this.
 const STATEMENT_GRACE: Duration = Duration::from_secs(1);
+/// How long a connection may take to begin a transaction, which waits for nothing in the server: a server that vanished
+/// without a goodbye says nothing, and TCP alone would wait for a quarter of an hour.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// A batch of rows is passed on when it has so many, or so many bytes: two batches are in memory at most.
 const BATCH_ROWS: usize = 256;
 const BATCH_BYTES: usize = 256 << 10;
@@ -66,12 +69,12 @@ impl PostgresConnection {
         let Checkout { mut live, reused, turn } = pool.checkout(statement_timeout).await?;
         if let Err(error) = start(&mut live, mode, statement_timeout).await {
             if !reused {
-                return Err(lowered(error));
+                return Err(error);
             }
             // It died while it was idle, and most likely so did the others: the server was restarted.
             pool.retire_idle();
             live = pool.connect(statement_timeout).await?;
-            start(&mut live, mode, statement_timeout).await.map_err(lowered)?;
+            start(&mut live, mode, statement_timeout).await?;
         }
         Ok(Self { pool, mode, state: State::Ready(live), aborted: None, used_up: false, _turn: turn })
     }
@@ -133,6 +136,7 @@ impl SqlConnection for PostgresConnection {
             Ok(affected)
         };
         let result = within(timeout, work).await;
+        let result = told(result, &live, timeout).await;
         self.put_back(live, result)
     }
 
@@ -151,7 +155,8 @@ impl SqlConnection for PostgresConnection {
             let (statement, arguments) = prepare(&mut live, statement, parameters, timeout).await?;
             Ok((Statement::to_owned(&statement), arguments))
         };
-        let (statement, arguments) = match within(timeout, work).await {
+        let prepared = within(timeout, work).await;
+        let (statement, arguments) = match told(prepared, &live, timeout).await {
             Ok(prepared) => prepared,
             Err(error) => return self.put_back(live, Err(error)),
         };
@@ -164,6 +169,7 @@ impl SqlConnection for PostgresConnection {
         let kinds: Vec<Kind> = columns.iter().map(|column| column.kind.clone()).collect();
         let driver = Box::pin(async move {
             let result = within(timeout, pump(&mut live, &statement, arguments, &kinds, &sender)).await;
+            let result = told(result, &live, timeout).await;
             (live, result)
         });
         self.state = State::Streaming(Stream { driver: Some(driver), batches, ended: None });
@@ -278,7 +284,7 @@ impl PostgresConnection {
 }
 
 /// The first thing that a task does with a connection, in one round trip.
-async fn start(live: &mut Live, mode: TransactionMode, timeout: Duration) -> Result<(), sqlx::Error> {
+async fn start(live: &mut Live, mode: TransactionMode, timeout: Duration) -> Result<(), SqlError> {
     let mut batch = String::new();
     if live.timeout != timeout {
         batch = format!("SET statement_timeout = {}; ", timeout.as_millis());
@@ -287,7 +293,10 @@ async fn start(live: &mut Live, mode: TransactionMode, timeout: Duration) -> Res
         batch.push_str("BEGIN");
     }
     if !batch.is_empty() {
-        live.connection.execute(batch.as_str()).await?;
+        match tokio::time::timeout(START_TIMEOUT, live.connection.execute(batch.as_str())).await {
+            Ok(started) => started.map_err(lowered)?,
+            Err(elapsed) => return Err(silent(elapsed.into())),
+        };
         live.timeout = timeout;
     }
     Ok(())
@@ -362,13 +371,24 @@ async fn pump(
     Ok(())
 }
 
-/// Runs a statement no longer than `timeout` and a little.
-async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, SqlError>>) -> Result<T, SqlError> {
-    match tokio::time::timeout(timeout.saturating_add(STATEMENT_GRACE), work).await {
-        Ok(result) => result,
-        Err(_) => {
-            let timeout = crate::units::format_duration(timeout);
-            Err(SqlError::LimitExceeded(format!("the statement ran past statement_timeout = {timeout}")))
-        }
+/// Runs a statement no longer than `timeout` and a little; nothing where it took longer.
+async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, SqlError>>) -> Option<Result<T, SqlError>> {
+    tokio::time::timeout(timeout.saturating_add(STATEMENT_GRACE), work).await.ok()
+}
+
+/// What a statement came to. One that PostgreSQL itself should have ended by now is the agent's doing, which can change
+/// that setting; unless PostgreSQL is not there any more, or not on this connection, and nobody said goodbye.
+async fn told<T>(result: Option<Result<T, SqlError>>, live: &Live, timeout: Duration) -> Result<T, SqlError> {
+    if let Some(result) = result {
+        return result;
     }
+    if !live.running.is_there().await {
+        return Err(silent("no answer to a statement".into()));
+    }
+    let timeout = crate::units::format_duration(timeout);
+    Err(SqlError::LimitExceeded(format!("the statement ran past statement_timeout = {timeout}")))
+}
+
+fn silent(source: crate::capability::Cause) -> SqlError {
+    SqlError::Unavailable { what: "the database stopped answering", source }
 }

@@ -22,6 +22,9 @@ const STATEMENTS_CACHED_MAX: usize = 64;
 /// A connection that nobody used for so long is closed rather than used: a firewall may have forgotten it.
 const IDLE_MAX: Duration = Duration::from_secs(300);
 
+/// How long the server may take to say whether it has a connection.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The connections that one host may have open in the names of agents.
 pub(super) struct Slots {
     free: Arc<Semaphore>,
@@ -250,6 +253,15 @@ pub(super) struct Running {
     admin: PgPool,
     /// Set while a statement runs.
     pub(super) now: bool,
+}
+
+impl Running {
+    /// Whether the server has this connection, as far as it says anything.
+    pub(super) async fn is_there(&self) -> bool {
+        let look = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND usename = $2)";
+        let look = sqlx::query_scalar::<_, bool>(look).bind(self.pid).bind(&self.role).fetch_one(&self.admin);
+        matches!(tokio::time::timeout(LOOK_TIMEOUT, look).await, Ok(Ok(true)))
+    }
 }
 
 impl Drop for Running {
