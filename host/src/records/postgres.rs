@@ -175,10 +175,10 @@ impl PostgresRecords {
     }
 
     /// Sends where there is room, which is nearly always, before it gives the future: that then holds no message.
-    fn ask_within<'a, M: Send, T: Send>(
+    fn ask_within<M: Send, T: Send>(
         wait_max: Duration,
         action: &'static str,
-        channel: &'a mpsc::Sender<M>,
+        channel: &mpsc::Sender<M>,
         message: impl FnOnce(oneshot::Sender<Result<T, WriteError>>) -> M,
     ) -> impl Future<Output = Result<T, RecordsError>> + Send {
         let (reply, answer) = oneshot::channel();
@@ -194,10 +194,10 @@ impl PostgresRecords {
     }
 
     /// Writes an end where the bytes that wait leave room for it, otherwise gives it back.
-    fn write(&self, end: End) -> Result<impl Future<Output = Result<Ended, RecordsError>> + Send, End> {
+    fn write(&self, end: End) -> Result<impl Future<Output = Result<Ended, RecordsError>> + Send, Box<End>> {
         match Arc::clone(&self.bytes).try_acquire_many_owned(end.allowance()) {
             Ok(allowance) => Ok(self.write_within(end, allowance)),
-            Err(_) => Err(end),
+            Err(_) => Err(Box::new(end)),
         }
     }
 
@@ -217,11 +217,11 @@ impl PostgresRecords {
     }
 
     /// Writes an end once there is room for it.
-    async fn write_later(&self, end: End) -> Result<Ended, RecordsError> {
+    async fn write_later(&self, end: Box<End>) -> Result<Ended, RecordsError> {
         let wait_max = self.settings.wait_max;
         let allowance = Arc::clone(&self.bytes).acquire_many_owned(end.allowance());
         match tokio::time::timeout(wait_max, allowance).await {
-            Ok(Ok(allowance)) => self.write_within(end, allowance).await,
+            Ok(Ok(allowance)) => self.write_within(*end, allowance).await,
             Ok(Err(_)) | Err(_) => Err(failed("written")(WriteError::Waited(wait_max))),
         }
     }

@@ -5,10 +5,11 @@ mod in_flight;
 mod lane;
 mod newborn;
 mod returns;
+mod way;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::stream::{FuturesOrdered, StreamExt as _};
@@ -29,6 +30,7 @@ use buckets::Buckets;
 use in_flight::{InFlight, Place};
 use lane::{Answer, Lane, Request};
 use newborn::Newborn;
+use way::Way;
 
 /// Wait before a delivery that could not be published again goes back to its queue, so that it does not spin.
 const AGAIN_PAUSE: Duration = Duration::from_secs(1);
@@ -102,7 +104,7 @@ impl Publisher {
         {
             check_size(&message)?;
             let answer = self.request(exchange.into(), routing_key, message)?;
-            return self.in_time(answered(answer, place)).await.unwrap_or_else(Err);
+            return self.in_time(answered(answer, Some(place))).await.unwrap_or_else(Err);
         }
         // Boxed where it is rare: the future of every result would be as large as that of the longest way.
         Box::pin(self.publish_slowly(route, message)).await
@@ -202,7 +204,7 @@ impl Publisher {
         let (message, exchange, routing_key) = self.resolve(way, partition, message).await?;
         let place = self.in_flight.enter(exchange.as_str(), &routing_key).await;
         way.was_asked.store(true, Ordering::Relaxed);
-        answered(self.request(exchange, &routing_key, message)?, place).await
+        answered(self.request(exchange, &routing_key, message)?, Some(place)).await
     }
 
     /// Puts a message into its lane, where it no longer depends on whoever waits for the answer.
@@ -273,8 +275,7 @@ impl Publisher {
     /// Tells other hosts that there is an agent with new partitions.
     async fn mark(&self, agent: &AgentName) -> Result<(), PublishError> {
         let marker = Message { message_id: Some(agent.to_string()), ..Message::default() };
-        let answer = self.request(ShortString::default(), topology::PARTITIONED, marker)?;
-        answer.await.unwrap_or_else(|_| Err(PublishError::Unavailable(link::down())))
+        answered(self.request(ShortString::default(), topology::PARTITIONED, marker)?, None).await
     }
 
     async fn declare_bucket(&self, bucket: Bucket) -> Result<(), PublishError> {
@@ -385,27 +386,8 @@ impl Publisher {
     }
 }
 
-/// How a message goes.
-struct Way {
-    route: Route,
-    /// The delay queue of a delayed one.
-    bucket: Option<Bucket>,
-    /// Whether everything else was there, and the broker's answer was all that was waited for.
-    was_asked: Arc<AtomicBool>,
-}
-
-impl Way {
-    fn of(route: Route) -> Self {
-        Self { route, bucket: None, was_asked: Arc::default() }
-    }
-
-    fn through(bucket: Bucket, agent: AgentName, delay: Duration) -> Self {
-        Self { bucket: Some(bucket), ..Self::of(Route::Delayed(agent, delay)) }
-    }
-}
-
 /// What the broker says of a message, which keeps its place until then.
-async fn answered(answer: Answer, _place: Place<'_>) -> Result<(), PublishError> {
+async fn answered(answer: Answer, _place: Option<Place<'_>>) -> Result<(), PublishError> {
     answer.await.unwrap_or_else(|_| Err(PublishError::Unavailable(link::down())))
 }
 
