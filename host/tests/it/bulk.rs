@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::common::{Host, agent_host, agents_dir, wait_until};
+use super::common::{Host, agent_host, wait_until};
+use super::delivery::deploy_misbehaving;
 use super::fleet::Fleet;
 use super::scripts::unique;
 
@@ -27,11 +28,7 @@ async fn ten_thousand_dead_letters_are_run_again_by_one_command() {
     let fleet = Fleet::start().await;
     let host = fleet.host().start().await;
     let agent = unique("rejecting");
-    let folder = agents_dir().join("fixtures/manifest");
-    let manifest = std::fs::read_to_string(folder.join("agent.toml")).unwrap();
-    let manifest = manifest.replace(r#"name = "fixtures""#, &format!("name = {agent:?}"));
-    let module = std::fs::read(folder.join("fixtures.wasm")).expect("cargo xtask agents has built it");
-    assert_eq!(host.deploy(&agent, &manifest, module).await.status(), 201);
+    deploy_misbehaving(&host, &agent, "1s").await;
 
     let begun = std::time::Instant::now();
     let batch = vec![r#"{"do":"reject"}"#; LETTERS].join("\n");

@@ -16,7 +16,7 @@ async fn host() -> Host {
 }
 
 /// Deploys the misbehaving agent under a name of its own, with so much time for a task.
-async fn deploy_misbehaving(host: &Host, name: &str, time: &str) {
+pub(crate) async fn deploy_misbehaving(host: &Host, name: &str, time: &str) {
     let folder = agents_dir().join("fixtures/manifest");
     let manifest = std::fs::read_to_string(folder.join("agent.toml")).unwrap();
     let manifest = manifest.replace(r#"name = "fixtures""#, &format!("name = {name:?}"));

@@ -50,6 +50,13 @@ impl Fleet {
             .env("REDIS_URL", &self.cache.url)
     }
 
+    /// Transactions of agents that have inserted a row and do nothing at the moment.
+    pub(crate) async fn idle_transactions(&self) -> i64 {
+        let idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename LIKE 'ah\\_%'
+             AND state = 'idle in transaction' AND query LIKE 'INSERT INTO effects%'";
+        sqlx::query_scalar(idle).fetch_one(&self.pool).await.unwrap()
+    }
+
     /// Removes its database. Its hosts must be gone.
     pub(crate) async fn end(self) {
         self.pool.close().await;

@@ -1,6 +1,8 @@
 //! A server is taken from a host and given back: what needs it waits without using attempts, all else goes on, and
 //! nobody has to help.
 
+use std::cell::RefCell;
+
 use lapin::types::FieldTable;
 use serde_json::{Value, json};
 
@@ -131,10 +133,7 @@ async fn without_the_database_its_tasks_wait_and_others_run_to_their_end() {
     let writes = script(&[insert.clone(), count("inserted"), json!({ "await": "gate" })]);
     let mut written = vec![host.submit(&writing, "", writes).await];
     wait_until("one has inserted its row, and the other runs", async || {
-        let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename LIKE 'ah\\_%'
-             AND state = 'idle in transaction' AND query LIKE 'INSERT INTO effects%'";
-        let open: i64 = sqlx::query_scalar(open).fetch_one(&fleet.pool).await.unwrap();
-        (open == 1 && host.task(&running).await["status"] == "running").then_some(())
+        (fleet.idle_transactions().await == 1 && host.task(&running).await["status"] == "running").then_some(())
     })
     .await;
 
@@ -178,18 +177,23 @@ async fn without_the_broker_a_host_is_not_ready_and_promises_nothing() {
         fleet.broker.cut();
         let url = host.url(&format!("/v1/agents/{echo}/tasks"));
         // Sent until it is not ready: whichever of these is accepted was confirmed by the broker, and must run.
-        let mut accepted = Vec::new();
+        let accepted = RefCell::new(Vec::new());
         let is_ready = async || host.get("/readyz").await.unwrap().status();
-        while is_ready().await == 200 {
+        wait_until("it is not ready", async || {
+            if is_ready().await != 200 {
+                return Some(());
+            }
             let answer = host.client().post(&url).body("in between").send().await.unwrap();
             match answer.status().as_u16() {
                 202 => {
                     let task: Value = answer.json().await.unwrap();
-                    accepted.push(task["id"].as_str().unwrap().to_owned());
+                    accepted.borrow_mut().push(task["id"].as_str().unwrap().to_owned());
                 }
                 status => assert_eq!(status, 503, "{}", answer.text().await.unwrap()),
             }
-        }
+            None
+        })
+        .await;
         assert_eq!(is_ready().await, 503);
         let answer = host.client().post(&url).body("away").send().await.unwrap();
         let batch = host.client().post(host.url(&format!("/v1/agents/{echo}/tasks:batch"))).body("1\n2\n").send().await;
@@ -198,7 +202,7 @@ async fn without_the_broker_a_host_is_not_ready_and_promises_nothing() {
 
         fleet.broker.mend();
         wait_until("it is ready again", async || (is_ready().await == 200).then_some(())).await;
-        each_succeeded_at_its_first_attempt(&host, &accepted).await;
+        each_succeeded_at_its_first_attempt(&host, &accepted.into_inner()).await;
     }
     assert_eq!(host.run(&echo, "text/plain", "back").await.text().await.unwrap(), "back");
     drop(host);

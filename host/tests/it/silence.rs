@@ -43,21 +43,11 @@ async fn a_database_that_fell_silent_is_used_again_when_it_is_back() {
     let opens = json!({ "key-value": "gate" });
     let count = json!({ "key-value": "n" });
     let waits = json!({ "await": "gate" });
-    let in_transaction = async |sessions: i64| {
-        wait_until("transactions are open", async || {
-            let open =
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename LIKE 'ah\\_%'
-                 AND state = 'idle in transaction' AND query LIKE 'INSERT INTO effects%'";
-            let open: i64 = sqlx::query_scalar(open).fetch_one(&fleet.pool).await.unwrap();
-            (open == sessions).then_some(())
-        })
-        .await;
-    };
     // One that will commit into the silence, and one that will run another statement into it.
     let commits = host.submit(&agent, "", script(&[insert.clone(), waits.clone(), count.clone()])).await;
     let states = script(&[insert.clone(), waits, sql("SELECT 1"), count]);
     let states = host.submit(&agent, "", states).await;
-    in_transaction(2).await;
+    wait_until("their transactions are open", async || (fleet.idle_transactions().await == 2).then_some(())).await;
     // It leaves its connection behind for another.
     let before = host.submit(&agent, "", script(std::slice::from_ref(&insert))).await;
     assert_eq!(host.finished(&before).await["status"], "succeeded");
