@@ -141,6 +141,7 @@ impl App {
         background.spawn(observer.clone().watch_queues(draining.clone()));
         background.spawn(dispatcher.relay.clone().run(drained.clone()));
         background.spawn(Arc::clone(&dispatcher).watch_cancelled(drained.clone()));
+        background.spawn(Arc::clone(&dispatcher).note_running(drained.clone()));
         let dead_letters = DeadLetterOffice::new(dispatcher.relay.clone(), backends.records.clone());
         background.spawn(dead_letters.clone().run(drained.clone()));
         let ports = http::Ports {

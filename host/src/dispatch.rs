@@ -19,13 +19,17 @@ mod settlement;
 mod slot;
 mod suspect;
 
+use in_hand::Hold;
 pub use in_hand::InHand;
+use metrics::AgentMetrics;
 pub use metrics::DispatchMetrics;
 pub use settlement::{Policy, Settlement, settlement};
 pub use slot::AgentSlot;
 pub use suspect::Quarantine;
 
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -34,7 +38,7 @@ use tokio_util::task::TaskTracker;
 use crate::agent::{Recorded, Revision, Run, Runner, Stops};
 use crate::capability::tasks::ProgressSink;
 use crate::delivery::envelope::Malformed;
-use crate::delivery::{Broker, Consumer, Delivery, Message, envelope};
+use crate::delivery::{Broker, Consumer, Delivery, Message, Receipt, envelope};
 use crate::records::{Ending, Inbox, Progress, Status, TaskRecord, Update};
 use crate::relay::Relay;
 use crate::task::{AgentName, Completion, Outcome, Task, UnixMs, unix_ms_now};
@@ -74,6 +78,11 @@ const CANCELLED_EVERY: Duration = Duration::from_millis(250);
 /// Tasks that have run for less are not asked about: most are over by then.
 const CANCELLED_FROM: Duration = Duration::from_millis(200);
 
+/// How often a host looks which of its tasks have yet to be noted as running.
+const RUNNING_EVERY: Duration = Duration::from_millis(50);
+/// Tasks that have run for less are not noted: most are over by then, and nobody would have seen it.
+const RUNNING_FROM: Duration = Duration::from_millis(50);
+
 /// One delivery of a task, and what is to run it.
 struct Attempt {
     message: Message,
@@ -83,6 +92,8 @@ struct Attempt {
     started_at_ms: UnixMs,
     host: Arc<str>,
     records: Arc<dyn Inbox>,
+    metrics: Arc<AgentMetrics>,
+    is_noted_as_running: AtomicBool,
 }
 
 /// What is known of a task before it is run.
@@ -106,20 +117,38 @@ impl Dispatcher {
 
     /// Runs an agent's deliveries until its consumer is stopped.
     pub async fn serve(self: Arc<Self>, slot: Arc<AgentSlot>, mut consumer: Consumer) {
-        let process_duration = self.metrics.appeared(&slot.name());
+        let metrics = self.metrics.of(&slot.name());
         while let Some(delivery) = consumer.deliveries.recv().await {
-            let processing = process_duration.start_timer();
+            let processing = metrics.processing();
             // Admission first: a delivery that cannot run yet stays unsettled, and the prefetch holds the rest back.
             let revision = slot.active();
-            let permit = slot.admit(&revision).await;
+            let admission = (slot.admit(&revision).await, slot.count_running());
+            let Delivery { message, redelivered, receipt } = delivery;
             let dispatcher = Arc::clone(&self);
-            let slot = Arc::clone(&slot);
-            // Boxed: the runtime moves what it is given several times, to its end.
-            self.under_way.spawn(Box::pin(async move {
-                let running = slot.count_running();
-                dispatcher.handle(delivery, revision, (permit, running)).await;
-                processing.observe_duration();
-            }));
+            // Read before the task is spawned, and boxed: the runtime moves what it is given several times, to its end.
+            match self.read(message, redelivered, revision, &metrics) {
+                Ok(attempt) => self.under_way.spawn(Box::pin(async move {
+                    dispatcher.handle(&attempt, receipt, admission).await;
+                    processing.observe_duration();
+                })),
+                Err((message, malformed)) => {
+                    let agent = slot.name();
+                    self.under_way.spawn(Box::pin(async move {
+                        dispatcher.settle_malformed(&message, receipt, &agent, malformed).await;
+                        processing.observe_duration();
+                        drop(admission);
+                    }))
+                }
+            };
+        }
+    }
+
+    /// Notes those tasks as running that have been for a while, until it is told to end.
+    pub async fn note_running(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(RUNNING_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.in_hand.note_running(RUNNING_FROM);
         }
     }
 
@@ -144,40 +173,52 @@ impl Dispatcher {
         }
     }
 
-    async fn handle(&self, delivery: Delivery, active: Arc<Revision>, admission: impl Send) {
-        let now_ms = unix_ms_now();
-        let Delivery { message, redelivered, receipt } = delivery;
-        let task = match self.read(&active.agent, &message, now_ms) {
-            Ok(task) => task,
-            // Boxed, here and below, where it is rare: the future of every task would be as large as that of the worst.
-            Err(malformed) => {
-                return Box::pin(self.settle_malformed(&message, receipt, &active.agent, malformed)).await;
-            }
+    /// Reads a message as a task.
+    fn read(
+        &self,
+        message: Message,
+        redelivered: bool,
+        revision: Arc<Revision>,
+        metrics: &Arc<AgentMetrics>,
+    ) -> Result<Arc<Attempt>, (Message, Malformed)> {
+        let (bytes, max) = (message.body.len(), self.payload_bytes_max);
+        let started_at_ms = unix_ms_now();
+        let read = if bytes > max {
+            let reason = format!("its body has {bytes} bytes, expected at most {max} (payload_bytes_max)");
+            Err(envelope::malformed(&message, &reason))
+        } else {
+            envelope::parse(&revision.agent, &message, started_at_ms)
         };
+        match read {
+            Ok(task) => Ok(Arc::new(Attempt {
+                message,
+                redelivered,
+                task,
+                revision,
+                started_at_ms,
+                host: Arc::clone(&self.host),
+                records: Arc::clone(&self.records),
+                metrics: Arc::clone(metrics),
+                is_noted_as_running: AtomicBool::new(false),
+            })),
+            Err(malformed) => Err((message, malformed)),
+        }
+    }
+
+    async fn handle(&self, attempt: &Arc<Attempt>, receipt: Receipt, admission: impl Send) {
         let mut admission = Some(admission);
-        let hold = match self.in_hand.try_take(&task.id) {
+        let hold = match self.in_hand.try_take(&attempt.task.id) {
             Some(hold) => hold,
-            // A copy of a task that runs here takes no place from others while it waits.
+            // A copy of a task that runs here takes no place from others while it waits. Boxed, here and below, where it is
+            // rare: the future of every task would be as large as that of the worst.
             None => {
                 drop(admission.take());
-                self.in_hand.take(&task.id).await
+                Box::pin(self.in_hand.take(&attempt.task.id)).await
             }
         };
-        let attempt = Arc::new(Attempt {
-            message,
-            redelivered,
-            task,
-            revision: active,
-            started_at_ms: now_ms,
-            host: Arc::clone(&self.host),
-            records: Arc::clone(&self.records),
-        });
-        let (completion, recorded) = match self.standing(&attempt, now_ms).await {
-            Standing::Open => {
-                let stops = Stops { interrupt: self.interrupt.clone(), cancel: hold.cancel().clone() };
-                self.run(&attempt, stops).await
-            }
-            Standing::Ended(record) => return Box::pin(self.answer(&attempt, receipt, &record)).await,
+        let (completion, recorded) = match self.standing(attempt).await {
+            Standing::Open => self.run(attempt, &hold).await,
+            Standing::Ended(record) => return Box::pin(self.answer(attempt, receipt, &record)).await,
             Standing::Foreign(agent) => {
                 let reason = format!("its id is that of a task of agent {agent}: ids are the whole fleet's");
                 let malformed = envelope::malformed(&attempt.message, &reason);
@@ -188,37 +229,30 @@ impl Dispatcher {
         };
         // The instance is gone: the next task may start while this one's results are being confirmed.
         drop(admission);
-        self.settle(&attempt, receipt, completion, recorded).await;
+        self.settle(attempt, receipt, &completion, recorded).await;
         drop(hold);
     }
 
-    /// Reads a message as a task.
-    fn read(&self, agent: &AgentName, message: &Message, now_ms: UnixMs) -> Result<Task, Malformed> {
-        let (bytes, max) = (message.body.len(), self.payload_bytes_max);
-        if bytes > max {
-            let reason = format!("its body has {bytes} bytes, expected at most {max} (payload_bytes_max)");
-            return Err(envelope::malformed(message, &reason));
-        }
-        envelope::parse(agent, message, now_ms)
-    }
-
-    async fn run(&self, attempt: &Arc<Attempt>, stops: Stops) -> (Completion, Recorded) {
+    async fn run(&self, attempt: &Arc<Attempt>, hold: &Hold) -> (Completion, Recorded) {
         let suspect = if attempt.redelivered { suspect::suspect(&attempt.task, &attempt.message) } else { None };
         if let Some(suspect) = suspect {
-            return Box::pin(self.run_suspect(attempt, stops, &suspect)).await;
+            return Box::pin(self.run_suspect(attempt, hold, &suspect)).await;
         }
-        let _beside = self.quarantine.ordinary().await;
-        self.run_now(attempt, stops).await
+        let _beside = match self.quarantine.try_ordinary() {
+            Some(beside) => Some(beside),
+            None => Box::pin(self.quarantine.ordinary()).await,
+        };
+        self.run_now(attempt, hold).await
     }
 
-    async fn run_suspect(&self, attempt: &Arc<Attempt>, stops: Stops, suspect: &str) -> (Completion, Recorded) {
+    async fn run_suspect(&self, attempt: &Arc<Attempt>, hold: &Hold, suspect: &str) -> (Completion, Recorded) {
         let Some(_alone) = self.quarantine.alone().await else {
             // Beside others nothing could be learned of it.
-            return self.run_now(attempt, stops).await;
+            return self.run_now(attempt, hold).await;
         };
         match self.records.suspect_begins(suspect).await {
             Ok(deaths) if deaths >= suspect::DEATHS_MAX => {
-                self.metrics.failed(&attempt.task.agent, &Outcome::HostKiller);
+                attempt.metrics.failed(&Outcome::HostKiller);
                 self.cleared(attempt, suspect).await;
                 return (Completion::without_a_run(Outcome::HostKiller), Recorded::No);
             }
@@ -231,15 +265,17 @@ impl Dispatcher {
                 return (Completion::without_a_run(Outcome::HostError { message }), Recorded::No);
             }
         }
-        let ran = self.run_now(attempt, stops).await;
+        let ran = self.run_now(attempt, hold).await;
         self.cleared(attempt, suspect).await;
         ran
     }
 
-    async fn run_now(&self, attempt: &Arc<Attempt>, stops: Stops) -> (Completion, Recorded) {
-        self.records.note(attempt.update(Status::Running, None));
+    async fn run_now(&self, attempt: &Arc<Attempt>, hold: &Hold) -> (Completion, Recorded) {
+        let stops = Stops { interrupt: self.interrupt.clone(), cancel: hold.cancel().clone() };
+        hold.runs(Arc::clone(attempt));
         let ran = self.runner.run(Arc::clone(attempt) as Arc<dyn Run>, stops).await;
-        self.metrics.ran(&attempt.task.agent, &ran.0);
+        hold.ran();
+        attempt.metrics.ran(&ran.0);
         ran
     }
 
@@ -250,7 +286,7 @@ impl Dispatcher {
         }
     }
 
-    async fn standing(&self, attempt: &Attempt, now_ms: UnixMs) -> Standing {
+    async fn standing(&self, attempt: &Attempt) -> Standing {
         // One that its sender did not name has a new id at each delivery, and nobody can know it.
         if envelope::names_its_task(&attempt.message) {
             match self.records.ended(&attempt.task.id, attempt.task.generation).await {
@@ -268,14 +304,20 @@ impl Dispatcher {
                 }
             }
         }
-        attempt.not_to_be_run(now_ms).map_or(Standing::Open, Standing::Decided)
+        attempt.not_to_be_run().map_or(Standing::Open, Standing::Decided)
+    }
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Attempt").field(&self.task.id).finish()
     }
 }
 
 impl Attempt {
     /// How a task ends that is not worth an instance.
-    fn not_to_be_run(&self, now_ms: UnixMs) -> Option<Outcome> {
-        if self.task.is_expired(now_ms) {
+    fn not_to_be_run(&self) -> Option<Outcome> {
+        if self.task.is_expired(self.started_at_ms) {
             return Some(Outcome::Expired);
         }
         let (pinned, active) = (self.task.revision?, self.revision.number);
@@ -283,6 +325,13 @@ impl Attempt {
         (pinned != active).then(|| Outcome::Rejected {
             message: format!("x-revision pins it to revision {pinned}, but revision {active} is the active one"),
         })
+    }
+
+    /// Notes that it runs, once.
+    fn note_running(&self) {
+        if !self.is_noted_as_running.swap(true, Ordering::Relaxed) {
+            self.records.note(self.update(Status::Running, None));
+        }
     }
 
     fn update(&self, status: Status, completion: Option<&Completion>) -> Update {
@@ -323,6 +372,8 @@ impl Run for Attempt {
 
 impl ProgressSink for Attempt {
     fn note(&self, progress: Progress) {
+        // Nothing is kept of the progress of a task that does not run yet.
+        self.note_running();
         self.records.note_progress(&self.task.id, progress);
     }
 }

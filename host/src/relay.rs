@@ -166,7 +166,7 @@ impl Relay {
         let outcome = Outcome::Rejected { message: error.to_string() };
         let ending = buried::unsent(&self.host, agent, message, &outcome);
         let task = ending.update.id.clone();
-        match self.inbox.finished(ending).await {
+        match self.inbox.finished(&ending).await {
             // The letter is in the outbox, in the refused message's stead.
             Ok(Ended::Now) => tracing::warn!(%agent, %task, %error, "a task that cannot be sent is a dead letter"),
             Ok(Ended::Before) => tracing::warn!(%agent, %task, %error, "a task that has ended is not sent again"),

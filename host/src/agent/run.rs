@@ -214,37 +214,10 @@ impl Parts {
         let session = self.capabilities.session(&revision.plan, task);
         let session = session.with_progress(Arc::clone(run) as Arc<dyn ProgressSink>);
         let session = session.with_cancellation(stops.cancel.clone());
-        let mut store = self.store(revision, session, lease);
-        let began = Instant::now();
-        let cpu = Arc::clone(&store.data().cpu);
-        let answer = {
-            let called = std::pin::pin!(call(&mut store, revision, task));
-            tokio::select! {
-                biased;
-                stopped = stops.stopped() => Err(stopped),
-                called = tokio::time::timeout(time_left(revision, task, spent), cpu.measure(called)) => Ok(called),
-            }
-        };
-        let answer = match answer {
-            Ok(Ok(Ok(answer))) => Ok(answer),
-            Ok(Ok(Err(error))) => Err(classify(&error, &store, revision)),
-            Ok(Err(_elapsed)) if task.is_expired(unix_ms_now()) => Err(Outcome::Expired),
-            Ok(Err(_elapsed)) => Err(timed_out(revision)),
-            Err(stopped) => Err(stopped),
-        };
-        let wall = began.elapsed();
-        let state = store.into_data();
+        let store = self.store(revision, session, lease);
+        let (completion, session) = called(store, revision, task, stops, spent).await;
         drop(alive);
-        let usage = Usage {
-            memory_bytes_peak: state.memory.peak_bytes(),
-            cpu_us: micros(state.cpu.spent()),
-            wall_us: micros(wall),
-            host_calls: 0,
-        };
-        revision.note_memory_used(usage.memory_bytes_peak);
-        let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision));
-        let completion = Completion { outcome, usage, init: state.init, follow_ups: Vec::new() };
-        settle_effects(state.session, completion, run.as_ref()).await
+        settle_effects(session, completion, run.as_ref()).await
     }
 
     /// Waits for a slot of the pool and for memory, unless it is stopped meanwhile.
@@ -308,6 +281,44 @@ impl Parts {
         });
         store
     }
+}
+
+/// Calls the guest, unless it is stopped before it answers or takes too long, and takes the instance down.
+async fn called(
+    mut store: Store<InstanceState>,
+    revision: &Revision,
+    task: &Task,
+    stops: &Stops,
+    spent: Duration,
+) -> (Completion, Session) {
+    let began = Instant::now();
+    let cpu = Arc::clone(&store.data().cpu);
+    let answer = {
+        let called = std::pin::pin!(call(&mut store, revision, task));
+        tokio::select! {
+            biased;
+            stopped = stops.stopped() => Err(stopped),
+            called = tokio::time::timeout(time_left(revision, task, spent), cpu.measure(called)) => Ok(called),
+        }
+    };
+    let answer = match answer {
+        Ok(Ok(Ok(answer))) => Ok(answer),
+        Ok(Ok(Err(error))) => Err(classify(&error, &store, revision)),
+        Ok(Err(_elapsed)) if task.is_expired(unix_ms_now()) => Err(Outcome::Expired),
+        Ok(Err(_elapsed)) => Err(timed_out(revision)),
+        Err(stopped) => Err(stopped),
+    };
+    let wall = began.elapsed();
+    let state = store.into_data();
+    let usage = Usage {
+        memory_bytes_peak: state.memory.peak_bytes(),
+        cpu_us: micros(state.cpu.spent()),
+        wall_us: micros(wall),
+        host_calls: 0,
+    };
+    revision.note_memory_used(usage.memory_bytes_peak);
+    let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision));
+    (Completion { outcome, usage, init: state.init, follow_ups: Vec::new() }, state.session)
 }
 
 /// What a task needs before it may run: a slot of the pool, a part of its agent's share, and memory.

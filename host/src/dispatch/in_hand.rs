@@ -1,4 +1,5 @@
-//! The tasks that this host has in hand, by their ids: a task is run once at a time here, and can be found to be stopped.
+//! The tasks that this host has in hand, by their ids: a task is run once at a time here, and can be found to be stopped or
+//! noted as running.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::Attempt;
 use crate::task::TaskId;
 
 /// Tasks in hand.
@@ -21,6 +23,14 @@ struct Held {
     cancel: CancellationToken,
     since: Instant,
     let_go: Notify,
+    /// Its run, while it has one.
+    run: Mutex<Option<Arc<Attempt>>>,
+}
+
+impl Held {
+    fn run(&self) -> MutexGuard<'_, Option<Arc<Attempt>>> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A task in hand, until it is dropped.
@@ -44,7 +54,12 @@ impl InHand {
     fn take_or_find(self: &Arc<Self>, id: &TaskId) -> Result<Hold, Arc<Held>> {
         match self.tasks().entry(id.clone()) {
             Entry::Vacant(entry) => {
-                let held = Held { cancel: CancellationToken::new(), since: Instant::now(), let_go: Notify::new() };
+                let held = Held {
+                    cancel: CancellationToken::new(),
+                    since: Instant::now(),
+                    let_go: Notify::new(),
+                    run: Mutex::default(),
+                };
                 let held = Arc::clone(entry.insert(Arc::new(held)));
                 Ok(Hold { of: Arc::clone(self), id: id.clone(), held })
             }
@@ -76,6 +91,14 @@ impl InHand {
         tasks.iter().filter(|(_, held)| held.since.elapsed() > age).map(|(id, _)| id.clone()).collect()
     }
 
+    /// Notes those as running that have been in hand for longer than this and run.
+    pub(super) fn note_running(&self, age: Duration) {
+        let old = |held: &&Arc<Held>| held.since.elapsed() > age;
+        let held: Vec<Arc<Held>> = self.tasks().values().filter(old).cloned().collect();
+        // Noted under the lock: nothing says of a run that is over that it goes on.
+        held.iter().for_each(|held| held.run().iter().for_each(|run| run.note_running()));
+    }
+
     /// Has these stopped for good, where they are in hand.
     pub(super) fn cancel(&self, ids: &[TaskId]) {
         let tasks = self.tasks();
@@ -87,6 +110,16 @@ impl Hold {
     /// Says when the task is cancelled.
     pub(super) fn cancel(&self) -> &CancellationToken {
         &self.held.cancel
+    }
+
+    /// Its run begins.
+    pub(super) fn runs(&self, attempt: Arc<Attempt>) {
+        *self.held.run() = Some(attempt);
+    }
+
+    /// Its run is over.
+    pub(super) fn ran(&self) {
+        *self.held.run() = None;
     }
 }
 

@@ -1,9 +1,13 @@
 //! What dispatch counts. Names follow OpenTelemetry's FaaS and messaging conventions.
 
+use std::sync::Arc;
+
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, exponential_buckets, histogram_opts, opts,
+    Histogram, HistogramOpts, HistogramTimer, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    exponential_buckets, histogram_opts, opts,
 };
 
+use super::settlement::Settlement;
 use crate::task::{AgentName, Completion, Outcome};
 
 /// Counters and histograms per agent.
@@ -85,66 +89,103 @@ impl DispatchMetrics {
         })
     }
 
-    /// Makes an agent's series appear, at zero, so that the first failure shows as an increase and not as a new series.
-    /// Gives what times the agent's deliveries.
-    pub(super) fn appeared(&self, agent: &AgentName) -> Histogram {
+    /// An agent's metrics. They appear at zero, so that the first failure shows as an increase and not as a new series.
+    pub(super) fn of(&self, agent: &AgentName) -> Arc<AgentMetrics> {
         let label = &[agent.as_str()];
-        let counters =
-            [&self.invocations, &self.timeouts, &self.coldstarts, &self.dead_letters, &self.results_unroutable];
-        for counter in counters {
-            counter.with_label_values(label);
+        let counter = |counters: &IntCounterVec| counters.with_label_values(label);
+        let histogram = |histograms: &HistogramVec| histograms.with_label_values(label);
+        for counters in [&self.dead_letters, &self.results_unroutable] {
+            counter(counters);
         }
-        let histograms = [
-            &self.invoke_duration_seconds,
-            &self.init_duration_seconds,
-            &self.mem_usage_bytes,
-            &self.cpu_usage_seconds,
-        ];
-        for histogram in histograms {
-            histogram.with_label_values(label);
-        }
-        self.process_duration_seconds.with_label_values(label)
-    }
-
-    pub(super) fn ran(&self, agent: &AgentName, completion: &Completion) {
-        // An interrupted attempt is handed back and counts where it runs to its end.
-        if completion.outcome == Outcome::Interrupted {
-            return;
-        }
-        let label = &[agent.as_str()];
-        let usage = completion.usage;
-        self.invocations.with_label_values(label).inc();
-        self.coldstarts.with_label_values(label).inc();
-        self.invoke_duration_seconds.with_label_values(label).observe(seconds(usage.wall_us));
-        if let Some(init) = completion.init {
-            self.init_duration_seconds.with_label_values(label).observe(init.as_secs_f64());
-        }
-        self.cpu_usage_seconds.with_label_values(label).observe(seconds(usage.cpu_us));
-        // Exact up to 2^53 bytes.
-        #[expect(clippy::cast_precision_loss, reason = "no instance has 8 PiB of memory")]
-        self.mem_usage_bytes.with_label_values(label).observe(usage.memory_bytes_peak as f64);
-        match &completion.outcome {
-            Outcome::Succeeded(_) => return,
-            Outcome::TimedOut(_) => self.timeouts.with_label_values(label).inc(),
-            _ => {}
-        }
-        self.failed(agent, &completion.outcome);
-    }
-
-    /// Counts a failure.
-    pub(super) fn failed(&self, agent: &AgentName, outcome: &Outcome) {
-        self.errors.with_label_values(&[agent.as_str(), outcome.name()]).inc();
+        let succeeded = [agent.as_str(), Settlement::Acknowledge.name(), SUCCEEDED];
+        Arc::new(AgentMetrics {
+            agent: agent.clone(),
+            invocations: counter(&self.invocations),
+            timeouts: counter(&self.timeouts),
+            coldstarts: counter(&self.coldstarts),
+            invoke_duration_seconds: histogram(&self.invoke_duration_seconds),
+            init_duration_seconds: histogram(&self.init_duration_seconds),
+            mem_usage_bytes: histogram(&self.mem_usage_bytes),
+            cpu_usage_seconds: histogram(&self.cpu_usage_seconds),
+            process_duration_seconds: histogram(&self.process_duration_seconds),
+            succeeded: self.settlements.with_label_values(&succeeded),
+            of_all: self.clone(),
+        })
     }
 
     pub(super) fn settled(&self, agent: &AgentName, settlement: &str, reason: &str) {
         self.settlements.with_label_values(&[agent.as_str(), settlement, reason]).inc();
-        if settlement == "dead-letter" {
+        if settlement == Settlement::DeadLetter.name() {
             self.dead_letters.with_label_values(&[agent.as_str()]).inc();
         }
     }
 
     pub(super) fn result_unroutable(&self, agent: &AgentName) {
         self.results_unroutable.with_label_values(&[agent.as_str()]).inc();
+    }
+}
+
+/// The outcome's name of what goes well.
+const SUCCEEDED: &str = "succeeded";
+
+/// One agent's counters and histograms, looked up once: a look by labels takes as long as all that is counted of a task.
+#[derive(Debug)]
+pub(super) struct AgentMetrics {
+    agent: AgentName,
+    invocations: IntCounter,
+    timeouts: IntCounter,
+    coldstarts: IntCounter,
+    invoke_duration_seconds: Histogram,
+    init_duration_seconds: Histogram,
+    mem_usage_bytes: Histogram,
+    cpu_usage_seconds: Histogram,
+    process_duration_seconds: Histogram,
+    succeeded: IntCounter,
+    of_all: DispatchMetrics,
+}
+
+impl AgentMetrics {
+    /// Times a delivery, until it is told or dropped.
+    pub(super) fn processing(&self) -> HistogramTimer {
+        self.process_duration_seconds.start_timer()
+    }
+
+    /// Counts a run.
+    pub(super) fn ran(&self, completion: &Completion) {
+        // An interrupted attempt is handed back and counts where it runs to its end.
+        if completion.outcome == Outcome::Interrupted {
+            return;
+        }
+        let usage = completion.usage;
+        self.invocations.inc();
+        self.coldstarts.inc();
+        self.invoke_duration_seconds.observe(seconds(usage.wall_us));
+        if let Some(init) = completion.init {
+            self.init_duration_seconds.observe(init.as_secs_f64());
+        }
+        self.cpu_usage_seconds.observe(seconds(usage.cpu_us));
+        // Exact up to 2^53 bytes.
+        #[expect(clippy::cast_precision_loss, reason = "no instance has 8 PiB of memory")]
+        self.mem_usage_bytes.observe(usage.memory_bytes_peak as f64);
+        match &completion.outcome {
+            Outcome::Succeeded(_) => return,
+            Outcome::TimedOut(_) => self.timeouts.inc(),
+            _ => {}
+        }
+        self.failed(&completion.outcome);
+    }
+
+    /// Counts a failure.
+    pub(super) fn failed(&self, outcome: &Outcome) {
+        self.of_all.errors.with_label_values(&[self.agent.as_str(), outcome.name()]).inc();
+    }
+
+    /// Counts a settled delivery.
+    pub(super) fn settled(&self, settlement: &str, reason: &str) {
+        if settlement == Settlement::Acknowledge.name() && reason == SUCCEEDED {
+            return self.succeeded.inc();
+        }
+        self.of_all.settled(&self.agent, settlement, reason);
     }
 }
 

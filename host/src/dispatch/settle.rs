@@ -25,7 +25,13 @@ enum SettleError {
 }
 
 impl Dispatcher {
-    pub(super) async fn settle(&self, attempt: &Attempt, receipt: Receipt, completion: Completion, recorded: Recorded) {
+    pub(super) async fn settle(
+        &self,
+        attempt: &Attempt,
+        receipt: Receipt,
+        completion: &Completion,
+        recorded: Recorded,
+    ) {
         let manifest = &attempt.revision.manifest;
         let policy = Policy {
             attempts_max: attempt.task.attempts_max.unwrap_or(manifest.retry.max_attempts),
@@ -34,24 +40,24 @@ impl Dispatcher {
         };
         let decision = settlement(&completion.outcome, attempt.task.attempt, &policy, random_fraction);
         let prepared = match decision {
-            Settlement::Acknowledge | Settlement::DeadLetter => self.conclude(attempt, &completion, recorded).await,
+            Settlement::Acknowledge | Settlement::DeadLetter => self.conclude(attempt, completion, recorded).await,
             Settlement::RetryLater { delay, attempt: next } => {
-                match Box::pin(self.retry_later(attempt, &completion, delay, next)).await {
+                match Box::pin(self.retry_later(attempt, completion, delay, next)).await {
                     // It came larger than anything that may be published, and never will be: this was its last attempt.
                     Err(SettleError::Publish(PublishError::Refused(_))) => {
-                        Box::pin(self.conclude(attempt, &completion, recorded)).await
+                        Box::pin(self.conclude(attempt, completion, recorded)).await
                     }
                     published => published,
                 }
             }
             Settlement::HandBack => {
-                self.metrics.settled(&attempt.task.agent, decision.name(), completion.outcome.name());
+                attempt.metrics.settled(decision.name(), completion.outcome.name());
                 return receipt.hand_back();
             }
         };
         match prepared {
             Ok(()) => {
-                self.metrics.settled(&attempt.task.agent, decision.name(), completion.outcome.name());
+                attempt.metrics.settled(decision.name(), completion.outcome.name());
                 receipt.acknowledge();
             }
             Err(error) => Box::pin(self.put_off(&attempt.task, receipt, &error, completion.outcome.name())).await,
@@ -100,42 +106,40 @@ impl Dispatcher {
         completion: &Completion,
         recorded: Recorded,
     ) -> Result<(), SettleError> {
-        let (ended, outgoing) = match recorded {
-            Recorded::Before => (Ended::Before, Vec::new()),
+        let ending = match recorded {
+            Recorded::Before => None,
             Recorded::Now(ending) => {
                 self.records.was_finished(&ending.update);
-                (Ended::Now, ending.outgoing)
+                Some(ending)
             }
             Recorded::No => {
-                let ending = attempt.ended(completion);
-                let outgoing = ending.outgoing.clone();
-                (self.finished(ending).await?, outgoing)
+                let ending = Box::new(attempt.ended(completion));
+                matches!(self.finished(&ending).await?, Ended::Now).then_some(ending)
             }
         };
-        match ended {
-            Ended::Now => {
-                // What cannot be sent now is kept, and sent by whichever host is there.
-                if !outgoing.is_empty() {
-                    Box::pin(self.relay.send(outgoing)).await;
-                }
-                let outcome = &completion.outcome;
-                self.reply(&attempt.task, outcome.name(), outcome.output(), outcome.failure().as_ref()).await
-            }
-            Ended::Before => {
-                let id = &attempt.task.id;
-                match self.records.ended(id, attempt.task.generation).await? {
-                    Some(record) => self.reply_again(&attempt.task, &record).await,
-                    // Forgotten between the two looks: it ended as long ago as the records go back.
-                    None => Ok(()),
-                }
-            }
+        // Boxed, here and below, where it is rare: the future of every task would be as large as that of the worst.
+        let Some(ending) = ending else { return Box::pin(self.reply_as_recorded(&attempt.task)).await };
+        let outgoing = ending.outgoing;
+        // What cannot be sent now is kept, and sent by whichever host is there.
+        if !outgoing.is_empty() {
+            Box::pin(self.relay.send(outgoing)).await;
+        }
+        let outcome = &completion.outcome;
+        self.reply(&attempt.task, outcome.name(), outcome.output(), outcome.failure().as_ref()).await
+    }
+
+    async fn reply_as_recorded(&self, task: &Task) -> Result<(), SettleError> {
+        match self.records.ended(&task.id, task.generation).await? {
+            Some(record) => self.reply_again(task, &record).await,
+            // Forgotten between the two looks: it ended as long ago as the records go back.
+            None => Ok(()),
         }
     }
 
     /// Records an end, and goes on trying while the database is away: running the task again would not help.
-    async fn finished(&self, ending: Ending) -> Result<Ended, RecordsError> {
+    async fn finished(&self, ending: &Ending) -> Result<Ended, RecordsError> {
         loop {
-            match self.records.finished(ending.clone()).await {
+            match self.records.finished(ending).await {
                 Err(error) if error.is_passing && !self.interrupt.is_cancelled() => {
                     let (task, error) = (&ending.update.id, &error as &dyn std::error::Error);
                     tracing::warn!(%task, error, "the end of a task is not recorded yet; trying again");
@@ -149,7 +153,7 @@ impl Dispatcher {
     pub(super) async fn answer(&self, attempt: &Attempt, receipt: Receipt, record: &TaskRecord) {
         match self.reply_again(&attempt.task, record).await {
             Ok(()) => {
-                self.metrics.settled(&attempt.task.agent, Settlement::Acknowledge.name(), "ended-before");
+                attempt.metrics.settled(Settlement::Acknowledge.name(), "ended-before");
                 receipt.acknowledge();
             }
             Err(error) => self.put_off(&attempt.task, receipt, &error, "ended-before").await,
@@ -235,11 +239,10 @@ impl Dispatcher {
             finished_at_ms: Some(failed_at_ms),
         };
         let ending = buried(Ending::from(update), message, note.clone());
-        let outgoing = ending.outgoing.clone();
         // Where a task of the same id has ended, that one's record and listed letter stand. The letter goes to the queue
         // even so: what was sent is not lost. It is in no outbox then.
-        match self.finished(ending).await? {
-            Ended::Now => drop(self.relay.send(outgoing).await),
+        match self.finished(&ending).await? {
+            Ended::Now => drop(self.relay.send(ending.outgoing).await),
             Ended::Before => {
                 let letter = envelope::dead_letter(message, &note);
                 self.broker.publish(Route::DeadLetter(task.agent.clone()), letter).await?;

@@ -32,13 +32,14 @@ pub struct Quarantine {
 }
 
 impl Quarantine {
+    /// The permission to run beside others where nobody is alone, or is about to be.
+    pub(super) fn try_ordinary(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        self.runs.try_read().ok()
+    }
+
     /// The permission to run beside others, or beside a suspect that takes too long: then there is nothing to hold.
     pub(super) async fn ordinary(&self) -> Option<RwLockReadGuard<'_, ()>> {
-        // Mostly nobody is alone, and there is no clock to set.
-        match self.runs.try_read() {
-            Ok(beside) => Some(beside),
-            Err(_) => tokio::time::timeout(HELD_UP_MAX, self.runs.read()).await.ok(),
-        }
+        tokio::time::timeout(HELD_UP_MAX, self.runs.read()).await.ok()
     }
 
     /// The permission to run alone; none where others take too long to end.

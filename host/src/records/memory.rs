@@ -277,13 +277,13 @@ impl Inbox for MemoryRecords {
         }
     }
 
-    async fn finished(&self, ending: Ending) -> Result<Ended, RecordsError> {
-        if !self.change(ending.update) {
+    async fn finished(&self, ending: &Ending) -> Result<Ended, RecordsError> {
+        if !self.change(ending.update.clone()) {
             return Ok(Ended::Before);
         }
-        self.leaving.add(ending.outgoing);
-        if let Some(letter) = ending.dead_letter {
-            self.leaving.list(letter);
+        self.leaving.add(ending.outgoing.clone());
+        if let Some(letter) = &ending.dead_letter {
+            self.leaving.list(letter.clone());
         }
         Ok(Ended::Now)
     }

@@ -44,7 +44,7 @@ pub trait Inbox: Send + Sync + 'static {
     fn note_progress(&self, id: &TaskId, progress: Progress);
 
     /// Records the end of a task and what leaves with it; durable when it returns.
-    async fn finished(&self, ending: Ending) -> Result<Ended, RecordsError>;
+    async fn finished(&self, ending: &Ending) -> Result<Ended, RecordsError>;
 
     /// Tells of an end that is durable already, because it was committed with the task's own effects.
     fn was_finished(&self, update: &Update);

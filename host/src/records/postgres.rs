@@ -36,7 +36,7 @@ use self::link::{LOCK_TIMEOUT, Link, WriteError};
 use self::seldom::Seldom;
 use super::follow::Followers;
 use super::{
-    Cancelled, DeadLetter, Ended, Ending, INBOX_RETENTION_DEFAULT, Inbox, NewTask, Outgoing, Progress, Queued,
+    Cancelled, Ended, Ending, INBOX_RETENTION_DEFAULT, Inbox, NewTask, Progress, Queued,
     RETENTION_DEFAULT, Records, RecordsError, TaskRecord, TaskRecords, Update, order,
 };
 use crate::store::{HostDatabase, StoreError};
@@ -194,34 +194,30 @@ impl PostgresRecords {
     }
 
     /// Writes an end where the bytes that wait leave room for it, otherwise gives it back.
-    fn write(&self, end: End) -> Result<impl Future<Output = Result<Ended, RecordsError>> + Send, Box<End>> {
-        match Arc::clone(&self.bytes).try_acquire_many_owned(end.allowance()) {
-            Ok(allowance) => Ok(self.write_within(end, allowance)),
-            Err(_) => Err(Box::new(end)),
+    fn write(
+        &self,
+        row: Box<changes::Row>,
+    ) -> Result<impl Future<Output = Result<Ended, RecordsError>> + Send, Box<changes::Row>> {
+        match Arc::clone(&self.bytes).try_acquire_many_owned(allowance(&row)) {
+            Ok(allowance) => Ok(self.write_within(row, allowance)),
+            Err(_) => Err(row),
         }
     }
 
     fn write_within(
         &self,
-        end: End,
+        row: Box<changes::Row>,
         allowance: OwnedSemaphorePermit,
     ) -> impl Future<Output = Result<Ended, RecordsError>> + Send {
-        let End { change, outgoing, dead_letter } = end;
-        self.ask("written", &self.changes, |reply| changes::Finished {
-            change,
-            outgoing,
-            dead_letter,
-            reply,
-            allowance,
-        })
+        self.ask("written", &self.changes, |reply| changes::Finished { row, reply, allowance })
     }
 
     /// Writes an end once there is room for it.
-    async fn write_later(&self, end: Box<End>) -> Result<Ended, RecordsError> {
+    async fn write_later(&self, row: Box<changes::Row>) -> Result<Ended, RecordsError> {
         let wait_max = self.settings.wait_max;
-        let allowance = Arc::clone(&self.bytes).acquire_many_owned(end.allowance());
+        let allowance = Arc::clone(&self.bytes).acquire_many_owned(allowance(&row));
         match tokio::time::timeout(wait_max, allowance).await {
-            Ok(Ok(allowance)) => self.write_within(*end, allowance).await,
+            Ok(Ok(allowance)) => self.write_within(row, allowance).await,
             Ok(Err(_)) | Err(_) => Err(failed("written")(WriteError::Waited(wait_max))),
         }
     }
@@ -235,25 +231,9 @@ fn failed(action: &'static str) -> impl Fn(WriteError) -> RecordsError {
     }
 }
 
-/// The end of a task that is to be written.
-struct End {
-    change: TaskRecord,
-    outgoing: Vec<Outgoing>,
-    dead_letter: Option<DeadLetter>,
-}
-
-impl End {
-    /// Its share of [`WRITE_BYTES_WAITING_MAX`]. More than the whole of it is let in alone.
-    fn allowance(&self) -> u32 {
-        let weight = order::weight(&self.change) + order::extra_weight(&self.outgoing, self.dead_letter.as_ref());
-        u32::try_from(weight.min(WRITE_BYTES_WAITING_MAX)).unwrap_or(u32::MAX)
-    }
-}
-
-impl From<Ending> for End {
-    fn from(Ending { update, outgoing, dead_letter }: Ending) -> Self {
-        Self { change: TaskRecord::from(update), outgoing, dead_letter }
-    }
+/// An end's share of [`WRITE_BYTES_WAITING_MAX`]. More than the whole of it is let in alone.
+fn allowance(row: &changes::Row) -> u32 {
+    u32::try_from(row.weight().min(WRITE_BYTES_WAITING_MAX)).unwrap_or(u32::MAX)
 }
 
 #[async_trait::async_trait]
@@ -302,13 +282,13 @@ impl Inbox for PostgresRecords {
         }
     }
 
-    async fn finished(&self, ending: Ending) -> Result<Ended, RecordsError> {
-        let end = End::from(ending);
-        self.noted.overtaken(&end.change);
-        match self.write(end) {
+    async fn finished(&self, ending: &Ending) -> Result<Ended, RecordsError> {
+        let row = Box::new(changes::Row::from(ending));
+        self.noted.overtaken(&row.change);
+        match self.write(row) {
             Ok(written) => written.await,
-            // Boxed, for it is rare: each task's future would be larger by its end.
-            Err(end) => Box::pin(self.write_later(end)).await,
+            // Boxed, for it is rare, and each task's future would be larger by it.
+            Err(row) => Box::pin(self.write_later(row)).await,
         }
     }
 

@@ -53,7 +53,7 @@ impl Fixture {
             change(letter);
         }
         let outgoing = ending.outgoing.clone();
-        assert_eq!(self.records.finished(ending).await.unwrap(), Ended::Now);
+        assert_eq!(self.records.finished(&ending).await.unwrap(), Ended::Now);
         assert_eq!(self.relay.send(outgoing).await, SENT);
         task.id
     }

@@ -11,7 +11,7 @@ pub(super) async fn everything_said_at_the_end_is_kept(records: impl Records) {
         let task = new_task("a");
         queued(&records, &task).await;
         let end = ended(&task, status);
-        records.finished(end.clone().into()).await.expect("writable");
+        records.finished(&end.clone().into()).await.expect("writable");
         let expected = TaskRecord {
             id: end.id,
             agent: end.agent,
@@ -34,7 +34,7 @@ pub(super) async fn everything_said_at_the_end_is_kept(records: impl Records) {
         let task = new_task("a");
         let output = Some(Output { body, ..Output::default() });
         let end = Update { output: output.clone(), usage: None, revision: None, ..ended(&task, Status::Succeeded) };
-        records.finished(end.into()).await.expect("writable");
+        records.finished(&end.into()).await.expect("writable");
         let record = got(&records, &task).await.expect("it ended");
         assert!(record.output == output, "the output comes back");
         assert_eq!((record.usage, record.revision), (None, None));
@@ -52,7 +52,8 @@ pub(super) async fn text_that_a_database_cannot_hold_costs_no_record(records: im
         end.failure = failure(index);
         // Numbers that come from messages and may be anything.
         end.enqueued_at_ms = if index == 6 { i64::MAX as u64 } else { 0 };
-        records.finished(end.into())
+        let records = &records;
+        async move { records.finished(&end.into()).await }
     });
     futures::future::try_join_all(ends).await.expect("writable");
     let nul = got(&records, &tasks[5]).await.expect("it ended").failure.expect("it failed");
@@ -75,11 +76,11 @@ pub(super) async fn an_end_is_final(records: impl Records) {
     for first in ends {
         let task = new_task("a");
         queued(&records, &task).await;
-        records.finished(ended(&task, first).into()).await.expect("writable");
+        records.finished(&ended(&task, first).into()).await.expect("writable");
         let record = got(&records, &task).await;
         for second in ends {
             let later = Update { attempt: 2, started_at_ms: Some(u64::from(u32::MAX)), ..ended(&task, second) };
-            records.finished(later.into()).await.expect("an end that comes second is no error");
+            records.finished(&later.into()).await.expect("an end that comes second is no error");
         }
         for status in [Status::Running, Status::Retrying] {
             records.note(Update { attempt: 9, ..update(&task, status) });
@@ -128,7 +129,7 @@ pub(super) async fn attempts_go_on(records: impl Records) {
     records.note(Update { attempt: 4, started_at_ms: Some(1_700_000_005_000), ..update(&task, Status::Running) });
     let record = until(&records, &task, |record| record.attempt == 4).await;
     assert_eq!(record.progress, None, "an attempt begins without progress");
-    records.finished(Update { attempt: 4, ..ended(&task, Status::Succeeded) }.into()).await.expect("writable");
+    records.finished(&Update { attempt: 4, ..ended(&task, Status::Succeeded) }.into()).await.expect("writable");
     let record = got(&records, &task).await.expect("it ended");
     assert_eq!((record.status, record.attempt, record.failure), (Status::Succeeded, 4, None));
 }
@@ -144,7 +145,7 @@ pub(super) async fn progress_is_seen(records: impl Records) {
     }
     let record = until(&records, &task, |record| record.progress.as_ref().is_some_and(|p| p.note == "90 %")).await;
     assert_eq!(record.status, Status::Running);
-    records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
+    records.finished(&ended(&task, Status::Succeeded).into()).await.expect("writable");
     let record = got(&records, &task).await.expect("it ended");
     assert!(record.progress.is_some(), "how far it said it was stays");
 }
@@ -159,7 +160,7 @@ pub(super) async fn followers_see_the_end(records: impl Records) {
     let mut running = early[0].clone();
     let runs = running.wait_for(|record| record.as_ref().is_some_and(|record| record.status == Status::Running));
     tokio::time::timeout(NEVER, runs).await.expect("seen").expect("followed");
-    records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
+    records.finished(&ended(&task, Status::Succeeded).into()).await.expect("writable");
     let record = got(&records, &task).await.expect("it ended");
     for follower in early {
         assert_eq!(seen_to_end(follower).await, record);
@@ -167,7 +168,7 @@ pub(super) async fn followers_see_the_end(records: impl Records) {
     assert_eq!(seen_to_end(records.follow(&task.id)).await, record, "whoever comes late sees it too");
     // An end that is not the first one is never shown.
     let late = records.follow(&task.id);
-    records.finished(ended(&task, Status::Failed).into()).await.expect("writable");
+    records.finished(&ended(&task, Status::Failed).into()).await.expect("writable");
     assert_eq!(seen_to_end(late).await, record);
 }
 

@@ -22,7 +22,7 @@ pub async fn duplicates_agree<R: Records>(fleet: &[Arc<R>]) {
                 let status = if time % 2 == 0 { Status::Succeeded } else { Status::Failed };
                 records.note(update(&task, Status::Running));
                 let follower = records.follow(&task.id);
-                records.finished(ended(&task, status).into()).await.expect("writable");
+                records.finished(&ended(&task, status).into()).await.expect("writable");
                 let record = got(&*records, &task).await.expect("it ended");
                 assert!(record.status.is_terminal());
                 assert_eq!(seen_to_end(follower).await.status, record.status);
@@ -54,7 +54,7 @@ pub async fn interleavings_end_well<R: Records>(fleet: &[Arc<R>]) {
                 // Some before the end, some after, some while it is being written.
                 for step in 0..6 {
                     if step == (index + place) % 6 {
-                        records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
+                        records.finished(&ended(&task, Status::Succeeded).into()).await.expect("writable");
                     }
                     let status = if step % 2 == 0 { Status::Running } else { Status::Retrying };
                     records.note(Update { attempt: 1 + step as u32 / 2, ..update(&task, status) });

@@ -25,7 +25,7 @@ pub(super) async fn a_task_is_new_once(records: impl Records) {
     let record = got(&records, &first).await.expect("it was queued");
     assert_eq!((record.status, record.attempt), (Status::Queued, 1));
     assert_eq!((record.agent, record.enqueued_at_ms), (first.agent.clone(), first.enqueued_at_ms));
-    records.finished(ended(&first, Status::Failed).into()).await.expect("writable");
+    records.finished(&ended(&first, Status::Failed).into()).await.expect("writable");
     assert_eq!(queued(&records, &first).await, Queued::Known(Status::Failed));
     assert_eq!(
         got(&records, &first).await.expect("it ended").status,
@@ -49,7 +49,7 @@ pub(super) async fn only_an_unshared_queued_record_is_withdrawn(records: impl Re
     // Whoever is told of a conflict has no stake in the task.
     let other = NewTask { body_sha256: body_sha256(&Bytes::from_static(b"other")), ..mine.clone() };
     assert_eq!(queued(&records, &other).await, Queued::Conflict);
-    records.finished(ended(&over, Status::Succeeded).into()).await.expect("writable");
+    records.finished(&ended(&over, Status::Succeeded).into()).await.expect("writable");
     let all = [&mine, &shared, &twice, &over];
     records.withdraw(all.iter().map(|task| task.id.clone()).collect()).await.expect("writable");
     let mut stayed = Vec::new();

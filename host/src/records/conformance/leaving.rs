@@ -35,17 +35,18 @@ fn failed(task: &NewTask, generation: u32, failed_at_ms: u64) -> (Ending, DeadLe
 pub(super) async fn the_first_end_counts_and_says_so(records: impl Records) {
     let task = new_task("a");
     queued(&records, &task).await;
-    let first = records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
+    let first = records.finished(&ended(&task, Status::Succeeded).into()).await.expect("writable");
     assert_eq!(first, Ended::Now);
     for status in [Status::Succeeded, Status::Failed, Status::Cancelled] {
         let later = Update { started_at_ms: Some(1), ..ended(&task, status) };
-        assert_eq!(records.finished(later.into()).await.expect("writable"), Ended::Before);
+        assert_eq!(records.finished(&later.into()).await.expect("writable"), Ended::Before);
     }
     // Many at once: one of them, whichever.
     let task = new_task("b");
     let ends = (0..20).map(|time| {
         let end = Update { started_at_ms: Some(time), ..ended(&task, Status::Succeeded) };
-        records.finished(end.into())
+        let records = &records;
+        async move { records.finished(&end.into()).await }
     });
     let ends = futures::future::try_join_all(ends).await.expect("writable");
     assert_eq!(ends.iter().filter(|ended| **ended == Ended::Now).count(), 1, "{ends:?}");
@@ -60,7 +61,7 @@ pub(super) async fn an_end_is_known_to_whoever_asks_before_a_run(records: impl R
     records.note(update(&task, Status::Running));
     until(&records, &task, |record| record.status == Status::Running).await;
     assert_eq!(known(0).await, None, "running");
-    records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
+    records.finished(&ended(&task, Status::Succeeded).into()).await.expect("writable");
     assert_eq!(known(0).await, got(&records, &task).await);
     assert_eq!(known(1).await, None, "a redrive is another generation");
 }
@@ -69,7 +70,7 @@ pub(super) async fn what_leaves_with_an_end_is_kept_until_it_is_sent(records: im
     let task = new_task("a");
     let (sent, kept) = (outgoing("sent"), outgoing("kept"));
     let ending = Ending { outgoing: vec![sent.clone(), kept.clone()], ..Ending::from(ended(&task, Status::Succeeded)) };
-    records.finished(ending).await.expect("writable");
+    records.finished(&ending).await.expect("writable");
     records.sent(vec![sent.id]);
     // The other one is given out after a while, to one caller at a time.
     let mut found = Vec::new();
@@ -88,15 +89,15 @@ pub(super) async fn what_leaves_with_an_end_is_kept_until_it_is_sent(records: im
 
 pub(super) async fn what_would_leave_with_a_second_end_does_not(records: impl Records) {
     let task = new_task("a");
-    records.finished(ended(&task, Status::Succeeded).into()).await.expect("writable");
+    records.finished(&ended(&task, Status::Succeeded).into()).await.expect("writable");
     let (ending, letter) = failed(&task, 0, 1_700_000_005_000);
     let never = ending.outgoing[0].id;
-    assert_eq!(records.finished(ending).await.expect("writable"), Ended::Before);
+    assert_eq!(records.finished(&ending).await.expect("writable"), Ended::Before);
     assert_eq!(records.dead_letter(&letter.id).await.expect("readable"), None);
     // What is written after it is due after it.
     let (other, later) = (new_task("b"), outgoing("later"));
     let ending = Ending { outgoing: vec![later.clone()], ..Ending::from(ended(&other, Status::Succeeded)) };
-    records.finished(ending).await.expect("writable");
+    records.finished(&ending).await.expect("writable");
     let seen = unsent_until(&records, |seen| seen.contains(&later)).await;
     assert!(seen.iter().all(|outgoing| outgoing.id != never), "it was to leave with an end that does not count");
 }
@@ -109,7 +110,7 @@ pub(super) async fn what_was_left_behind_is_given_out_in_pieces(records: impl Re
     for outgoing in &left {
         let ending =
             Ending { outgoing: vec![outgoing.clone()], ..Ending::from(ended(&new_task("a"), Status::Succeeded)) };
-        records.finished(ending).await.expect("writable");
+        records.finished(&ending).await.expect("writable");
     }
     let seen = unsent_until(&records, |seen| left.iter().all(|outgoing| seen.contains(outgoing))).await;
     for outgoing in &left {
@@ -141,7 +142,7 @@ pub(super) async fn a_cancelled_task_ends_in_no_other_way(records: impl Records)
     }
     records.note(update(&running, Status::Running));
     until(&records, &running, |record| record.status == Status::Running).await;
-    records.finished(ended(&over, Status::Succeeded).into()).await.expect("writable");
+    records.finished(&ended(&over, Status::Succeeded).into()).await.expect("writable");
     assert_eq!(cancel(&unknown).await, Cancelled::Unknown);
     assert_eq!(cancel(&over).await, Cancelled::Finished(Status::Succeeded));
     let follower = records.follow(&running.id);
@@ -151,7 +152,7 @@ pub(super) async fn a_cancelled_task_ends_in_no_other_way(records: impl Records)
         let record = got(&records, task).await.expect("it is known");
         assert_eq!((record.status, record.finished_at_ms), (Status::Cancelled, Some(1_700_000_003_000)));
         assert_eq!(record.failure.expect("it says so").kind, "cancelled");
-        let late = records.finished(ended(task, Status::Succeeded).into()).await.expect("writable");
+        let late = records.finished(&ended(task, Status::Succeeded).into()).await.expect("writable");
         assert_eq!(late, Ended::Before);
         assert!(records.ended(&task.id, 0).await.expect("readable").is_some(), "it is not run any more");
     }
@@ -183,7 +184,7 @@ pub(super) async fn dead_letters_are_listed_page_by_page(records: impl Records) 
         let task = NewTask { agent: agent.clone(), ..new_task("a") };
         // Several at one moment, in no order of their ids.
         let (ending, letter) = failed(&task, 0, 1_700_000_000_000 + number / 3);
-        records.finished(ending).await.expect("writable");
+        records.finished(&ending).await.expect("writable");
         expected.push(letter);
     }
     expected.sort_by(|a, b| (b.failed_at_ms, &b.id).cmp(&(a.failed_at_ms, &a.id)));
@@ -209,7 +210,7 @@ pub(super) async fn a_redriven_task_is_new_and_a_dropped_one_stays_failed(record
     for task in [&again, &dropped] {
         assert_eq!(queued(&records, task).await, Queued::New);
         let (ending, _) = failed(task, 0, 1_700_000_005_000);
-        assert_eq!(records.finished(ending).await.expect("writable"), Ended::Now);
+        assert_eq!(records.finished(&ending).await.expect("writable"), Ended::Now);
     }
     let take = async |task: &NewTask, generation, redrive: bool| {
         let redrive = redrive.then(|| outgoing("again"));
@@ -239,15 +240,15 @@ pub(super) async fn a_redriven_task_is_new_and_a_dropped_one_stays_failed(record
     // A late duplicate of the first generation finds that it has had its turn; the redriven one runs.
     assert!(records.ended(&again.id, 0).await.expect("readable").is_some());
     assert_eq!(records.ended(&again.id, 1).await.expect("readable"), None);
-    let late = records.finished(ended(&again, Status::Succeeded).into()).await.expect("writable");
+    let late = records.finished(&ended(&again, Status::Succeeded).into()).await.expect("writable");
     assert_eq!(late, Ended::Before);
     let second = Update { generation: 1, ..ended(&again, Status::Succeeded) };
-    assert_eq!(records.finished(second.into()).await.expect("writable"), Ended::Now);
+    assert_eq!(records.finished(&second.into()).await.expect("writable"), Ended::Now);
     let record = got(&records, &again).await.expect("it is known");
     assert_eq!((record.status, record.generation, record.failure), (Status::Succeeded, 1, None));
     // And may fail again, which is another letter.
     let (ending, letter) = failed(&dropped, 1, 1_700_000_009_000);
-    assert_eq!(records.finished(ending).await.expect("writable"), Ended::Now);
+    assert_eq!(records.finished(&ending).await.expect("writable"), Ended::Now);
     assert_eq!(records.dead_letter(&dropped.id).await.expect("readable"), Some(letter));
 }
 
@@ -257,7 +258,7 @@ pub(super) async fn a_letter_of_an_absurd_generation_is_in_nobodys_way(records: 
     let mut taken = Vec::new();
     for (task, generation) in [(&absurd, u32::MAX), (&other, 0)] {
         let (ending, letter) = failed(task, generation, 1_700_000_005_000);
-        assert_eq!(records.finished(ending).await.expect("writable"), Ended::Now);
+        assert_eq!(records.finished(&ending).await.expect("writable"), Ended::Now);
         let letter = records.dead_letter(&letter.id).await.expect("readable").expect("it is listed");
         taken.push(Taken { id: letter.id, generation: letter.generation, redrive: Some(outgoing("again")) });
     }

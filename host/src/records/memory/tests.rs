@@ -11,7 +11,7 @@ async fn forgets_ended_tasks_after_the_retention_and_no_others() {
     let records = MemoryRecords::new(MemoryLimits { retention: Duration::ZERO, ..MemoryLimits::default() });
     let (waiting, over) = (new_task("a"), new_task("b"));
     records.queued(vec![waiting.clone(), over.clone()]).await.unwrap();
-    records.finished(ended(&over, Status::Succeeded).into()).await.unwrap();
+    records.finished(&ended(&over, Status::Succeeded).into()).await.unwrap();
     assert_eq!(records.get(&over.id).await.unwrap(), None);
     assert!(records.get(&waiting.id).await.unwrap().is_some());
 }
@@ -24,7 +24,7 @@ async fn forgets_the_oldest_ends_first_when_full_and_counts_exactly() {
     for task in &tasks {
         let mut update = ended(task, Status::Succeeded);
         update.output = Some(crate::task::Output { body: bytes::Bytes::from(vec![0; 10_000]), ..Default::default() });
-        records.finished(update.into()).await.unwrap();
+        records.finished(&update.into()).await.unwrap();
     }
     let mut known = Vec::new();
     for task in &tasks {
@@ -49,7 +49,7 @@ async fn refuses_more_when_unfinished_tasks_fill_it_and_takes_more_once_they_end
     };
     assert_eq!(error.action, "written");
     for task in &taken {
-        records.finished(ended(task, Status::Succeeded).into()).await.unwrap();
+        records.finished(&ended(task, Status::Succeeded).into()).await.unwrap();
     }
     records.queued(vec![new_task("a")]).await.unwrap();
 }

@@ -24,14 +24,35 @@ use self::upsert::{Upsert, WrittenBefore};
 use super::link::{Fault, Link, Work, WriteError, recv_batch};
 use super::noted::Sent;
 use crate::records::follow::Followers;
-use crate::records::{DeadLetter, Ended, Outgoing, TaskRecord, order};
+use crate::records::{DeadLetter, Ended, Ending, Outgoing, TaskRecord, order};
+
+/// What is written of a task.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) change: TaskRecord,
+    pub(super) outgoing: Vec<Outgoing>,
+    pub(super) dead_letter: Option<DeadLetter>,
+}
+
+impl Row {
+    /// Bytes that it holds.
+    pub(super) fn weight(&self) -> usize {
+        order::weight(&self.change) + order::extra_weight(&self.outgoing, self.dead_letter.as_ref())
+    }
+}
+
+impl From<&Ending> for Row {
+    fn from(Ending { update, outgoing, dead_letter }: &Ending) -> Self {
+        let change = TaskRecord::from(update.clone());
+        Self { change, outgoing: outgoing.clone(), dead_letter: dead_letter.clone() }
+    }
+}
 
 /// The end of a task, on its way to the database.
 #[derive(Debug)]
 pub(super) struct Finished {
-    pub(super) change: TaskRecord,
-    pub(super) outgoing: Vec<Outgoing>,
-    pub(super) dead_letter: Option<DeadLetter>,
+    /// Boxed: it is moved from queue to queue, and sorted.
+    pub(super) row: Box<Row>,
     pub(super) reply: oneshot::Sender<Result<Ended, WriteError>>,
     /// Its share of the bytes that may wait.
     pub(super) allowance: OwnedSemaphorePermit,
@@ -75,9 +96,7 @@ pub(super) struct Statement {
 /// One row to write, and who waits for it.
 #[derive(Debug)]
 struct Pending {
-    change: TaskRecord,
-    outgoing: Vec<Outgoing>,
-    dead_letter: Option<DeadLetter>,
+    row: Box<Row>,
     waiting: Vec<Waiting>,
 }
 
@@ -91,19 +110,14 @@ struct Waiting {
 
 impl Pending {
     fn note(change: TaskRecord) -> Self {
-        Self { change, outgoing: Vec::new(), dead_letter: None, waiting: Vec::new() }
-    }
-
-    fn weight(&self) -> usize {
-        order::weight(&self.change) + order::extra_weight(&self.outgoing, self.dead_letter.as_ref())
+        Self { row: Box::new(Row { change, outgoing: Vec::new(), dead_letter: None }), waiting: Vec::new() }
     }
 }
 
 impl From<Finished> for Pending {
     fn from(finished: Finished) -> Self {
-        let Finished { change, outgoing, dead_letter, reply, allowance } = finished;
-        let waiting = vec![Waiting { reply, _allowance: allowance, is_its_end: true }];
-        Self { change, outgoing, dead_letter, waiting }
+        let Finished { row, reply, allowance } = finished;
+        Self { row, waiting: vec![Waiting { reply, _allowance: allowance, is_its_end: true }] }
     }
 }
 
@@ -207,14 +221,14 @@ impl Lane {
     }
 
     fn settle(&self, rows: Vec<Pending>, unwritten: &HashSet<String>) {
-        for row in rows {
+        for Pending { row, waiting } in rows {
             let is_written = !unwritten.contains(row.change.id.as_str());
             if is_written {
                 self.followers.changed(&row.change);
             } else {
                 self.followers.read_soon(&row.change.id);
             }
-            for waiting in row.waiting {
+            for waiting in waiting {
                 let ended = if is_written && waiting.is_its_end { Ended::Now } else { Ended::Before };
                 // Whoever stopped waiting was told so.
                 let _ = waiting.reply.send(Ok(ended));
@@ -226,18 +240,19 @@ impl Lane {
 /// Several changes of one task become one, for a statement may touch a row only once. In order of the id, so that two
 /// hosts that write the same tasks wait for each other in the same order.
 fn coalesced(mut pending: Vec<Pending>) -> Vec<Pending> {
-    pending.sort_by(|a, b| a.change.id.cmp(&b.change.id));
+    pending.sort_by(|a, b| a.row.change.id.cmp(&b.row.change.id));
     let mut rows: Vec<Pending> = Vec::with_capacity(pending.len());
     for next in pending {
         match rows.last_mut() {
-            Some(last) if last.change.id == next.change.id => {
-                let supersedes = order::supersedes(&next.change, &last.change);
+            Some(last) if last.row.change.id == next.row.change.id => {
+                let Pending { row, waiting } = next;
+                let supersedes = order::supersedes(&row.change, &last.row.change);
                 if supersedes {
-                    order::merge(&mut last.change, &next.change);
+                    order::merge(&mut last.row.change, &row.change);
                     last.waiting.iter_mut().for_each(|waiting| waiting.is_its_end = false);
-                    (last.outgoing, last.dead_letter) = (next.outgoing, next.dead_letter);
+                    (last.row.outgoing, last.row.dead_letter) = (row.outgoing, row.dead_letter);
                 }
-                let joining = next.waiting.into_iter();
+                let joining = waiting.into_iter();
                 last.waiting.extend(joining.map(|waiting| Waiting { is_its_end: supersedes, ..waiting }));
             }
             Some(_) | None => rows.push(next),
@@ -250,15 +265,15 @@ fn coalesced(mut pending: Vec<Pending>) -> Vec<Pending> {
 fn statements(pending: Vec<Pending>) -> Vec<Statement> {
     let mut statements: Vec<Statement> = Vec::new();
     let mut bytes = 0;
-    for row in coalesced(pending) {
-        let weight = row.weight();
+    for pending in coalesced(pending) {
+        let weight = pending.row.weight();
         match statements.last_mut() {
             Some(statement) if bytes + weight <= STATEMENT_BYTES_MAX => {
-                statement.rows.push(row);
+                statement.rows.push(pending);
                 bytes += weight;
             }
             Some(_) | None => {
-                statements.push(Statement { rows: vec![row], tried_before: false });
+                statements.push(Statement { rows: vec![pending], tried_before: false });
                 bytes = weight;
             }
         }

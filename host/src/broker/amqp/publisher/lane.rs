@@ -178,17 +178,18 @@ async fn serve(channel: &Channel, requests: &mut mpsc::UnboundedReceiver<Request
 }
 
 async fn send(channel: &Channel, request: Request) -> Answered {
-    let Request { exchange, routing_key, properties, body, answer } = request;
-    let fingerprint = Fingerprint::of(exchange.as_str(), routing_key.as_str(), &properties);
+    let fingerprint = Fingerprint::of(request.exchange.as_str(), request.routing_key.as_str(), &request.properties);
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let published = channel.basic_publish(exchange, routing_key.clone(), options, &body, properties).await;
+    // Field by field: what is taken out of the request as a whole has a place of its own in the future besides.
+    let key = request.routing_key.clone();
+    let published = channel.basic_publish(request.exchange, key, options, &request.body, request.properties).await;
     // The driver has its own copy. A confirm that never comes must not keep this one.
-    drop(body);
+    drop(request.body);
     let confirmation = match published {
         Ok(confirm) => confirm.await,
         Err(error) => Err(error),
     };
-    Answered { fingerprint, confirmation, answer, routing_key }
+    Answered { fingerprint, confirmation, answer: request.answer, routing_key: request.routing_key }
 }
 
 /// Answers what the broker has answered; an error means that the channel is lost.

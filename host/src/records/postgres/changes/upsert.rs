@@ -76,16 +76,16 @@ const UPSERT: &str = "
 
 impl<'a> Upsert<'a> {
     fn column<T>(&self, value: impl Fn(&'a TaskRecord) -> T) -> Vec<T> {
-        self.rows.iter().map(|row| value(&row.change)).collect()
+        self.rows.iter().map(|pending| value(&pending.row.change)).collect()
     }
 
     fn outgoing<T>(&self, value: impl Fn(&'a TaskId, &'a Outgoing) -> T) -> Vec<T> {
-        let of_row = |row: &'a Pending| row.outgoing.iter().map(|outgoing| (&row.change.id, outgoing));
+        let of_row = |Pending { row, .. }: &'a Pending| row.outgoing.iter().map(|outgoing| (&row.change.id, outgoing));
         self.rows.iter().flat_map(of_row).map(|(id, outgoing)| value(id, outgoing)).collect()
     }
 
     fn letters<T>(&self, value: impl Fn(&'a DeadLetter) -> T) -> Vec<T> {
-        self.rows.iter().filter_map(|row| row.dead_letter.as_ref()).map(value).collect()
+        self.rows.iter().filter_map(|pending| pending.row.dead_letter.as_ref()).map(value).collect()
     }
 }
 
@@ -142,7 +142,7 @@ impl Work for Upsert<'_> {
     }
 
     fn bytes(&self) -> usize {
-        self.rows.iter().map(Pending::weight).sum()
+        self.rows.iter().map(|pending| pending.row.weight()).sum()
     }
 }
 
