@@ -131,7 +131,7 @@ async fn hosts_of_a_fleet_agree_on_records() {
         there.note(update(&task, Status::Running));
         let runs = follower.wait_for(|record| record.as_ref().is_some_and(|record| record.status == Status::Running));
         tokio::time::timeout(NEVER, runs).await.unwrap().unwrap();
-        there.finished(ended(&task, Status::Succeeded).into()).await.unwrap();
+        there.finished(&ended(&task, Status::Succeeded).into()).await.unwrap();
         let seen = conformance::seen_to_end(follower).await;
         assert_eq!(Some(seen), there.get(&task.id).await.unwrap());
     })
@@ -192,7 +192,7 @@ async fn killed_connections_lose_nothing() {
                     // A repeated try must find its own row: exactly `New`, although the answer may have been lost.
                     assert_eq!(records.queued(vec![task.clone()]).await.unwrap(), [Queued::New]);
                     records.note(update(&task, Status::Running));
-                    records.finished(ended(&task, Status::Succeeded).into()).await.unwrap();
+                    records.finished(&ended(&task, Status::Succeeded).into()).await.unwrap();
                     done.push(task);
                     finished.fetch_add(1, Ordering::Relaxed);
                 }
@@ -229,13 +229,13 @@ async fn calls_fail_after_the_wait_and_work_again_afterwards() {
         let mut blocker = scratch.connect().await;
         blocker.execute("BEGIN; LOCK TABLE agent_host.tasks IN ACCESS EXCLUSIVE MODE").await.unwrap();
         let task = new_task("a");
-        let error = records.finished(ended(&task, Status::Succeeded).into()).await.unwrap_err();
+        let error = records.finished(&ended(&task, Status::Succeeded).into()).await.unwrap_err();
         assert_eq!(error.action, "written");
         assert_eq!(records.queued(vec![task.clone()]).await.unwrap_err().action, "written");
         assert_eq!(records.get(&task.id).await.unwrap_err().action, "read");
         blocker.execute("ROLLBACK").await.unwrap();
         let again = async {
-            while records.finished(ended(&task, Status::Succeeded).into()).await.is_err() {}
+            while records.finished(&ended(&task, Status::Succeeded).into()).await.is_err() {}
             while records.get(&task.id).await.is_err() {}
         };
         tokio::time::timeout(NEVER, again).await.unwrap();
@@ -258,7 +258,7 @@ async fn a_row_that_the_database_refuses_fails_alone() {
             tasks[17].id
         );
         scratch.connect().await.execute(trigger.as_str()).await.unwrap();
-        let ends = tasks.iter().map(|task| records.finished(ended(task, Status::Succeeded).into()));
+        let ends = tasks.iter().map(async |task| records.finished(&ended(task, Status::Succeeded).into()).await);
         let results = futures::future::join_all(ends).await;
         for (index, (task, result)) in tasks.iter().zip(results).enumerate() {
             assert_eq!(result.is_err(), index == 17, "{index}: {result:?}");
@@ -276,7 +276,7 @@ async fn records_past_their_time_are_forgotten_and_no_others() {
         let [fresh, waiting, abandoned] = ["b", "c", "d"].map(new_task);
         writing.queued(over.clone()).await.unwrap();
         writing.queued(vec![waiting.clone(), abandoned.clone(), fresh.clone()]).await.unwrap();
-        let ends = over.iter().chain([&fresh]).map(|task| writing.finished(ended(task, Status::Succeeded).into()));
+        let ends = over.iter().chain([&fresh]).map(async |task| writing.finished(&ended(task, Status::Succeeded).into()).await);
         futures::future::try_join_all(ends).await.unwrap();
         writing.close().await;
         let mut connection = scratch.connect().await;
@@ -320,11 +320,11 @@ async fn closing_writes_what_was_noted_and_refuses_more() {
         let mut ending = tokio::task::JoinSet::new();
         for task in &ends {
             let (records, task) = (Arc::clone(&records), task.clone());
-            ending.spawn(async move { (records.finished(ended(&task, Status::Succeeded).into()).await.is_ok(), task) });
+            ending.spawn(async move { (records.finished(&ended(&task, Status::Succeeded).into()).await.is_ok(), task) });
         }
         records.note(update(&noted, Status::Running));
         records.close().await;
-        assert!(records.finished(ended(&more, Status::Succeeded).into()).await.is_err());
+        assert!(records.finished(&ended(&more, Status::Succeeded).into()).await.is_err());
         let after = self::records(&scratch).await;
         assert_eq!(after.get(&noted.id).await.unwrap().unwrap().status, Status::Running);
         // Each end was written, or its caller was told that it was not.

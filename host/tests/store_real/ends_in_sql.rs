@@ -278,7 +278,7 @@ async fn a_commit_that_takes_long_holds_up_nobody_else() {
         // Whatever else may want its row: another end of it, and more requests to cancel it than there are connections.
         let other_end = tokio::spawn({
             let (records, held) = (Arc::clone(&records), held.clone());
-            async move { records.finished(ended(&held, Status::Failed).into()).await }
+            async move { records.finished(&ended(&held, Status::Failed).into()).await }
         });
         let mut cancelling = tokio::task::JoinSet::new();
         for _ in 0..4 {
@@ -293,7 +293,7 @@ async fn a_commit_that_takes_long_holds_up_nobody_else() {
             while records.notes_dropped() < notes {
                 let task = new_task("other");
                 records.queued(vec![task.clone()]).await.unwrap();
-                assert_eq!(records.finished(ended(&task, Status::Succeeded).into()).await.unwrap(), Ended::Now);
+                assert_eq!(records.finished(&ended(&task, Status::Succeeded).into()).await.unwrap(), Ended::Now);
                 assert_eq!(records.cancelled(vec![held.id.clone(), task.id]).await.unwrap(), []);
             }
         }
