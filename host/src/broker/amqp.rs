@@ -25,6 +25,7 @@ mod link;
 mod order;
 mod partitions;
 mod publisher;
+mod rest;
 mod watermark;
 
 use std::sync::Arc;
@@ -46,6 +47,7 @@ use link::Link;
 use order::Order;
 use partitions::Partitions;
 use publisher::Publisher;
+use rest::Rests;
 
 /// How to reach the broker and how patient to be with it.
 #[derive(Clone)]
@@ -212,6 +214,7 @@ impl AmqpBroker {
         let mut declarations = topology::shared();
         declarations.extend(topology::for_agent(agent));
         let (publisher, agent) = (Arc::clone(&self.publisher), agent.clone());
+        let rests = Rests { deliveries: handing_over.deliveries.downgrade(), stop: handing_over.stop.clone() };
         self.spawn_consumer(consumer::Source {
             name: topology::task_queue(&agent),
             queues: vec![topology::task_queue(&agent)],
@@ -224,7 +227,7 @@ impl AmqpBroker {
                     drop(moving.send(delivery));
                     return None;
                 }
-                Some(delivery)
+                rests.unless_kept(delivery)
             },
             deliveries: Some(handing_over.deliveries),
             order: None,
