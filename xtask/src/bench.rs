@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the instance bench, then the end-to-end comparison on real services.
+//! `cargo xtask bench`: the instance bench, then the end-to-end comparison and the backlog bench on real services.
 
 use std::process::Command;
 
@@ -8,13 +8,13 @@ use crate::services::Plan;
 use crate::workspace::Workspace;
 use crate::{agents, process, ui};
 
-/// Runs both; `args` go to the comparison.
+/// Runs all; `args` go to the comparison.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     // Before anything is built, which takes minutes.
     let services = Plan::make()?;
     agents::build(workspace, &[])?;
 
-    // One build for both, and the instance bench is a program like the other: as a bench target it would pull in the
+    // One build for all, and the instance bench is a program like the other: as a bench target it would pull in the
     // test dependencies, with which everything would be built a second time.
     ui::step("building the host and the benchmarks with optimisation; the first time this takes a while");
     let build = ["build", "--release", "--package", "agent-host", "--package", "benchmarks", "--bins"];
@@ -29,7 +29,12 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     let mut command = built(workspace, "throughput");
     command.args(args);
     services.apply(&mut command);
-    process::run("the throughput comparison", &mut command)
+    process::run("the throughput comparison", &mut command)?;
+
+    ui::step("a standing backlog beside single tasks, and tasks that wait");
+    let mut command = built(workspace, "backlog");
+    services.apply(&mut command);
+    process::run("the backlog bench", &mut command)
 }
 
 /// The program itself, not `cargo run`: for the one package alone cargo would choose other features and build it anew.

@@ -7,13 +7,13 @@
 //! result, so that neither pays for its start.
 
 mod bare;
-mod broker;
-mod host;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
+use benchmarks::broker::Broker;
+use benchmarks::host::Host;
+use benchmarks::{agent_host, service};
 use clap::Parser;
 
 /// Compares the throughput of agent-host with that of a bare consumer.
@@ -44,13 +44,10 @@ const HOST_QUEUE: &str = "agent.echo";
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
-    let program = match options.agent_host.clone() {
-        Some(program) => program,
-        None => std::env::current_exe()?.with_file_name("agent-host"),
-    };
+    let program = agent_host(options.agent_host.clone())?;
     let (amqp_url, database_url) = (service("AMQP_URL")?, service("DATABASE_URL")?);
-    let host = host::Host::new(program, &options.agent, &amqp_url, &database_url)?;
-    let broker = broker::Broker::connect(&amqp_url).await?;
+    let host = Host::new(program, &options.agent, &["echo"], &amqp_url, &database_url)?;
+    let broker = Broker::connect(&amqp_url).await?;
     // A first start declares the agent's queue with the host's own arguments.
     host.start().await?.stop().await?;
     broker.declare_like_an_agents(BARE_QUEUE).await?;
@@ -74,18 +71,11 @@ async fn main() -> Result<()> {
         println!("{round:>5}   {bare:>11.0}/s   {hosted:>8.0}/s   {:>5.2}", hosted / bare);
         rates.push((bare, hosted));
     }
-    broker.delete(BARE_QUEUE).await?;
+    broker.delete(&[BARE_QUEUE]).await?;
     let ratio = median(rates.iter().map(|(bare, hosted)| hosted / bare));
     let (bare, hosted) = (median(rates.iter().map(|rate| rate.0)), median(rates.iter().map(|rate| rate.1)));
     println!("median  {bare:>11.0}/s   {hosted:>8.0}/s   {ratio:>5.2}");
     Ok(())
-}
-
-/// How long a round may take before it counts as hung.
-const ROUND_MAX: Duration = Duration::from_secs(300);
-
-fn service(variable: &str) -> Result<String> {
-    std::env::var(variable).with_context(|| format!("{variable} is not set: run cargo xtask bench, or set it"))
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

@@ -1,6 +1,9 @@
 //! The driver's side: fills queues and counts results.
+//!
+//! Every function fails with what the broker says.
+#![expect(clippy::missing_errors_doc, reason = "they are all the same, see above")]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
@@ -12,7 +15,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 
-use super::ROUND_MAX;
+use crate::ROUND_MAX;
 
 /// Where results are counted.
 const RESULTS_QUEUE: &str = "benchmark.results";
@@ -20,13 +23,14 @@ const RESULTS_QUEUE: &str = "benchmark.results";
 const WINDOW: usize = 500;
 
 /// A connection of the driver.
-pub(crate) struct Broker {
+pub struct Broker {
     connection: Connection,
     channel: Channel,
 }
 
 impl Broker {
-    pub(crate) async fn connect(url: &str) -> Result<Self> {
+    /// Connects, and makes the queue of results.
+    pub async fn connect(url: &str) -> Result<Self> {
         let connection = Connection::connect(url, ConnectionProperties::default()).await.context("connecting")?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -36,7 +40,7 @@ impl Broker {
     }
 
     /// A quorum queue, like the agents'.
-    pub(crate) async fn declare_like_an_agents(&self, queue: &str) -> Result<()> {
+    pub async fn declare_like_an_agents(&self, queue: &str) -> Result<()> {
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
@@ -44,16 +48,54 @@ impl Broker {
         Ok(())
     }
 
-    pub(crate) async fn delete(&self, queue: &str) -> Result<()> {
-        for queue in [queue, RESULTS_QUEUE] {
-            self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
+    /// Removes these queues and that of the results, with what is in them.
+    pub async fn delete(&self, queues: &[&str]) -> Result<()> {
+        for queue in queues.iter().chain(&[RESULTS_QUEUE]) {
+            self.channel.queue_delete((*queue).into(), QueueDeleteOptions::default()).await?;
         }
         Ok(())
     }
 
+    /// How many messages are ready in a queue.
+    pub async fn depth(&self, queue: &str) -> Result<u32> {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        Ok(self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await?.message_count())
+    }
+
+    /// Empties a queue.
+    pub async fn purge(&self, queue: &str) -> Result<()> {
+        self.channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await?;
+        Ok(())
+    }
+
+    /// Sends tasks to a queue, one after the other, and measures the time from each to its result.
+    pub async fn round_trips(&self, queue: &str, count: u32, pause: Duration) -> Result<Vec<Duration>> {
+        let channel = self.connection.create_channel().await?;
+        let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let replies = channel.queue_declare("".into(), exclusive, FieldTable::default()).await?.name().clone();
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let mut results = channel.basic_consume(replies.clone(), "".into(), options, FieldTable::default()).await?;
+        let mut took = Vec::new();
+        for number in 0..count {
+            let properties = BasicProperties::default()
+                .with_delivery_mode(2)
+                .with_reply_to(replies.clone())
+                .with_correlation_id(number.to_string().into());
+            let begun = Instant::now();
+            let options = BasicPublishOptions::default();
+            channel.basic_publish("".into(), queue.into(), options, b"one", properties).await?.await?;
+            let result = tokio::time::timeout(ROUND_MAX, results.next()).await;
+            result.context("a result does not come")?.context("no more results come")??;
+            took.push(begun.elapsed());
+            tokio::time::sleep(pause).await;
+        }
+        channel.close(200, "done".into()).await?;
+        Ok(took)
+    }
+
     /// Puts messages into an empty queue and waits for every confirm.
-    pub(crate) async fn fill(&self, queue: &str, messages: u32, body_bytes: usize) -> Result<()> {
-        self.channel.queue_purge(RESULTS_QUEUE.into(), QueuePurgeOptions::default()).await?;
+    pub async fn fill(&self, queue: &str, messages: u32, body_bytes: usize) -> Result<()> {
+        self.purge(RESULTS_QUEUE).await?;
         let body = vec![b'x'; body_bytes];
         // An id of its own for each, as a careful sender gives: the host looks up whether it has had it before.
         let run = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos();
@@ -78,7 +120,7 @@ impl Broker {
     }
 
     /// Starts counting results.
-    pub(crate) async fn results(&self, expected: u32) -> Result<Results> {
+    pub async fn results(&self, expected: u32) -> Result<Results> {
         let channel = self.connection.create_channel().await?;
         channel.basic_qos(1_000, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
@@ -89,7 +131,7 @@ impl Broker {
 }
 
 /// Results on their way.
-pub(crate) struct Results {
+pub struct Results {
     channel: Channel,
     consumer: Consumer,
     expected: u32,
@@ -97,7 +139,7 @@ pub(crate) struct Results {
 
 impl Results {
     /// Results per second between the first and the last.
-    pub(crate) async fn rate(mut self) -> Result<f64> {
+    pub async fn rate(mut self) -> Result<f64> {
         let mut first = None;
         for received in 0..self.expected {
             let next = tokio::time::timeout(ROUND_MAX, self.consumer.next()).await;
