@@ -9,7 +9,7 @@
 //! ```
 //!
 //! - An instance starts with far more memory than it touches (a Rust guest's stack alone is 1 MiB). That part is promised
-//!   in full only for [`PROMISE`]; what of it is resident by then is in the baseline. So a thousand tasks that wait take
+//!   in full for a second only; what of it is resident by then is in the baseline. So a thousand tasks that wait take
 //!   what they use, and not what they may use.
 //! - Growth is taken to be used, and stays accounted. A task reserves what its agent was seen to need, takes more as it
 //!   grows, and waits where there is no more: the oldest task first, before any new one is admitted.
@@ -18,7 +18,7 @@
 //! - New tasks are admitted in their order, those of one agent up to its share, so that its backlog holds nobody else up.
 //!   A task that needs more than there is runs alone.
 //!
-//! [`State`] is the pure part; this file adds the lock and the waiting.
+//! `state` is the pure part; this file adds the lock and the waiting.
 
 mod baseline;
 mod lease;

@@ -245,7 +245,9 @@ proptest! {
                     }
                     Event::Grow { task, pages } => {
                         // Nobody reads it where the task has left.
-                        running.get(task).map(|(sender, _)| sender.send(pages).ok());
+                        if let Some((sender, _)) = running.get(task) {
+                            sender.send(pages).ok();
+                        }
                     }
                     Event::End { task } if task < running.len() => drop(running.remove(task)),
                     Event::End { .. } => {}

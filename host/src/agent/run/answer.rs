@@ -79,7 +79,7 @@ pub(super) fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, re
         }
         Some(Refused::Budget) => {
             let budget = ByteSize(store.data().memory.budget_bytes());
-            let allowed = format!("{budget}, and the host itself needs the rest");
+            let allowed = format!("{budget} less what the host itself needs");
             return Outcome::OutOfMemory(Limit { name: "memory_budget", allowed });
         }
         None => {}
