@@ -30,6 +30,7 @@ pub mod embedded;
 pub mod http;
 pub mod lifecycle;
 pub mod manifest;
+pub mod memory;
 pub mod package;
 pub mod records;
 pub mod relay;

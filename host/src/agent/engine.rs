@@ -15,7 +15,7 @@ use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, Was
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// Slots of the instance pool, the most instances alive at once. A slot is address space, not memory: memory is
-    /// rationed by the [`MemoryLedger`](super::MemoryLedger).
+    /// rationed by the [`MemoryLedger`](crate::memory::MemoryLedger).
     pub instances_max: u32,
     /// Largest linear memory of any instance, in bytes.
     pub memory_bytes_max: usize,
@@ -25,12 +25,13 @@ pub struct EngineConfig {
 /// thread's other tasks by no more than this.
 pub(super) const EPOCH_PERIOD: Duration = Duration::from_millis(10);
 
-/// Bytes of a linear memory that stay mapped in a slot between instances. With the page-map scan only pages that were
-/// touched are reset, at about 80 ns each, so this may be as large as a guest's usual dirty set.
-const LINEAR_MEMORY_KEEP_RESIDENT_BYTES: usize = 1 << 20;
+/// Bytes of a linear memory that stay resident in a slot between instances, of those that were touched: the usual dirty set
+/// of a small guest, which is then reset in place. No more, because after a peak all slots keep that much, and the next
+/// agent may have no use for them: 128 MB of a thousand slots.
+const LINEAR_MEMORY_KEEP_RESIDENT_BYTES: usize = 128 << 10;
 /// Likewise for tables.
 const TABLE_KEEP_RESIDENT_BYTES: usize = 16 << 10;
-/// Slots that stay warm per module after a peak: what an idle host keeps resident is this times the bytes above.
+/// Unused slots that keep their module's image before one of them is given to another module rather than a fresh one.
 const WARM_SLOTS_MAX: u32 = 16;
 /// Core instances, memories and tables of one component, and of the pool per instance. A component from wit-component
 /// has 2 to 4 core instances and one memory; composed ones have more.

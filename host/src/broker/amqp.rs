@@ -40,6 +40,7 @@ use crate::delivery::envelope;
 use crate::delivery::{
     Broker, BrokerError, Connectivity, Consumer, Delivery, Message, PublishError, QueueDepth, Route,
 };
+use crate::memory::MemoryLedger;
 use crate::task::{AgentName, unix_ms_now};
 use connectivity::Health;
 use consumer::Live;
@@ -67,6 +68,8 @@ pub struct AmqpConfig {
     pub reconnect_initial: Duration,
     /// Longest wait between attempts.
     pub reconnect_max: Duration,
+    /// Accounts for the bodies of what is delivered, and so bounds the prefetch.
+    pub memory: MemoryLedger,
 }
 
 impl AmqpConfig {
@@ -74,6 +77,8 @@ impl AmqpConfig {
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         Self {
+            // A broker without a host around it has accounts of its own, with the default budget.
+            memory: MemoryLedger::new(500_000_000, u32::MAX),
             url: url.into(),
             predeclared: false,
             // A dead peer is noticed within two heartbeats; broker restarts reset the socket and show at once.

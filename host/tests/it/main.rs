@@ -26,6 +26,7 @@ mod foreign_client;
 mod http_api;
 mod lifecycle;
 mod loss;
+mod memory;
 mod misbehaving;
 mod samples;
 mod scripts;

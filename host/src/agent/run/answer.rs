@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use wasmtime::Store;
 
-use crate::agent::limits::Stopped;
+use crate::agent::limits::{Refused, Stopped};
 use crate::agent::load::Revision;
 use crate::agent::state::InstanceState;
-use crate::task::{Limit, Outcome, Output, Task, UnixMs, unix_ms_now};
-use crate::units::format_duration;
+use crate::task::{Limit, Outcome, Output, Task, unix_ms_now};
+use crate::units::{ByteSize, format_duration};
 use crate::wit::native::exports::agent::runtime::handler as wit;
 
 /// Frames of a trap that go into its message.
@@ -24,6 +24,7 @@ pub(super) async fn call(
 ) -> wasmtime::Result<Answer> {
     let began = Instant::now();
     let agent = revision.code.pre.instantiate_async(&mut *store).await?;
+    revision.footprint.started_with(store.data().memory.used_bytes());
     store.data_mut().init = Some(began.elapsed());
     let lifted = lifted(revision, task);
     agent.agent_runtime_handler().call_handle(store, &lifted).await
@@ -72,8 +73,16 @@ pub(super) fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, re
     if error.downcast_ref::<Stopped>().is_some() {
         return Outcome::TimedOut(Limit { name: "limits.cpu", allowed: format_duration(limits.cpu) });
     }
-    if store.data().memory.was_refused() {
-        return Outcome::OutOfMemory(Limit { name: "limits.memory", allowed: limits.memory.to_string() });
+    match store.data().memory.was_refused() {
+        Some(Refused::Limit) => {
+            return Outcome::OutOfMemory(Limit { name: "limits.memory", allowed: limits.memory.to_string() });
+        }
+        Some(Refused::Budget) => {
+            let budget = ByteSize(store.data().memory.budget_bytes());
+            let allowed = format!("{budget} less what the host itself needs");
+            return Outcome::OutOfMemory(Limit { name: "memory_budget", allowed });
+        }
+        None => {}
     }
     let mut message = trap_message(error);
     // An agent that gives up says why on its standard error, and then executes `unreachable`.
@@ -100,12 +109,17 @@ pub(super) fn timed_out(revision: &Revision) -> Outcome {
     Outcome::TimedOut(Limit { name: "limits.timeout", allowed: format_duration(revision.manifest.limits.timeout) })
 }
 
-/// What is left of the manifest's timeout for an attempt that has spent some of it, or until the task's own deadline where
-/// that comes first.
-pub(super) fn time_left(revision: &Revision, task: &Task, spent: Duration) -> Duration {
-    let timeout = revision.manifest.limits.timeout.saturating_sub(spent);
-    let until = |deadline_ms: UnixMs| Duration::from_millis(deadline_ms.saturating_sub(unix_ms_now()));
-    task.deadline_ms.map_or(timeout, |deadline_ms| until(deadline_ms).min(timeout))
+/// What is left of the manifest's timeout for an attempt that has spent some of it.
+pub(super) fn timeout_left(revision: &Revision, spent: Duration) -> Duration {
+    revision.manifest.limits.timeout.saturating_sub(spent)
+}
+
+/// Waits until the task's own deadline, whatever it is doing: that one is a time of day.
+pub(super) async fn expired(task: &Task) {
+    match task.deadline_ms {
+        Some(deadline_ms) => tokio::time::sleep(Duration::from_millis(deadline_ms.saturating_sub(unix_ms_now()))).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn millis(duration: Duration) -> u64 {
