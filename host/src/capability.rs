@@ -53,6 +53,8 @@ pub struct Backends {
     pub cache: Arc<dyn cache::Cache>,
     /// Secrets.
     pub secrets: Arc<dyn secrets::SecretSource>,
+    /// What is outside, by HTTP.
+    pub outbound: Arc<outbound_http::Outbound>,
     /// Which agents a follow-up task can be sent to.
     pub directory: Arc<dyn tasks::Directory>,
 }

@@ -20,6 +20,7 @@ use super::limits::{CpuMeter, MemoryMeter, Stopped};
 use super::load::{LoadError, Revision};
 use super::memory::{MemoryLease, MemoryLedger};
 use super::state::InstanceState;
+use crate::capability::files::TaskFiles;
 use crate::capability::log::Stdio;
 use crate::capability::outbound_http::OutboundHttp;
 use crate::capability::tasks::ProgressSink;
@@ -258,7 +259,8 @@ impl Parts {
         let state = InstanceState {
             wasi: wasi.build(),
             table,
-            http: OutboundHttp::new(session.log()),
+            http: OutboundHttp::new(&session),
+            files: TaskFiles::new(&revision.folders, session.log()),
             session,
             stderr,
             memory: MemoryMeter::new(limits.memory.as_usize(), lease),
@@ -318,7 +320,9 @@ async fn called(
     };
     revision.note_memory_used(usage.memory_bytes_peak);
     let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision));
-    (Completion { outcome, usage, init: state.init, follow_ups: Vec::new() }, state.session)
+    let mut session = state.session;
+    session.add_calls(state.http.requests());
+    (Completion { outcome, usage, init: state.init, follow_ups: Vec::new() }, session)
 }
 
 /// What a task needs before it may run: a slot of the pool, a part of its agent's share, and memory.

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::cache::{self, Cache};
 use super::key_value::{Bucket, KeyValue};
 use super::log::GuestLog;
+use super::outbound_http::Outbound;
 use super::secrets::SecretSource;
 use super::sql::{CommitError, Committed, End, SqlSession};
 use super::tasks::{Directory, FollowUps, ProgressSink};
@@ -185,11 +186,16 @@ impl Session {
         self.host_calls
     }
 
+    /// Adds calls that were counted elsewhere: outbound HTTP is answered without the session.
+    pub fn add_calls(&mut self, calls: u32) {
+        self.host_calls = self.host_calls.saturating_add(u64::from(calls));
+    }
+
     pub(super) fn count_call(&mut self) {
         self.host_calls = self.host_calls.saturating_add(1);
     }
 
-    pub(super) fn plan(&self) -> &SessionPlan {
+    pub(super) fn plan(&self) -> &Arc<SessionPlan> {
         &self.plan
     }
 
@@ -215,6 +221,10 @@ impl Session {
 
     pub(super) fn secrets(&self) -> &dyn SecretSource {
         &*self.shared.backends.secrets
+    }
+
+    pub(super) fn outbound(&self) -> &Arc<Outbound> {
+        &self.shared.backends.outbound
     }
 
     pub(super) fn directory(&self) -> &dyn Directory {

@@ -26,6 +26,7 @@ mod http_api;
 mod lifecycle;
 mod loss;
 mod misbehaving;
+mod outbound;
 mod samples;
 mod scripts;
 mod silence;
