@@ -88,7 +88,8 @@ impl Capabilities {
     pub fn plan(&self, agent: &AgentName, revision: u64, manifest: Arc<Manifest>) -> Arc<SessionPlan> {
         let mut counts = self.shared.cache_counts.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = Arc::clone(counts.entry(agent.clone()).or_default());
-        Arc::new(SessionPlan::new(agent.clone(), revision, manifest, counts))
+        let outbound = Arc::clone(&self.shared.backends.outbound);
+        Arc::new(SessionPlan::new(agent.clone(), revision, manifest, counts, outbound))
     }
 
     /// What one task may reach, from now until it ends. Nothing is opened before it is used.

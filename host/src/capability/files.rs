@@ -10,11 +10,13 @@
 mod host;
 pub mod limits;
 mod stream;
+mod task;
 #[cfg(test)]
 mod tests;
 mod usage;
 
-pub use host::{FilesView, TaskFiles, add_to_linker};
+pub use host::{FilesView, add_to_linker};
+pub use task::TaskFiles;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -86,7 +88,7 @@ impl FilesRoot {
             Ok(Folder { dir, guest: grant.guest.clone(), writable })
         };
         let folders = grants.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        Ok(Folders { granted: folders.into(), open_files: Some(Arc::clone(&self.open_files)) })
+        Ok(Folders(Some(Arc::new(Granted { folders, open_files: Arc::clone(&self.open_files) }))))
     }
 
     fn writable(&self, dir: &Dir, grant: &FileGrant) -> io::Result<Writable> {
@@ -109,9 +111,13 @@ impl FilesRoot {
 
 /// The folders of one revision. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Folders {
-    granted: Arc<[Folder]>,
-    open_files: Option<Arc<Semaphore>>,
+pub struct Folders(Option<Arc<Granted>>);
+
+#[derive(Debug)]
+struct Granted {
+    folders: Vec<Folder>,
+    /// Places for open files, of the whole host.
+    open_files: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -123,12 +129,16 @@ struct Folder {
 }
 
 impl Folders {
+    fn granted(&self) -> &[Folder] {
+        self.0.as_ref().map_or(&[], |granted| &granted.folders)
+    }
+
     /// Gives the folders to an instance.
     ///
     /// # Errors
     /// The process has too many files open.
     pub fn preopen(&self, wasi: &mut WasiCtxBuilder) -> wasmtime::Result<()> {
-        for folder in self.granted.iter() {
+        for folder in self.granted() {
             let perms = if folder.writable.is_some() { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
             // WASI takes a path, not a handle; this path is the handle.
             wasi.preopened_dir(format!("/proc/self/fd/{}", folder.dir.as_raw_fd()), &folder.guest, perms)?;

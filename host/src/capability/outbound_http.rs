@@ -80,10 +80,11 @@ impl OutboundHttp {
         ctx.set_field_size_limit(limits::FIELDS_BYTES_MAX);
         let plan = Arc::clone(session.plan());
         let ends_at = Instant::now() + plan.manifest().limits.timeout;
+        // Copied only for agents that can use it: most have no grant.
+        let traceparent = session.traceparent().filter(|_| !plan.manifest().grants.allowed_outbound_hosts.is_empty());
         let gate = Gate {
-            outbound: Arc::clone(session.outbound()),
             log: Arc::clone(session.log()),
-            traceparent: session.traceparent().and_then(|parent| HeaderValue::try_from(parent).ok()),
+            traceparent: traceparent.and_then(|parent| HeaderValue::try_from(parent).ok()),
             plan,
             ends_at,
             requests: 0,
@@ -106,7 +107,6 @@ impl OutboundHttp {
 
 /// Lets requests through, or says why not: in the task's log, since the guest's error code carries no words.
 struct Gate {
-    outbound: Arc<Outbound>,
     plan: Arc<SessionPlan>,
     log: Arc<GuestLog>,
     traceparent: Option<HeaderValue>,
@@ -155,7 +155,7 @@ impl Gate {
             self.note(&format!("a task has at most {} requests under way at once", limits::TASK_CONCURRENCY_MAX));
             Error::ConnectionLimitReached
         })?;
-        let (outbound, log) = (Arc::clone(&self.outbound), Arc::clone(&self.log));
+        let (outbound, log) = (Arc::clone(self.plan.outbound()), Arc::clone(&self.log));
         Ok(Exchange { origin, times: Times::new(options, self.ends_at), taken, outbound, log, place })
     }
 
@@ -187,7 +187,7 @@ impl WasiHttpHooks for Gate {
         _processed: Promise<()>,
     ) -> Promise<Answer> {
         let admitted = self.admit(&request, options);
-        let (outbound, plan) = (Arc::clone(&self.outbound), Arc::clone(&self.plan));
+        let (outbound, plan) = (Arc::clone(self.plan.outbound()), Arc::clone(&self.plan));
         let traceparent = self.traceparent.clone();
         Box::new(async move {
             let mut clock = Clock { outbound, began: Instant::now(), outcome: "stopped" };

@@ -27,10 +27,17 @@ pub struct SessionPlan {
     manifest: Arc<Manifest>,
     buckets: Vec<(String, Bucket)>,
     cache_space: Option<cache::Space>,
+    outbound: Arc<Outbound>,
 }
 
 impl SessionPlan {
-    pub(super) fn new(agent: AgentName, revision: u64, manifest: Arc<Manifest>, counts: Arc<cache::Counts>) -> Self {
+    pub(super) fn new(
+        agent: AgentName,
+        revision: u64,
+        manifest: Arc<Manifest>,
+        counts: Arc<cache::Counts>,
+        outbound: Arc<Outbound>,
+    ) -> Self {
         let named = |name: &String| (name.clone(), Bucket::new(&agent, name));
         Self {
             buckets: manifest.grants.key_value.iter().map(named).collect(),
@@ -38,6 +45,7 @@ impl SessionPlan {
             agent,
             revision,
             manifest,
+            outbound,
         }
     }
 
@@ -57,6 +65,10 @@ impl SessionPlan {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    pub(super) fn outbound(&self) -> &Arc<Outbound> {
+        &self.outbound
     }
 
     pub(super) fn bucket(&self, name: &str) -> Option<&Bucket> {
@@ -221,10 +233,6 @@ impl Session {
 
     pub(super) fn secrets(&self) -> &dyn SecretSource {
         &*self.shared.backends.secrets
-    }
-
-    pub(super) fn outbound(&self) -> &Arc<Outbound> {
-        &self.shared.backends.outbound
     }
 
     pub(super) fn directory(&self) -> &dyn Directory {

@@ -95,7 +95,10 @@ fn grants(manifest: &Manifest, check: &mut dyn FnMut(bool, &dyn Fn() -> String))
             format!("grants.files guest = {:?}: expected an absolute path, such as \"/reports\"", folder.guest)
         });
         check((1..=FOLDER_ENTRIES_MAX).contains(&folder.max_files), &|| {
-            format!("grants.files {:?}: max_files = {}: expected 1 to {FOLDER_ENTRIES_MAX}", folder.host, folder.max_files)
+            format!(
+                "grants.files {:?}: max_files = {}: expected 1 to {FOLDER_ENTRIES_MAX}",
+                folder.host, folder.max_files
+            )
         });
     }
     for name in &manifest.secrets.required {

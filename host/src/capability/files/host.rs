@@ -1,99 +1,22 @@
 //! `wasi:filesystem/types` and `preopens`: what grows a folder is counted here, the rest is wasmtime-wasi's.
 
-use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::path::{Component, Path};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use cap_std::fs::Dir;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{HasData, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView};
 use wasmtime_wasi::p2::bindings::filesystem::{preopens, types};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
 
 use self::types::{ErrorCode, HostDescriptor, HostDirectoryEntryStream};
-use super::limits::{LISTED_ENTRIES_MAX, LISTINGS_MAX, OPEN_FILES_MAX, STREAMS_MAX};
+use super::Writable;
+use super::limits::{LISTED_ENTRIES_MAX, LISTINGS_MAX, OPEN_FILES_MAX};
 use super::stream::{Reading, Writing};
+use super::task::{Open, TaskFiles, code};
 use super::usage::{Locked, Place};
-use super::{Folders, Writable};
-use crate::capability::log::{GuestLog, Level};
-
-/// What one task has of its folders.
-pub struct TaskFiles {
-    folders: Folders,
-    /// What the guest has open: of which folder, by the handle's number.
-    open: HashMap<u32, Open>,
-    listings: HashSet<u32>,
-    streams: Arc<Semaphore>,
-    log: Arc<GuestLog>,
-    was_noted: AtomicBool,
-}
-
-struct Open {
-    folder: usize,
-    _place: Option<OwnedSemaphorePermit>,
-}
-
-impl TaskFiles {
-    /// For a task with these folders.
-    #[must_use]
-    pub fn new(folders: &Folders, log: &Arc<GuestLog>) -> Self {
-        Self {
-            folders: folders.clone(),
-            open: HashMap::new(),
-            listings: HashSet::new(),
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
-            log: Arc::clone(log),
-            was_noted: AtomicBool::new(false),
-        }
-    }
-
-    /// Where a handle's folder may be written.
-    fn writable(&self, descriptor: &Resource<Descriptor>) -> Option<&Writable> {
-        let open = self.open.get(&descriptor.rep())?;
-        self.folders.granted.get(open.folder)?.writable.as_ref()
-    }
-
-    fn folder(&self, descriptor: &Resource<Descriptor>) -> Option<usize> {
-        self.open.get(&descriptor.rep()).map(|open| open.folder)
-    }
-
-    fn stream(&self) -> FsResult<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.streams).try_acquire_owned();
-        place.map_err(|_| self.too_many(&format!("a task has at most {STREAMS_MAX} streams over files at once")))
-    }
-
-    /// WASI has no code for too many open files.
-    fn too_many(&self, message: &str) -> FsError {
-        self.note(message);
-        ErrorCode::InsufficientMemory.into()
-    }
-
-    /// The guest's error, and the words for it in the task's log: a guest that goes on trying says it once.
-    fn failed(&self, error: &io::Error) -> FsError {
-        if is_full(error) {
-            self.note("a granted folder is full: see quota and max_files of grants.files in agent.toml");
-        }
-        code(error).into()
-    }
-
-    fn note(&self, message: &str) {
-        if !self.was_noted.swap(true, Ordering::Relaxed) {
-            self.log.line(Level::Warn, "wasi:filesystem", message);
-        }
-    }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EDQUOT)
-}
-
-fn code(error: &io::Error) -> ErrorCode {
-    if is_full(error) { ErrorCode::Quota } else { ErrorCode::from(error) }
-}
 
 /// What a host call works on.
 pub struct FilesView<'a> {
@@ -150,8 +73,8 @@ impl FilesView<'_> {
 
     /// Takes room for an entry. The folder stays locked until it is made, and its count is stale from now on: whoever waits
     /// for the answer may be gone when it comes, and what fails has taken its room in vain.
-    async fn growing(&self, descriptor: &Resource<Descriptor>, bytes: u64) -> FsResult<Option<Locked>> {
-        let Some(folder) = self.files.writable(descriptor) else { return Ok(None) };
+    async fn growing(&mut self, descriptor: &Resource<Descriptor>, bytes: u64) -> FsResult<Option<Locked>> {
+        let Some(folder) = self.files.writable(descriptor).cloned() else { return Ok(None) };
         let locked = folder.with_entries(bytes, 1).await;
         let mut locked = locked.map_err(|error| self.files.failed(&error))?;
         locked.mark_stale();
@@ -159,8 +82,9 @@ impl FilesView<'_> {
     }
 
     /// Locks a folder out of which something goes.
-    async fn shrinking(&self, descriptor: &Resource<Descriptor>) -> Option<Locked> {
-        let mut locked = self.files.writable(descriptor)?.usage.lock().await;
+    async fn shrinking(&mut self, descriptor: &Resource<Descriptor>) -> Option<Locked> {
+        let folder = self.files.writable(descriptor).cloned()?;
+        let mut locked = folder.usage.lock().await;
         locked.mark_stale();
         Some(locked)
     }
@@ -281,8 +205,8 @@ impl HostDescriptor for FilesView<'_> {
         if self.files.open.len() >= OPEN_FILES_MAX {
             return Err(self.files.too_many(&format!("a task has at most {OPEN_FILES_MAX} files open at once")));
         }
-        let places = self.files.folders.open_files.as_ref();
-        let place = places.and_then(|places| Arc::clone(places).try_acquire_owned().ok());
+        let granted = self.files.folders.0.as_ref();
+        let place = granted.and_then(|granted| Arc::clone(&granted.open_files).try_acquire_owned().ok());
         if place.is_none() {
             return Err(self.files.too_many("all tasks of this host together have as many files open as they may"));
         }
@@ -303,12 +227,7 @@ impl HostDescriptor for FilesView<'_> {
         self.wasi.create_directory_at(descriptor, path).await
     }
 
-    async fn symlink_at(
-        &mut self,
-        descriptor: Resource<Descriptor>,
-        target: String,
-        path: String,
-    ) -> FsResult<()> {
+    async fn symlink_at(&mut self, descriptor: Resource<Descriptor>, target: String, path: String) -> FsResult<()> {
         // The sandbox would not follow it, but others may who find it in the folder.
         let leads_inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
         if !Path::new(&target).components().all(leads_inside) {
@@ -380,6 +299,9 @@ impl HostDescriptor for FilesView<'_> {
     }
 
     fn drop(&mut self, descriptor: Resource<Descriptor>) -> wasmtime::Result<()> {
+        if let Ok(Some((file, folder))) = self.file(&descriptor) {
+            folder.usage.closed(&file);
+        }
         self.files.open.remove(&descriptor.rep());
         HostDescriptor::drop(&mut self.wasi, descriptor)
     }
@@ -458,7 +380,11 @@ impl HostDescriptor for FilesView<'_> {
         self.wasi.readlink_at(descriptor, path).await
     }
 
-    async fn is_same_object(&mut self, one: Resource<Descriptor>, other: Resource<Descriptor>) -> wasmtime::Result<bool> {
+    async fn is_same_object(
+        &mut self,
+        one: Resource<Descriptor>,
+        other: Resource<Descriptor>,
+    ) -> wasmtime::Result<bool> {
         self.wasi.is_same_object(one, other).await
     }
 

@@ -43,8 +43,12 @@ impl Guest {
     fn new(folders: &Folders) -> Self {
         let mut wasi = WasiCtxBuilder::new();
         folders.preopen(&mut wasi).unwrap();
-        let mut guest =
-            Self { wasi: wasi.build(), table: ResourceTable::new(), files: TaskFiles::new(folders, &log()), folders: Vec::new() };
+        let mut guest = Self {
+            wasi: wasi.build(),
+            table: ResourceTable::new(),
+            files: TaskFiles::new(folders, &log()),
+            folders: Vec::new(),
+        };
         let directories = preopens::Host::get_directories(&mut guest.view()).unwrap();
         guest.folders = directories.iter().map(|(descriptor, _)| descriptor.rep()).collect();
         guest
@@ -59,7 +63,12 @@ impl Guest {
         Resource::new_borrow(self.folders[index])
     }
 
-    async fn open(&mut self, path: &str, open: OpenFlags, flags: DescriptorFlags) -> Result<Resource<Descriptor>, ErrorCode> {
+    async fn open(
+        &mut self,
+        path: &str,
+        open: OpenFlags,
+        flags: DescriptorFlags,
+    ) -> Result<Resource<Descriptor>, ErrorCode> {
         let folder = self.folder(0);
         answer(self.view().open_at(folder, PathFlags::SYMLINK_FOLLOW, path.to_owned(), open, flags).await)
     }

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
@@ -32,6 +33,8 @@ pub(super) struct Usage {
     count: Arc<tokio::sync::Mutex<Count>>,
     /// Files that guests have opened: one that is removed while it is open still takes its room.
     opened: Mutex<Vec<Weak<File>>>,
+    /// Such a file was closed since the last count.
+    was_freed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +48,7 @@ struct Count {
 
 impl Usage {
     pub(super) fn new(dir: Dir) -> Arc<Self> {
-        Arc::new(Self { dir, count: Arc::default(), opened: Mutex::default() })
+        Arc::new(Self { dir, count: Arc::default(), opened: Mutex::default(), was_freed: AtomicBool::new(false) })
     }
 
     /// Waits until nobody else changes the folder.
@@ -64,6 +67,13 @@ impl Usage {
         opened.push(Arc::downgrade(file));
     }
 
+    /// Remembers that a guest closed a file.
+    pub(super) fn closed(&self, file: &File) {
+        if file.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
+            self.was_freed.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Walks over the folder, but not far over the quota.
     fn walk(&self, quota: Quota) -> io::Result<(u64, u64)> {
         let (mut bytes, mut entries) = (self.removed_bytes(), 0_u64);
@@ -79,7 +89,8 @@ impl Usage {
                 break;
             }
             // What is gone meanwhile, or is not for this process to see, is no agent's.
-            let Ok((entry, metadata)) = entry.and_then(|entry| entry.metadata().map(|metadata| (entry, metadata))) else {
+            let Ok((entry, metadata)) = entry.and_then(|entry| entry.metadata().map(|metadata| (entry, metadata)))
+            else {
                 continue;
             };
             if !metadata.is_dir() {
@@ -133,6 +144,9 @@ impl Locked {
     /// # Errors
     /// `EDQUOT`: there is not that much.
     pub(super) fn take(&mut self, quota: Quota, bytes: u64, entries: u64) -> io::Result<()> {
+        if bytes == 0 && entries == 0 {
+            return Ok(());
+        }
         let age = self.count.counted_at.map(|counted_at| counted_at.elapsed());
         let mut is_fresh = false;
         if age.is_none_or(|age| age > COUNT_AGE_MAX) {
@@ -142,7 +156,9 @@ impl Locked {
         if self.has_room(quota, bytes, entries) {
             return Ok(());
         }
-        let is_worth_it = self.count.is_stale || age.is_none_or(|age| age > FULL_AGE_MAX);
+        let is_worth_it = self.count.is_stale
+            || self.usage.was_freed.load(Ordering::Relaxed)
+            || age.is_none_or(|age| age > FULL_AGE_MAX);
         if !is_fresh && is_worth_it {
             self.count_anew(quota)?;
             if self.has_room(quota, bytes, entries) {
@@ -166,6 +182,8 @@ impl Locked {
     }
 
     fn count_anew(&mut self, quota: Quota) -> io::Result<()> {
+        // Before: what is closed while it is counted counts the next time.
+        self.usage.was_freed.store(false, Ordering::Relaxed);
         let (bytes, entries) = self.usage.walk(quota)?;
         *self.count = Count { bytes, entries, counted_at: Some(Instant::now()), is_stale: false };
         Ok(())

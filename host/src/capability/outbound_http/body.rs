@@ -13,7 +13,8 @@ use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::limits::{
-    REQUEST_BODY_BYTES_MAX, RESPONSE_BODY_BYTES_MAX, TASK_CONCURRENCY_MAX, TASK_REQUEST_BYTES_MAX, TASK_RESPONSE_BYTES_MAX,
+    REQUEST_BODY_BYTES_MAX, RESPONSE_BODY_BYTES_MAX, TASK_CONCURRENCY_MAX, TASK_REQUEST_BYTES_MAX,
+    TASK_RESPONSE_BYTES_MAX,
 };
 
 /// What the requests of one task have taken so far.
@@ -86,7 +87,9 @@ impl Body for RequestBody {
         let this = &mut *self;
         let fault = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
             None => return Poll::Ready(None),
-            Some(Ok(frame)) if this.meter.take(&frame, &this.taken.request_bytes) => return Poll::Ready(Some(Ok(frame))),
+            Some(Ok(frame)) if this.meter.take(&frame, &this.taken.request_bytes) => {
+                return Poll::Ready(Some(Ok(frame)));
+            }
             Some(Ok(_)) => Error::HttpRequestBodySize(Some(REQUEST_BODY_BYTES_MAX)),
             Some(Err(error)) => error,
         };

@@ -118,9 +118,8 @@ impl Exchange {
             Err(_elapsed) => return Err(Error::HttpResponseTimeout),
         };
         let Self { times, taken, place, .. } = self;
-        let response = response.map(|body| {
-            ResponseBody::new(body, taken, times.between_bytes, times.ends_at).boxed_unsync()
-        });
+        let response =
+            response.map(|body| ResponseBody::new(body, taken, times.between_bytes, times.ends_at).boxed_unsync());
         let going_on = async move {
             let _held = (slot, place);
             if !is_over && let Err(error) = connection.await {
@@ -258,8 +257,8 @@ pub(super) fn from_hyper(error: &hyper::Error) -> Error {
 }
 
 fn is_io(error: &hyper::Error) -> bool {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    causes.into_iter().any(|cause| cause.is::<std::io::Error>())
+    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.any(|cause| cause.is::<std::io::Error>())
 }
 
 /// The result of an exchange without its response.

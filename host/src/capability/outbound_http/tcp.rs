@@ -61,7 +61,9 @@ fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let (taken, _unusable) = roots.add_parsable_certificates(found.certs);
     if taken == 0 {
-        tracing::error!("this system has no certificate authorities: agents' requests over TLS fail; install ca-certificates");
+        tracing::error!(
+            "this system has no certificate authorities: agents' requests over TLS fail; install ca-certificates"
+        );
     }
     roots
 }

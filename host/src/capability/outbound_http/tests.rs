@@ -149,12 +149,17 @@ async fn tls_takes_the_certificate_of_the_name_and_no_other() {
     let distrustful = TcpNetwork::with_roots(rustls::RootCertStore::empty()).unwrap();
     let refused = distrustful.connect(address, Some(&name("api.test"))).await.map(drop).unwrap_err();
     assert!(matches!(refused, NetworkError::Certificate(_)), "{refused:?}");
-    assert_eq!(names.lock().unwrap().first(), Some(&Some("api.test".to_owned())), "the server is told who is asked for");
+    assert_eq!(
+        names.lock().unwrap().first(),
+        Some(&Some("api.test".to_owned())),
+        "the server is told who is asked for"
+    );
 }
 
 #[tokio::test]
 async fn what_a_server_sees_is_the_hosts_word_for_it() {
-    let echo = |request: &Request<Bytes>| Response::new(Bytes::from(format!("{:?}", (request.uri(), request.headers()))));
+    let echo =
+        |request: &Request<Bytes>| Response::new(Bytes::from(format!("{:?}", (request.uri(), request.headers()))));
     let network = MemoryNetwork::new()
         .with_name("api.test", &[PUBLIC])
         .with_server(server(PUBLIC, 80), echo)
@@ -230,7 +235,8 @@ async fn connections_of_the_process_are_bounded_and_given_back() {
     let mut guest = Guest::with(Arc::clone(&outbound), &["http://api.test"], "30s");
     let all = u32::try_from(limits::CONNECTIONS_MAX).unwrap();
     let others = Arc::clone(&outbound.connections).acquire_many_owned(all).await.unwrap();
-    let options = RequestOptions { connect_timeout: Some(std::time::Duration::from_millis(1)), ..RequestOptions::default() };
+    let options =
+        RequestOptions { connect_timeout: Some(std::time::Duration::from_millis(1)), ..RequestOptions::default() };
     let refused = guest.begin(get("http://api.test/"), Some(options)).await.map(drop);
     assert!(matches!(refused, Err(Error::ConnectionLimitReached | Error::ConnectionTimeout)), "{refused:?}");
     drop(others);

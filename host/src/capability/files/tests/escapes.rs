@@ -215,7 +215,6 @@ fn where_is(file: &impl AsRawFd) -> PathBuf {
 /// Everything that WASI lets a guest do with a path, tried with this one. Gives how many attempts there were.
 async fn attempt(ground: &Ground, guest: &mut Guest, path: &str) -> usize {
     let granted = ground.path("granted").canonicalize().unwrap();
-    let is_inside = |file: &dyn Fn() -> PathBuf| file().starts_with(&granted);
     let mut attempts = 0;
     let (read, write) = (DescriptorFlags::READ, DescriptorFlags::WRITE);
     for follow in [PathFlags::empty(), PathFlags::SYMLINK_FOLLOW] {
@@ -238,7 +237,7 @@ async fn attempt(ground: &Ground, guest: &mut Guest, path: &str) -> usize {
                     Descriptor::File(file) => Arc::clone(&file.file),
                     Descriptor::Dir(dir) => Arc::clone(&dir.dir),
                 };
-                assert!(is_inside(&|| where_is(&*file)), "{path:?} opened {:?}", where_is(&*file));
+                assert!(where_is(&*file).starts_with(&granted), "{path:?} opened {:?}", where_is(&*file));
                 guest.close(opened);
             }
         }
@@ -266,13 +265,14 @@ async fn changes(ground: &Ground, guest: &mut Guest, path: &str) -> usize {
         ($($guest:ident, $folder:ident, $other:ident => $call:expr;)*) => {{
             let mut attempts = 0;
             $(
-                ground.plant();
-                attempts += 1;
-                let ($folder, $other) = ($guest.folder(0), $guest.folder(0));
-                let _ = ($folder.rep(), $other.rep());
-                let mut view = $guest.view();
-                let $guest = &mut view;
-                let _ = answer($call.await);
+                {
+                    ground.plant();
+                    attempts += 1;
+                    let ($folder, $other) = ($guest.folder(0), $guest.folder(0));
+                    let _ = ($folder.rep(), $other.rep());
+                    let mut $guest = $guest.view();
+                    let _ = answer($call.await);
+                }
             )*
             attempts
         }};
@@ -328,7 +328,7 @@ fn no_path_of_a_manifest_leads_out_of_the_root() {
     for path in escapes() {
         for access in [FileAccess::Read, FileAccess::ReadWrite] {
             if let Ok(folders) = root.grant(&[FileGrant { host: path.clone(), ..grant("x", access) }]) {
-                let opened = where_is(&folders.granted[0].dir);
+                let opened = where_is(&folders.granted()[0].dir);
                 assert!(opened.starts_with(&granted), "{path:?} is {opened:?}");
             }
         }
@@ -410,7 +410,8 @@ async fn a_folder_that_is_swapped_for_a_link_meanwhile_leads_nowhere() {
     while !swapping.is_finished() || opened == 0 {
         let path = if swapping.is_finished() { "inner/secret.txt" } else { "swap/secret.txt" };
         let flags = DescriptorFlags::READ | DescriptorFlags::WRITE;
-        if let Ok(file) = guest.open(path, OpenFlags::CREATE, flags).await {
+        // Not made: the lock under which files are made would keep the two apart.
+        if let Ok(file) = guest.open(path, OpenFlags::empty(), flags).await {
             let (text, _) = answer(guest.view().read(borrow(&file), 100, 0).await).unwrap();
             assert_eq!(String::from_utf8(text).unwrap(), "inside");
             guest.close(file);
