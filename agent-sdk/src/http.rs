@@ -1,5 +1,6 @@
-//! Outbound HTTP to the hosts that the manifest's `allowed_outbound_hosts` names. agent-host 0.1 denies every
-//! request.
+//! Outbound HTTP to the origins that the manifest's `allowed_outbound_hosts` names. An address that is not public,
+//! `localhost` included, must be named as such. Redirects are responses like any other: whoever follows one sends a
+//! request that is checked anew. A response is read whole, into the agent's memory.
 //!
 //! ```no_run
 //! use agent_sdk::http::Request;

@@ -39,7 +39,7 @@
 //! | [`kv`] | key-value buckets | `key_value = ["default"]` |
 //! | [`cache`] | a cache with times to live | `cache = true` |
 //! | [`tasks`] | follow-up tasks, progress, cancellation | `tasks = ["other-agent"]` (to submit) |
-//! | [`http`] | outbound HTTP; agent-host 0.1 denies every request | `allowed_outbound_hosts = ["https://api.example.com:443"]` |
+//! | [`http`] | outbound HTTP | `allowed_outbound_hosts = ["https://api.example.com:443"]` |
 //! | [`log`] | log lines | |
 //! | [`config`] | the manifest's `[config]` | |
 //! | [`secrets`] | secrets set by an operator | `[secrets] required = ["api-key"]` |

@@ -53,6 +53,8 @@ pub struct Backends {
     pub cache: Arc<dyn cache::Cache>,
     /// Secrets.
     pub secrets: Arc<dyn secrets::SecretSource>,
+    /// What is outside, by HTTP.
+    pub outbound: Arc<outbound_http::Outbound>,
     /// Which agents a follow-up task can be sent to.
     pub directory: Arc<dyn tasks::Directory>,
 }
@@ -86,7 +88,8 @@ impl Capabilities {
     pub fn plan(&self, agent: &AgentName, revision: u64, manifest: Arc<Manifest>) -> Arc<SessionPlan> {
         let mut counts = self.shared.cache_counts.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = Arc::clone(counts.entry(agent.clone()).or_default());
-        Arc::new(SessionPlan::new(agent.clone(), revision, manifest, counts))
+        let outbound = Arc::clone(&self.shared.backends.outbound);
+        Arc::new(SessionPlan::new(agent.clone(), revision, manifest, counts, outbound))
     }
 
     /// What one task may reach, from now until it ends. Nothing is opened before it is used.

@@ -4,8 +4,10 @@
 //! [`Manifest`] need not check it again.
 
 mod checks;
+mod outbound;
 
 pub use checks::ManifestErrors;
+pub use outbound::{InvalidOrigin, InvalidOutboundGrant, Origin, OutboundGrant, Scheme};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -220,7 +222,7 @@ pub struct Grants {
     /// Agents that it may submit tasks to.
     pub tasks: Vec<AgentName>,
     /// Origins that it may call over HTTP.
-    pub allowed_outbound_hosts: Vec<String>,
+    pub allowed_outbound_hosts: Vec<OutboundGrant>,
     /// Folders under the host's `files_root`.
     pub files: Vec<FileGrant>,
 }
@@ -261,6 +263,22 @@ pub struct FileGrant {
     /// What it may do there.
     #[serde(default)]
     pub access: FileAccess,
+    /// Bytes that the folder's files may have in all before the agent's writes are refused.
+    #[serde(default = "folder_bytes_default")]
+    pub quota: ByteSize,
+    /// Files, folders and links that it may hold before the agent makes no further ones.
+    #[serde(default = "folder_entries_default")]
+    pub max_files: u32,
+}
+
+/// Room for working files; results belong into the database.
+fn folder_bytes_default() -> ByteSize {
+    ByteSize(256 << 20)
+}
+
+/// What is counted anew in some ten milliseconds.
+fn folder_entries_default() -> u32 {
+    10_000
 }
 
 /// What an agent may do in a folder.

@@ -19,6 +19,7 @@ use agent_host::agent::{Engine, EngineConfig, Loader, Revision, Run, Runner, Run
 use agent_host::capability::cache::MemoryCache;
 use agent_host::capability::files::Folders;
 use agent_host::capability::key_value::MemoryKeyValue;
+use agent_host::capability::outbound_http::{MemoryNetwork, Outbound};
 use agent_host::capability::secrets::EnvironmentSecrets;
 use agent_host::capability::sql::LazyDatabase;
 use agent_host::capability::tasks::ProgressSink;
@@ -114,6 +115,7 @@ fn embedded_capabilities() -> Capabilities {
         key_value: Arc::new(MemoryKeyValue::new()),
         cache: Arc::new(MemoryCache::new()),
         secrets: Arc::new(EnvironmentSecrets::default()),
+        outbound: Arc::new(Outbound::new(Arc::new(MemoryNetwork::new()))),
         directory: Arc::new(|_: &AgentName| false),
     })
 }

@@ -110,6 +110,7 @@ impl Loader {
     pub fn new(engine: &Engine) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(engine.inner());
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        capability::files::add_to_linker(&mut linker, InstanceState::files)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         capability::add_to_linker(&mut linker, InstanceState::capabilities)?;
         Ok(Self { engine: engine.clone(), linker: Arc::new(linker) })

@@ -19,6 +19,7 @@ use super::footprint::Returned;
 use super::limits::{Clock, MemoryMeter, Stopped};
 use super::load::{LoadError, Revision};
 use super::state::InstanceState;
+use crate::capability::files::TaskFiles;
 use crate::capability::log::Stdio;
 use crate::capability::outbound_http::OutboundHttp;
 use crate::capability::tasks::ProgressSink;
@@ -283,7 +284,8 @@ impl Parts {
         let state = InstanceState {
             wasi: wasi.build(),
             table,
-            http: OutboundHttp::new(session.log()),
+            http: OutboundHttp::new(&session),
+            files: TaskFiles::new(&revision.folders, session.log()),
             session,
             stderr,
             memory: MemoryMeter::new(limits.memory.as_usize(), growth, Arc::clone(&clock)),
@@ -346,12 +348,14 @@ async fn called(
     };
     let asked_bytes = state.memory.asked_bytes();
     let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision));
-    // One that was stopped may not have come to what it needs.
+// One that was stopped may not have come to what it needs.
     if outcome != Outcome::Interrupted {
         revision.footprint.used(usage.memory_bytes_peak);
     }
+    let mut session = state.session;
+    session.add_calls(state.http.requests());
     let completion = Completion { outcome, usage, init: state.init, follow_ups: Vec::new() };
-    Called { completion, session: state.session, asked_bytes }
+    Called { completion, session, asked_bytes }
 }
 
 /// What a call left.

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::component::ResourceTable;
+use wasmtime_wasi::filesystem::WasiFilesystemCtxView;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::limits::{Clock, MemoryMeter};
+use crate::capability::files::{FilesView, TaskFiles};
 use crate::capability::{self, log::Stdio, outbound_http::OutboundHttp};
 
 /// The data of one instance's store.
@@ -16,6 +18,7 @@ pub(super) struct InstanceState {
     pub(super) table: ResourceTable,
     pub(super) session: capability::Session,
     pub(super) http: OutboundHttp,
+    pub(super) files: TaskFiles,
     /// What the agent prints to standard error, for the message of a trap.
     pub(super) stderr: Stdio,
     pub(super) memory: MemoryMeter,
@@ -27,6 +30,11 @@ pub(super) struct InstanceState {
 impl InstanceState {
     pub(super) fn capabilities(&mut self) -> capability::View<'_> {
         capability::View { session: &mut self.session, table: &mut self.table }
+    }
+
+    pub(super) fn files(&mut self) -> FilesView<'_> {
+        let wasi = WasiFilesystemCtxView { ctx: self.wasi.filesystem(), table: &mut self.table };
+        FilesView { wasi, files: &mut self.files }
     }
 }
 

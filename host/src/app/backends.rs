@@ -10,6 +10,7 @@ use crate::broker::memory as embedded_broker;
 use crate::capability::cache::{Cache, MemoryCache, RedisCache};
 use crate::capability::key_value::{KeyValue, MemoryKeyValue, RedisKeyValue};
 use crate::capability::measured::{OperationMetrics, System};
+use crate::capability::outbound_http::TcpNetwork;
 use crate::capability::redis::RedisConnections;
 use crate::capability::secrets::EnvironmentSecrets;
 use crate::capability::sql::{Database, LazyDatabase, Postgres, PostgresConfig};
@@ -65,6 +66,7 @@ impl Backends {
                 std::env::vars_os()
                     .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
             )),
+            outbound: operations.outbound(Arc::new(TcpNetwork::default())),
             directory: Arc::new(move |agent: &_| directory.contains(agent)),
         });
         Ok(Self { broker, records, catalog, capabilities })

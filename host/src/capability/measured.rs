@@ -13,6 +13,7 @@ use prometheus::{Histogram, HistogramVec, Registry, exponential_buckets, histogr
 
 use super::cache::Cache;
 use super::key_value::KeyValue;
+use super::outbound_http::{Network, Outbound};
 use super::sql::Database;
 
 /// What stands behind a port, as OpenTelemetry names it in `db.system.name`.
@@ -36,14 +37,15 @@ impl System {
     }
 }
 
-/// How long operations of databases, stores and caches take.
+/// How long operations of databases, stores and caches take, and requests over HTTP.
 #[derive(Clone, Debug)]
 pub struct OperationMetrics {
     duration_seconds: HistogramVec,
+    request_seconds: HistogramVec,
 }
 
 impl OperationMetrics {
-    /// Registers the histogram.
+    /// Registers the histograms.
     ///
     /// # Errors
     /// A name that is registered already: a mistake in the host.
@@ -58,7 +60,18 @@ impl OperationMetrics {
             &["system", "operation"],
         )?;
         registry.register(Box::new(duration_seconds.clone()))?;
-        Ok(Self { duration_seconds })
+        let request_seconds = HistogramVec::new(
+            histogram_opts!(
+                "http_client_request_duration_seconds",
+                "Agents' requests over HTTP, up to the head of the response.",
+                // 1 ms to 1000 s, in steps of √10: a connection takes a round trip at least, and the longest task 20 minutes.
+                exponential_buckets(1e-3, 10_f64.sqrt(), 13)?
+            ),
+            // Not by server: agents choose the names.
+            &["outcome"],
+        )?;
+        registry.register(Box::new(request_seconds.clone()))?;
+        Ok(Self { duration_seconds, request_seconds })
     }
 
     /// A database whose connections are timed: `open` (with the wait for a free one), `execute`, `query` (to its last
@@ -78,6 +91,13 @@ impl OperationMetrics {
     #[must_use]
     pub fn cache(&self, system: System, inner: Arc<dyn Cache>) -> Arc<dyn Cache> {
         Arc::new(cache::MeasuredCache::new(self, system, inner))
+    }
+
+    /// Outbound HTTP over a network. Its requests are timed by outcome: the class of the response's status, `denied`,
+    /// `failed`, or `stopped` with their task.
+    #[must_use]
+    pub fn outbound(&self, network: Arc<dyn Network>) -> Arc<Outbound> {
+        Arc::new(Outbound::new(network).timed(self.request_seconds.clone()))
     }
 
     /// One operation's histogram: looked up once, when a decorator is made.

@@ -1,63 +1,222 @@
-//! Outbound HTTP: `wasi:http` is linked, since many toolchains import what they never call, and every request is denied.
+//! Outbound HTTP: `wasi:http/outgoing-handler`, to the origins that `allowed_outbound_hosts` names and to nobody else.
+//!
+//! A request passes two checks. Its scheme, host and port are held against the grants before anything is looked up. Then the
+//! name is resolved once, addresses that are not public are dropped unless a grant names them, and the connection goes to an
+//! address of what is left: a resolver that answers differently a moment later changes nothing. Redirects are the guest's
+//! to follow, with a request that is checked like any other. Each request has a connection of its own.
+//!
+//! [`Network`] is the outside, with a real and an embedded implementation side by side; `conformance` holds both to the same
+//! rules. What this may take of the host is in [`limits`].
+
+mod addresses;
+mod body;
+#[cfg(any(test, feature = "test-support"))]
+pub mod conformance;
+mod exchange;
+pub mod limits;
+mod memory;
+mod network;
+mod tcp;
+#[cfg(test)]
+mod tests;
+
+pub use memory::MemoryNetwork;
+pub use network::{BoxedStream, Network, NetworkError, Stream};
+pub use tcp::TcpNetwork;
 
 use std::sync::Arc;
 
+use http::{HeaderValue, Method};
+use prometheus::HistogramVec;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use wasmtime::component::ResourceTable;
+use wasmtime_wasi_http::p2::bindings::http::types as p2;
 use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks};
 
+use self::body::Taken;
+use self::exchange::{Exchange, Times};
 use super::log::{GuestLog, Level};
-
-/// Bytes of one set of header fields that a guest holds in the host. It can hold a thousand: no request is sent, so this is
-/// what toolchains make while they start.
-const FIELDS_BYTES_MAX: usize = 8 << 10;
-/// Bytes of a request's body that wait in the host, for the same reason.
-const BODY_CHUNK_BYTES_MAX: usize = 8 << 10;
+use super::{Session, SessionPlan};
+use crate::manifest::{InvalidOrigin, Origin, Scheme};
 
 /// Something of an outgoing exchange, as `wasmtime-wasi-http` has it.
-type Exchange<T> = Box<dyn Future<Output = Result<T>> + Send>;
+type Promise<T> = Box<dyn Future<Output = Result<T>> + Send>;
+/// A response, and what keeps its connection going.
+type Answer = (http::Response<WasiBody>, Promise<()>);
+
+/// What all agents of a host send through.
+pub struct Outbound {
+    network: Arc<dyn Network>,
+    connections: Arc<Semaphore>,
+    /// How long requests take, by `outcome`.
+    duration_seconds: Option<HistogramVec>,
+}
+
+impl Outbound {
+    /// Through this network.
+    #[must_use]
+    pub fn new(network: Arc<dyn Network>) -> Self {
+        Self { network, connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)), duration_seconds: None }
+    }
+
+    /// With a clock.
+    pub(super) fn timed(self, duration_seconds: HistogramVec) -> Self {
+        Self { duration_seconds: Some(duration_seconds), ..self }
+    }
+}
 
 /// The HTTP state of one task.
-#[derive(Debug)]
 pub struct OutboundHttp {
     ctx: WasiHttpCtx,
-    refusal: Refusal,
+    gate: Gate,
 }
 
 impl OutboundHttp {
-    /// For a task with this log.
+    /// For a task that begins now.
     #[must_use]
-    pub fn new(log: &Arc<GuestLog>) -> Self {
+    pub fn new(session: &Session) -> Self {
         let mut ctx = WasiHttpCtx::new();
-        ctx.set_field_size_limit(FIELDS_BYTES_MAX);
-        Self { ctx, refusal: Refusal { log: Arc::clone(log) } }
+        ctx.set_field_size_limit(limits::FIELDS_BYTES_MAX);
+        let plan = Arc::clone(session.plan());
+        let ends_at = Instant::now() + plan.manifest().limits.timeout;
+        // Copied only for agents that can use it: most have no grant.
+        let traceparent = session.traceparent().filter(|_| !plan.manifest().grants.allowed_outbound_hosts.is_empty());
+        let gate = Gate {
+            log: Arc::clone(session.log()),
+            traceparent: traceparent.and_then(|parent| HeaderValue::try_from(parent).ok()),
+            plan,
+            ends_at,
+            requests: 0,
+            taken: None,
+        };
+        Self { ctx, gate }
+    }
+
+    /// Requests that the guest made, those that were refused included.
+    #[must_use]
+    pub fn requests(&self) -> u32 {
+        self.gate.requests
     }
 
     /// What a host call works on.
     pub fn view<'a>(&'a mut self, table: &'a mut ResourceTable) -> WasiHttpCtxView<'a> {
-        WasiHttpCtxView { hooks: &mut self.refusal, table, ctx: &mut self.ctx }
+        WasiHttpCtxView { hooks: &mut self.gate, table, ctx: &mut self.ctx }
     }
 }
 
-/// Denies every request, and says so in the task's log: the guest's error carries no words.
-#[derive(Debug)]
-struct Refusal {
+/// Lets requests through, or says why not: in the task's log, since the guest's error code carries no words.
+struct Gate {
+    plan: Arc<SessionPlan>,
     log: Arc<GuestLog>,
+    traceparent: Option<HeaderValue>,
+    ends_at: Instant,
+    requests: u32,
+    /// Made for the first request: most tasks have none.
+    taken: Option<Arc<Taken>>,
 }
 
-impl WasiHttpHooks for Refusal {
+impl Gate {
+    /// Holds a request against the grants and what the task has left.
+    fn admit(&mut self, request: &http::Request<WasiBody>, options: Option<RequestOptions>) -> Result<Exchange> {
+        self.requests = self.requests.saturating_add(1);
+        if self.requests > limits::TASK_REQUESTS_MAX {
+            self.note(&format!("a task makes at most {} requests", limits::TASK_REQUESTS_MAX));
+            return Err(Error::HttpRequestDenied);
+        }
+        // A tunnel is a connection to wherever the other side likes, and the trace of what was sent shows credentials.
+        if [Method::CONNECT, Method::TRACE].contains(request.method()) {
+            return Err(Error::HttpRequestMethodInvalid);
+        }
+        let uri = request.uri();
+        if uri.path_and_query().is_some_and(|path| path.as_str().len() > limits::PATH_BYTES_MAX) {
+            return Err(Error::HttpRequestUriTooLong);
+        }
+        let scheme = match uri.scheme_str() {
+            Some("http") => Scheme::Http,
+            Some("https") => Scheme::Https,
+            _ => return Err(Error::HttpProtocolError),
+        };
+        let authority = uri.authority().map_or("", http::uri::Authority::as_str);
+        let origin = Origin::parse(scheme, authority).map_err(|error| {
+            // Without the authority: it may hold a password.
+            let named = if error == InvalidOrigin::UserInfo { "" } else { authority };
+            self.note(&format!("a request to {named:?} was not sent: {error}"));
+            Error::HttpRequestUriInvalid
+        })?;
+        if !self.plan.manifest().grants.allowed_outbound_hosts.iter().any(|grant| grant.allows(&origin)) {
+            self.note(&format!(
+                "the request to {origin} was denied: add \"{origin}\" to allowed_outbound_hosts under [grants] in agent.toml"
+            ));
+            return Err(Error::HttpRequestDenied);
+        }
+        let taken = Arc::clone(self.taken.get_or_insert_default());
+        let place = Arc::clone(&taken.places).try_acquire_owned().map_err(|_| {
+            self.note(&format!("a task has at most {} requests under way at once", limits::TASK_CONCURRENCY_MAX));
+            Error::ConnectionLimitReached
+        })?;
+        let (outbound, log) = (Arc::clone(self.plan.outbound()), Arc::clone(&self.log));
+        Ok(Exchange { origin, times: Times::new(options, self.ends_at), taken, outbound, log, place })
+    }
+
+    fn note(&self, message: &str) {
+        self.log.line(Level::Warn, "wasi:http", message);
+    }
+}
+
+/// Times a request up to its response's head, also where its task is stopped before.
+struct Clock {
+    outbound: Arc<Outbound>,
+    began: Instant,
+    outcome: &'static str,
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        if let Some(duration_seconds) = &self.outbound.duration_seconds {
+            duration_seconds.with_label_values(&[self.outcome]).observe(self.began.elapsed().as_secs_f64());
+        }
+    }
+}
+
+impl WasiHttpHooks for Gate {
     fn send_request(
         &mut self,
         request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
-        _processed: Exchange<()>,
-    ) -> Exchange<(http::Response<WasiBody>, Exchange<()>)> {
-        let host = request.uri().authority().map_or("", http::uri::Authority::as_str);
-        let message = format!("the request to {host} was denied: this version gives agents no outbound HTTP");
-        self.log.line(Level::Warn, "wasi:http", &message);
-        Box::new(async { Err(Error::HttpRequestDenied) })
+        options: Option<RequestOptions>,
+        _processed: Promise<()>,
+    ) -> Promise<Answer> {
+        let admitted = self.admit(&request, options);
+        let (outbound, plan) = (Arc::clone(self.plan.outbound()), Arc::clone(&self.plan));
+        let traceparent = self.traceparent.clone();
+        Box::new(async move {
+            let mut clock = Clock { outbound, began: Instant::now(), outcome: "stopped" };
+            let answer = match admitted {
+                Ok(exchange) => {
+                    exchange.send(request, &plan.manifest().grants.allowed_outbound_hosts, traceparent).await
+                }
+                Err(error) => Err(error),
+            };
+            clock.outcome = exchange::outcome(&answer);
+            answer
+        })
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        BODY_CHUNK_BYTES_MAX
+        limits::BODY_CHUNK_BYTES_MAX
+    }
+
+    // The library's own versions of these log a warning for whatever a server does to an agent.
+
+    fn p2_error_from_hyper(&mut self, _error: &hyper::Error) -> p2::ErrorCode {
+        p2::ErrorCode::HttpProtocolError
+    }
+
+    fn p2_error_from_connect(&mut self, _error: &std::io::Error) -> p2::ErrorCode {
+        p2::ErrorCode::ConnectionRefused
+    }
+
+    fn p2_error_from_tls(&mut self, _error: &std::io::Error) -> p2::ErrorCode {
+        p2::ErrorCode::TlsProtocolError
     }
 }

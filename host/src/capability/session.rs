@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::cache::{self, Cache};
 use super::key_value::{Bucket, KeyValue};
 use super::log::GuestLog;
+use super::outbound_http::Outbound;
 use super::secrets::SecretSource;
 use super::sql::{CommitError, Committed, End, SqlSession};
 use super::tasks::{Directory, FollowUps, ProgressSink};
@@ -26,10 +27,17 @@ pub struct SessionPlan {
     manifest: Arc<Manifest>,
     buckets: Vec<(String, Bucket)>,
     cache_space: Option<cache::Space>,
+    outbound: Arc<Outbound>,
 }
 
 impl SessionPlan {
-    pub(super) fn new(agent: AgentName, revision: u64, manifest: Arc<Manifest>, counts: Arc<cache::Counts>) -> Self {
+    pub(super) fn new(
+        agent: AgentName,
+        revision: u64,
+        manifest: Arc<Manifest>,
+        counts: Arc<cache::Counts>,
+        outbound: Arc<Outbound>,
+    ) -> Self {
         let named = |name: &String| (name.clone(), Bucket::new(&agent, name));
         Self {
             buckets: manifest.grants.key_value.iter().map(named).collect(),
@@ -37,6 +45,7 @@ impl SessionPlan {
             agent,
             revision,
             manifest,
+            outbound,
         }
     }
 
@@ -56,6 +65,10 @@ impl SessionPlan {
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    pub(super) fn outbound(&self) -> &Arc<Outbound> {
+        &self.outbound
     }
 
     pub(super) fn bucket(&self, name: &str) -> Option<&Bucket> {
@@ -185,11 +198,16 @@ impl Session {
         self.host_calls
     }
 
+    /// Adds calls that were counted elsewhere: outbound HTTP is answered without the session.
+    pub fn add_calls(&mut self, calls: u32) {
+        self.host_calls = self.host_calls.saturating_add(u64::from(calls));
+    }
+
     pub(super) fn count_call(&mut self) {
         self.host_calls = self.host_calls.saturating_add(1);
     }
 
-    pub(super) fn plan(&self) -> &SessionPlan {
+    pub(super) fn plan(&self) -> &Arc<SessionPlan> {
         &self.plan
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Linker, Resource, ResourceTable};
 
+use super::outbound_http::{MemoryNetwork, Outbound};
 use super::{Backends, Capabilities, Finished, MakeEnding, Session, View, cache, key_value, secrets, sql};
 use crate::manifest::Manifest;
 use crate::records::Progress;
@@ -46,6 +47,7 @@ impl Guest {
             key_value: Arc::new(key_value::MemoryKeyValue::new()),
             cache: Arc::new(cache::MemoryCache::new()),
             secrets: Arc::new(secrets::EnvironmentSecrets::new([variable])),
+            outbound: Arc::new(Outbound::new(Arc::new(MemoryNetwork::new()))),
             directory: Arc::new(|agent: &AgentName| agent.as_str() != "gone"),
         });
         let name = AgentName::parse("voter").unwrap();

@@ -108,9 +108,6 @@ impl Deployer {
                 format!("secret {secret:?} is not set: start the host with {variable} in its environment")
             })
             .collect();
-        if !manifest.grants.allowed_outbound_hosts.is_empty() {
-            problems.push("grants.allowed_outbound_hosts: this version gives agents no outbound HTTP".to_owned());
-        }
         if manifest.pool.max_invocations > 1 {
             problems
                 .push("pool.max_invocations: this version runs every task in a fresh instance; set it to 1".to_owned());

@@ -24,6 +24,9 @@ impl std::error::Error for ManifestErrors {}
 /// A wasm page; less memory than one page runs nothing.
 const MEMORY_BYTES_MIN: ByteSize = ByteSize(64 << 10);
 
+/// Most entries of a granted folder: the host walks over all of them to count what is in use.
+const FOLDER_ENTRIES_MAX: u32 = 1_000_000;
+
 pub(super) fn problems(manifest: &Manifest) -> Vec<String> {
     let mut problems = Vec::new();
     let mut check = |holds: bool, problem: &dyn Fn() -> String| {
@@ -90,6 +93,12 @@ fn grants(manifest: &Manifest, check: &mut dyn FnMut(bool, &dyn Fn() -> String))
         });
         check(folder.guest.starts_with('/'), &|| {
             format!("grants.files guest = {:?}: expected an absolute path, such as \"/reports\"", folder.guest)
+        });
+        check((1..=FOLDER_ENTRIES_MAX).contains(&folder.max_files), &|| {
+            format!(
+                "grants.files {:?}: max_files = {}: expected 1 to {FOLDER_ENTRIES_MAX}",
+                folder.host, folder.max_files
+            )
         });
     }
     for name in &manifest.secrets.required {

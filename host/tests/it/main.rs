@@ -28,6 +28,7 @@ mod lifecycle;
 mod loss;
 mod memory;
 mod misbehaving;
+mod outbound;
 mod samples;
 mod scripts;
 mod silence;
