@@ -19,6 +19,7 @@ mod common;
 mod conflicts;
 mod delays;
 mod delivery;
+mod escapes;
 mod files;
 mod fleet;
 mod foreign_client;

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use sqlx::postgres::{PgArguments, PgStatement};
-use sqlx::{Arguments, Column as _, Either, Executor, Row as _, Statement, ValueRef};
+use sqlx::{Arguments, Column as _, Connection, Either, Executor, Row as _, Statement, ValueRef};
 use tokio::sync::mpsc;
 
-use self::ending::{COMMIT_TIMEOUT, end_task, end_transaction};
+use self::ending::{end_task, end_transaction};
 use super::pool::{AgentPool, Checkout, Live};
-use super::{codec, lowered, statement};
+use super::{codec, lowered, statement, unreachable_database};
 use crate::capability::sql::{Column, CommitError, Committed, End, Kind, RowBatch, SqlConnection, SqlError, Value};
+use crate::capability::sql::{RESULT_BYTES_MAX, ROWS_DROPPED_MAX};
 use crate::manifest::TransactionMode;
 use crate::records::Ended;
 
@@ -25,7 +26,8 @@ const STATEMENT_GRACE: Duration = Duration::from_secs(1);
 /// How long a connection may take to begin a transaction, which waits for nothing in the server: a server that vanished
 /// without a goodbye says nothing, and TCP alone would wait for a quarter of an hour.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
-/// A batch of rows is passed on when it has so many, or so many bytes: two batches are in memory at most.
+/// A batch of rows is passed on when it has so many, or so many bytes. The next is begun once it was taken, so that no more
+/// than one batch and one message of the server are in memory.
 const BATCH_ROWS: usize = 256;
 const BATCH_BYTES: usize = 256 << 10;
 
@@ -105,13 +107,13 @@ impl PostgresConnection {
     /// Remembers what makes a commit impossible.
     fn note(&mut self, error: &SqlError) {
         let spoils = match error {
-            SqlError::Query(_) => self.mode == TransactionMode::Task,
+            SqlError::Query(error) => self.mode == TransactionMode::Task || error.ended_session(),
             SqlError::Unavailable { .. } | SqlError::Conversion(_) | SqlError::LimitExceeded(_) => true,
             SqlError::Denied(_) | SqlError::BadParameter(_) => false,
         };
         if spoils && self.aborted.is_none() {
             self.aborted = Some(error.to_string());
-            self.used_up = matches!(error, SqlError::Conversion(_) | SqlError::LimitExceeded(_));
+            self.used_up = !matches!(error, SqlError::Unavailable { .. });
         }
     }
 }
@@ -127,10 +129,17 @@ impl SqlConnection for PostgresConnection {
         let work = async {
             let (statement, arguments) = prepare(&mut live, statement, parameters, timeout).await?;
             let mut results = live.connection.fetch_many(statement.query_with(arguments));
-            let mut affected = 0u64;
+            let (mut affected, mut dropped) = (0u64, 0u64);
             while let Some(result) = results.try_next().await.map_err(lowered)? {
-                if let Either::Left(done) = result {
-                    affected = affected.saturating_add(done.rows_affected());
+                match result {
+                    Either::Left(done) => affected = affected.saturating_add(done.rows_affected()),
+                    Either::Right(_) => dropped = dropped.saturating_add(1),
+                }
+                if dropped > ROWS_DROPPED_MAX {
+                    return Err(SqlError::LimitExceeded(format!(
+                        "a statement run for the number of rows that it affected gave more than {ROWS_DROPPED_MAX} rows: \
+                         query it instead"
+                    )));
                 }
             }
             Ok(affected)
@@ -212,7 +221,10 @@ impl SqlConnection for PostgresConnection {
     }
 
     fn abandon(&mut self, reason: &str) {
-        self.aborted.get_or_insert_with(|| reason.to_owned());
+        if self.aborted.is_none() {
+            self.aborted = Some(reason.to_owned());
+            self.used_up = true;
+        }
         self.state = State::Lost;
     }
 
@@ -237,12 +249,13 @@ impl SqlConnection for PostgresConnection {
                 Ok(_) | Err(_) => "ROLLBACK; ",
             },
         };
-        let ended = tokio::time::timeout(COMMIT_TIMEOUT, end_transaction(&mut live, command)).await;
-        let ended = ended.unwrap_or_else(|elapsed| Err(CommitError::Unavailable(elapsed.into())));
+        let ended = end_transaction(&mut live, command).await;
         match &ended {
             Ok(true) => {
                 live.running.now = false;
                 live.timeout = live.timeout_default;
+                // A large row, or large parameters, have left large buffers.
+                live.connection.shrink_buffers();
                 self.pool.give_back(live);
             }
             // What was committed stays committed; only the connection is not to be used again.
@@ -267,14 +280,15 @@ impl PostgresConnection {
             Err(error) => {
                 self.note(error);
                 let clean = match error {
-                    SqlError::Query(_) | SqlError::BadParameter(_) | SqlError::Denied(_) => true,
+                    SqlError::Query(error) => !error.ended_session(),
+                    SqlError::BadParameter(_) | SqlError::Denied(_) => true,
                     SqlError::Unavailable { .. } | SqlError::Conversion(_) | SqlError::LimitExceeded(_) => false,
                 };
                 if clean {
                     live.running.now = false;
                     self.state = State::Ready(live);
                 } else {
-                    // Dropped in the middle of something: the server is told to end it.
+                    // Dropped in the middle of something: the server is told to end it, unless it has.
                     self.state = State::Lost;
                 }
             }
@@ -318,11 +332,13 @@ async fn prepare<'q>(
     if statement.contains('\0') {
         return Err(SqlError::BadParameter("a statement cannot contain the character NUL".to_owned()));
     }
+    live.kept.make_room(&mut live.connection, statement).await.map_err(lowered)?;
     let prepared = live.connection.prepare_with(statement, &[]).await.map_err(lowered)?;
     let types = match prepared.parameters() {
         Some(Either::Left(types)) => types,
         Some(Either::Right(_)) | None => &[],
     };
+    live.kept.note(statement, prepared.columns().len().saturating_add(types.len()));
     if types.len() != parameters.len() {
         let text = format!("the statement has {} parameters, and {} were given", types.len(), parameters.len());
         return Err(SqlError::BadParameter(text));
@@ -345,7 +361,12 @@ async fn pump(
 ) -> Result<(), SqlError> {
     let mut results = live.connection.fetch_many(statement.query_with(arguments));
     let mut batch = RowBatch::default();
-    while let Some(result) = results.try_next().await.map_err(lowered)? {
+    loop {
+        if batch.rows.is_empty() {
+            // Nobody listens any more where the cursor is gone with its session; the rest is then of no use.
+            let _ = batches.reserve().await;
+        }
+        let Some(result) = results.try_next().await.map_err(lowered)? else { break };
         let Either::Right(row) = result else { continue };
         let mut values = Vec::with_capacity(kinds.len());
         for (index, kind) in kinds.iter().enumerate() {
@@ -354,14 +375,14 @@ async fn pump(
                 Value::Null
             } else {
                 let bytes = raw.as_bytes().map_err(|error| SqlError::Conversion(error.to_string()))?;
-                codec::decode(&raw.type_info(), kind, bytes).map_err(SqlError::Conversion)?
+                let bytes_left = RESULT_BYTES_MAX.saturating_sub(batch.bytes);
+                codec::decode(&raw.type_info(), kind, bytes, bytes_left)?
             };
             batch.bytes = batch.bytes.saturating_add(value.bytes());
             values.push(value);
         }
         batch.rows.push(values);
         if batch.rows.len() >= BATCH_ROWS || batch.bytes >= BATCH_BYTES {
-            // Nobody listens any more where the cursor is gone with its session; the rest is then of no use.
             let _ = batches.send(std::mem::take(&mut batch)).await;
         }
     }
@@ -377,10 +398,15 @@ async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, SqlEr
 }
 
 /// What a statement came to. One that PostgreSQL itself should have ended by now is the agent's doing, which can change
-/// that setting; unless PostgreSQL is not there any more, or not on this connection, and nobody said goodbye.
+/// that setting; unless PostgreSQL is not there any more, or not on this connection, and nobody said goodbye. And an end of
+/// the session is the agent's doing, unless it is the end of the server.
 async fn told<T>(result: Option<Result<T, SqlError>>, live: &Live, timeout: Duration) -> Result<T, SqlError> {
-    if let Some(result) = result {
-        return result;
+    match result {
+        Some(Err(SqlError::Query(error))) if error.ended_session() && !live.running.server_is_up().await => {
+            return Err(unreachable_database(error.into()));
+        }
+        Some(result) => return result,
+        None => {}
     }
     if !live.running.is_there().await {
         return Err(silent("no answer to a statement".into()));
