@@ -125,7 +125,7 @@ async fn session_state(database: &dyn Database, agent: &AgentName) {
 /// How often one task's session is followed by another's, in each mode and with each end.
 const ALTERNATIONS: usize = 20;
 
-const STATE: &str = "SELECT concat_ws('|', current_setting('app.user', true), current_setting('statement_timeout'), \
+const STATE: &str = "SELECT concat_ws('|', COALESCE(current_setting('app.user', true), ''), current_setting('statement_timeout'), \
     current_setting('idle_in_transaction_session_timeout'), current_setting('default_transaction_read_only'), \
     to_regclass('pg_temp.own')::text, \
     (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), \
