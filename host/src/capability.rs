@@ -169,7 +169,7 @@ fn denied(what: &str, line: &str) -> String {
 }
 
 /// An error with everything behind it, on one line, for the host's log.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

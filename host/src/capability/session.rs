@@ -94,6 +94,8 @@ pub struct Session {
     log: Arc<GuestLog>,
     pub(super) sql: SqlSession,
     pub(super) follow_ups: FollowUps,
+    /// Bytes of values that the guest has remembered for compare-and-swap.
+    pub(super) remembered_bytes: usize,
     cancellation: Option<CancellationToken>,
     pub(super) progress: Option<Arc<dyn ProgressSink>>,
     host_calls: u64,
@@ -140,6 +142,7 @@ impl Session {
             log: Arc::new(log),
             sql: SqlSession::default(),
             follow_ups: FollowUps::default(),
+            remembered_bytes: 0,
             cancellation: None,
             progress: None,
             host_calls: 0,

@@ -205,6 +205,13 @@ impl Host {
         tokio::time::timeout(HANG, self.child.wait()).await.expect("the host ends").unwrap()
     }
 
+    /// The most memory that it has had resident so far, in KiB.
+    pub(crate) fn memory_peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says it");
+        peak.trim().trim_end_matches("kB").trim().parse().unwrap()
+    }
+
     /// Everything that it has logged so far.
     pub(crate) fn log(&mut self) -> String {
         while let Ok(line) = self.log.try_recv() {

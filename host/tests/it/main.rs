@@ -20,6 +20,7 @@ mod conflicts;
 mod delays;
 mod delivery;
 mod fair;
+mod escapes;
 mod files;
 mod fleet;
 mod foreign_client;

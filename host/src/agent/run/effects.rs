@@ -36,7 +36,8 @@ pub(super) async fn settle_effects(
             recorded = finished.ending.map_or(Recorded::No, Recorded::Now);
         }
         Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a task's effects could not be committed");
+            // On one line: agents raise errors of their own in SQL.
+            tracing::warn!(error = crate::capability::chain(&error), "a task's effects could not be committed");
             let message = error.to_string();
             completion.outcome = match error {
                 // The agent's own doing: it answered success over a failed statement, or against a deferred constraint.
