@@ -1,6 +1,7 @@
 //! One run: reserve, instantiate, call, classify, settle the run's effects.
 
 mod answer;
+mod caps;
 mod effects;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtxBuilder;
 
 use self::answer::{call, classify, lowered, time_left, timed_out};
+use self::caps::{HANDLES_MAX, RANDOM_BYTES_MAX, START_TIME_MAX};
 use self::effects::{may_be_a_conflicts_doing, settle_effects};
 use super::engine::Engine;
 use super::limits::{CpuMeter, MemoryMeter, Stopped};
@@ -26,7 +28,8 @@ use crate::capability::tasks::ProgressSink;
 use crate::capability::{Capabilities, Session, Trouble};
 use crate::manifest::TransactionMode;
 use crate::records::Ending;
-use crate::task::{Completion, Outcome, Task, Usage, random_fraction, unix_ms_now};
+use crate::task::{Completion, Limit, Outcome, Task, Usage, random_fraction, unix_ms_now};
+use crate::units::format_duration;
 
 /// Settings of the runner.
 #[derive(Clone, Debug)]
@@ -37,10 +40,6 @@ pub struct RunnerConfig {
     pub hostcall_bytes_max: usize,
 }
 
-/// Component resources that one instance may hold. wasmtime's default is 100,000, charged to no memory limit.
-const HANDLES_MAX: usize = 1_000;
-/// Random bytes of one call; wasmtime-wasi's default is 64 MiB.
-const RANDOM_BYTES_MAX: u64 = 64 << 10;
 /// How often a task is run again at once because another transaction was in its way; then it is retried like any other.
 const CONFLICT_RERUNS_MAX: u32 = 5;
 /// The longest pause before the first of those runs; before the n-th it is n times as long.
@@ -155,12 +154,19 @@ impl Runner {
             let lease = parts.ledger.reserve(revision.memory_bytes_expected()).await;
             let _alive = Alive::start(&parts.live);
             let mut store = parts.store(&revision, parts.capabilities.session(&revision.plan, &task), lease);
-            let limit = revision.manifest.limits.timeout;
-            let started = tokio::time::timeout(limit, revision.code.pre.instantiate_async(&mut store)).await;
+            let limit = revision.manifest.limits.timeout.min(START_TIME_MAX);
+            let cpu = Arc::clone(&store.data().cpu);
+            let started = {
+                let starting = std::pin::pin!(revision.code.pre.instantiate_async(&mut store));
+                tokio::time::timeout(limit, cpu.measure(starting)).await
+            };
             revision.note_memory_used(store.data().memory.peak_bytes());
             match started {
                 Ok(Ok(_instance)) => Ok(()),
                 Ok(Err(error)) => Err(classify(&error, &store, &revision)),
+                Err(_elapsed) if limit == START_TIME_MAX => {
+                    Err(Outcome::TimedOut(Limit { name: "host.start_time", allowed: format_duration(limit) }))
+                }
                 Err(_elapsed) => Err(timed_out(&revision)),
             }
         });
@@ -248,7 +254,7 @@ impl Parts {
         let limits = &revision.manifest.limits;
         let stderr = Stdio::error(session.log());
         let mut wasi = WasiCtxBuilder::new();
-        wasi.max_random_size(RANDOM_BYTES_MAX).stdout(Stdio::output(session.log())).stderr(stderr.clone());
+        wasi.max_random_size(RANDOM_BYTES_MAX.0).stdout(Stdio::output(session.log())).stderr(stderr.clone());
         if let Err(error) = revision.folders.preopen(&mut wasi) {
             // The agent finds its folder missing, and its answer says so.
             tracing::error!(agent = %revision.agent, %error, "a granted folder cannot be opened");
@@ -317,7 +323,7 @@ async fn called(
         host_calls: 0,
     };
     revision.note_memory_used(usage.memory_bytes_peak);
-    let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision));
+    let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision, state.session.log()));
     (Completion { outcome, usage, init: state.init, follow_ups: Vec::new() }, state.session)
 }
 

@@ -13,6 +13,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::SessionPlan;
+use super::secrets::HiddenValues;
 use crate::task::{AgentName, Task, TaskId};
 use crate::units::ByteSize;
 
@@ -46,6 +47,8 @@ pub struct GuestLog {
     bytes_max: ByteSize,
     bytes: AtomicU64,
     cut: AtomicBool,
+    /// Secrets that the agent has looked at.
+    hidden: HiddenValues,
 }
 
 impl GuestLog {
@@ -58,14 +61,26 @@ impl GuestLog {
             bytes_max: plan.manifest().limits.log,
             bytes: AtomicU64::new(0),
             cut: AtomicBool::new(false),
+            hidden: HiddenValues::default(),
         }
+    }
+
+    /// Replaces a secret's value, from now on, in whatever the agent says for people to read.
+    pub fn hide(&self, value: &str) {
+        self.hidden.add(value);
+    }
+
+    /// What the agent says, as it may be shown: without its secrets, and [`escaped`].
+    #[must_use]
+    pub fn presentable(&self, text: &str, bytes_max: usize) -> String {
+        escaped(&self.hidden.hide(text), bytes_max)
     }
 
     /// Logs a line, unless the task has said as much as `limits.log` allows. The first line over it is noted, the others
     /// are only counted.
     pub fn line(&self, level: Level, context: &str, message: &str) {
-        let message = escaped(message, LINE_BYTES_MAX);
-        let context = escaped(context, LINE_BYTES_MAX);
+        let message = self.presentable(message, LINE_BYTES_MAX);
+        let context = self.presentable(context, LINE_BYTES_MAX);
         let bytes = u64::try_from(message.len().saturating_add(context.len())).unwrap_or(u64::MAX);
         // An empty line takes room in the host's log all the same.
         let said = self.bytes.fetch_add(bytes.max(1), Ordering::Relaxed);
@@ -130,7 +145,7 @@ pub fn escaped(text: &str, bytes_max: usize) -> String {
 fn reorders(character: char) -> bool {
     matches!(
         character,
-        '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
     )
 }
 

@@ -83,6 +83,8 @@ pub struct Session {
     pub(super) follow_ups: FollowUps,
     cancellation: Option<CancellationToken>,
     pub(super) progress: Option<Arc<dyn ProgressSink>>,
+    /// What the messages take that the guest holds.
+    pub(super) message_bytes: usize,
     host_calls: u64,
     troubles: u32,
     trouble: Option<Trouble>,
@@ -129,6 +131,7 @@ impl Session {
             follow_ups: FollowUps::default(),
             cancellation: None,
             progress: None,
+            message_bytes: 0,
             host_calls: 0,
             troubles: 0,
             trouble: None,

@@ -1,5 +1,6 @@
 //! Where commands print.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
@@ -23,7 +24,7 @@ impl Console<'_> {
     /// Prints a complaint, or a hint, for people.
     pub(crate) fn complain(&mut self, message: &str) {
         // A closed standard error leaves nobody to tell.
-        let _ = writeln!(self.err, "agent-host: {message}");
+        let _ = writeln!(self.err, "agent-host: {}", harmless(message));
     }
 
     /// Prints a task's output as it is. On a terminal the prompt gets a line of its own.
@@ -56,8 +57,19 @@ impl Console<'_> {
 
     /// Prints lines of text.
     pub(crate) fn text(&mut self, text: &str) -> std::io::Result<()> {
-        writeln!(self.out, "{}", text.trim_end())
+        writeln!(self.out, "{}", harmless(text.trim_end()))
     }
+}
+
+/// Text that others wrote some of, with its lines and without what makes a terminal do anything else: moving the cursor,
+/// setting its title, turning the direction of text.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let is_harmful = |character: char| {
+        (character.is_control() && !matches!(character, '\n' | '\t'))
+            || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}')
+            || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if text.contains(is_harmful) { text.replace(is_harmful, " ").into() } else { text.into() }
 }
 
 /// Text from an agent for one line on a terminal: without what moves the cursor, and not too long.
@@ -93,6 +105,12 @@ pub(crate) fn table<const COLUMNS: usize>(headings: [&str; COLUMNS], rows: &[[St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_that_is_printed_moves_the_cursor() {
+        assert_eq!(harmless("a\n\tb é"), "a\n\tb é");
+        assert_eq!(harmless("a\u{1b}]0;title\u{7}\r\u{9b}2J\u{202e}\u{2028}b"), "a ]0;title   2J  b");
+    }
 
     #[test]
     fn a_line_stays_a_line() {

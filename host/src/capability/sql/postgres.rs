@@ -15,8 +15,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, PgPool};
 
 use self::connection::PostgresConnection;
 use self::pool::{AgentPool, Slots};
@@ -64,7 +64,8 @@ impl PostgresConfig {
     #[must_use]
     pub fn new(options: PgConnectOptions) -> Self {
         Self {
-            options,
+            // The statement that makes a role has its password in it, and a slow statement is logged as a warning.
+            options: options.disable_statement_logging(),
             connections_max: 16,
             connections_per_agent_max: 8,
             acquire_timeout: Duration::from_secs(5),
