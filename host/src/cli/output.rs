@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Format;
 use crate::config::Vars;
+use crate::text::is_harmful;
 
 /// The streams and the environment of a command.
 pub struct Console<'a> {
@@ -64,19 +65,15 @@ impl Console<'_> {
 /// Text that others wrote some of, with its lines and without what makes a terminal do anything else: moving the cursor,
 /// setting its title, turning the direction of text.
 fn harmless(text: &str) -> Cow<'_, str> {
-    let is_harmful = |character: char| {
-        (character.is_control() && !matches!(character, '\n' | '\t'))
-            || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}')
-            || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if text.contains(is_harmful) { text.replace(is_harmful, " ").into() } else { text.into() }
+    let harms = |character: char| is_harmful(character) && !matches!(character, '\n' | '\t');
+    if text.contains(harms) { text.replace(harms, " ").into() } else { text.into() }
 }
 
 /// Text from an agent for one line on a terminal: without what moves the cursor, and not too long.
 pub(crate) fn one_line(text: &str) -> String {
     const CHARS_MAX: usize = 120;
     let mut line: String =
-        text.chars().take(CHARS_MAX).map(|character| if character.is_control() { ' ' } else { character }).collect();
+        text.chars().take(CHARS_MAX).map(|character| if is_harmful(character) { ' ' } else { character }).collect();
     if text.chars().nth(CHARS_MAX).is_some() {
         line.push('…');
     }

@@ -10,10 +10,10 @@ use crate::agent::{Code, LoadError, Revision};
 use crate::agents::{DeployError, Deployed};
 use crate::capability::Capabilities;
 use crate::capability::files::Folders;
-use crate::capability::log::escaped;
 use crate::capability::secrets::variable;
 use crate::catalog::NewRevision;
 use crate::manifest::Manifest;
+use crate::text::escaped;
 
 /// A revision that compiles, starts, and has its schema and queues.
 pub(super) struct Checked {
