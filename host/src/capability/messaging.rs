@@ -12,7 +12,7 @@ use crate::units::ByteSize;
 #[derive(Debug)]
 pub enum Client {}
 
-/// Most bytes of the messages that one task holds at a time, [`ENTRY_BYTES`] more for each entry of metadata. They lie in the
+/// Most bytes of the messages that one task holds at a time, and some more for each entry of metadata. They lie in the
 /// host's memory; with one message being what a task is, there is little use in several.
 pub const MESSAGES_BYTES_MAX: ByteSize = ByteSize(16 << 20);
 /// What an entry of metadata takes beside its text.

@@ -1,7 +1,6 @@
 //! The corpus of hostile guests, `agents/fixtures/hostile`: each is deployed and run on the real servers, ends as the table
 //! says, and leaves a host behind that answers and holds nothing.
 
-pub(crate) mod component;
 mod forgeries;
 pub(crate) mod guests;
 mod modules;
@@ -11,7 +10,6 @@ use std::collections::BTreeSet;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use self::component::Encoder;
 use self::guests::{End, GUESTS, Leave};
 use super::common::{Host, agents_dir, wait_until};
 use super::fleet::Fleet;
@@ -68,6 +66,12 @@ fn fixture(name: &str) -> String {
     std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
+/// The component that was made of a fixture.
+fn module(name: &str) -> Vec<u8> {
+    let file = agents_dir().join("fixtures/hostile").join(format!("{name}.wasm"));
+    std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}; cargo xtask agents makes it", file.display()))
+}
+
 /// Deploys the agent that must always answer.
 async fn deploy_canary(host: &Host) {
     let manifest = std::fs::read_to_string(agents_dir().join("echo/agent.toml")).unwrap();
@@ -108,13 +112,13 @@ async fn ending(host: &Host) -> (String, String) {
 }
 
 /// Deploys a guest.
-pub(crate) async fn deploy(host: &Host, encoder: &Encoder, guest: &str, leave: Leave) -> reqwest::Response {
-    host.deploy(NAME, &manifest(leave), encoder.component(&fixture(guest))).await
+pub(crate) async fn deploy(host: &Host, guest: &str, leave: Leave) -> reqwest::Response {
+    host.deploy(NAME, &manifest(leave), module(guest)).await
 }
 
 /// What is wrong with how this guest ended, if anything is.
-async fn misfit(host: &Host, encoder: &Encoder, name: &str, leave: Leave, end: End) -> Option<String> {
-    let deployed = deploy(host, encoder, name, leave).await;
+async fn misfit(host: &Host, name: &str, leave: Leave, end: End) -> Option<String> {
+    let deployed = deploy(host, name, leave).await;
     let (status, text) = (deployed.status(), deployed.text().await.unwrap());
     if let End::Refused(why) = end {
         let is_refused = status == StatusCode::UNPROCESSABLE_ENTITY && text.contains(why);
@@ -134,7 +138,8 @@ async fn misfit(host: &Host, encoder: &Encoder, name: &str, leave: Leave, end: E
 #[test]
 fn every_fixture_has_a_row_and_every_row_a_fixture() {
     let files = std::fs::read_dir(agents_dir().join("fixtures/hostile")).unwrap();
-    let files: BTreeSet<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    let files = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let files: BTreeSet<String> = files.filter(|name| name.ends_with(".wat")).collect();
     let rows: BTreeSet<String> = GUESTS.iter().map(|(name, ..)| format!("{name}.wat")).collect();
     assert_eq!(rows.len(), GUESTS.len(), "a guest has one row");
     assert_eq!(files, rows);
@@ -149,11 +154,10 @@ async fn every_guest_ends_as_it_must_and_leaves_nothing_behind() {
     let host = fleet.host().env(SECRET_VARIABLE, "correct horse battery staple").start().await;
     deploy_canary(&host).await;
     canary_answers(&host, "the start").await;
-    let encoder = Encoder::new();
     let resident_before = resident_bytes(&host).await;
     let mut misfits = Vec::new();
     for (name, leave, end) in GUESTS {
-        if let Some(misfit) = misfit(&host, &encoder, name, *leave, *end).await {
+        if let Some(misfit) = misfit(&host, name, *leave, *end).await {
             misfits.push(format!("{name}: {misfit}"));
         }
         canary_answers(&host, name).await;

@@ -6,7 +6,6 @@ use sqlx::Row;
 
 use super::common::{Host, agent_host, service};
 use super::fleet::Fleet;
-use super::hostile::component::Encoder;
 use super::hostile::guests::Leave;
 use super::hostile::{NAME, SECRET_VARIABLE, deploy};
 
@@ -66,9 +65,8 @@ async fn said(answer: reqwest::Response) -> String {
 /// Has the guests tell their secret, asks for everything there is, and gives all that was answered.
 async fn everything_answered(host: &Host) -> String {
     let mut answered = String::new();
-    let encoder = Encoder::new();
     for guest in ["secret-told-to-everyone", "secret-told-before-a-trap"] {
-        let deployed = deploy(host, &encoder, guest, Leave::Entrusted).await;
+        let deployed = deploy(host, guest, Leave::Entrusted).await;
         assert!(deployed.status().is_success(), "{}", deployed.text().await.unwrap());
         let ran = host.run(NAME, "text/plain", "task").await;
         assert_eq!(ran.status(), StatusCode::UNPROCESSABLE_ENTITY);
@@ -82,7 +80,7 @@ async fn everything_answered(host: &Host) -> String {
         answered.push_str(&said(host.get(path).await.unwrap()).await);
     }
     // An agent with a database, whose role gets a password, and a deploy that asks for what is not there.
-    answered.push_str(&said(deploy(host, &encoder, "sql-cursors-leaked", Leave::Granted).await).await);
+    answered.push_str(&said(deploy(host, "sql-cursors-leaked", Leave::Granted).await).await);
     answered.push_str(&said(host.run(NAME, "text/plain", "task").await).await);
     answered.push_str(&said(host.deploy(NAME, "nonsense", vec![]).await).await);
     answered

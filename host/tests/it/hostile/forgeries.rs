@@ -3,7 +3,6 @@
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use super::component::Encoder;
 use super::guests::Leave;
 use super::{NAME, deploy_canary};
 use crate::common::{Host, HostBuilder};
@@ -15,7 +14,7 @@ fn is_dangerous(character: char) -> bool {
 }
 
 async fn deploy(host: &Host, guest: &str) {
-    let answer = super::deploy(host, &Encoder::new(), guest, Leave::Patient).await;
+    let answer = super::deploy(host, guest, Leave::Patient).await;
     assert_eq!(answer.status(), StatusCode::CREATED, "{guest}: {}", answer.text().await.unwrap());
 }
 

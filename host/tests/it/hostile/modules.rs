@@ -6,31 +6,8 @@ use std::fmt::Write as _;
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use super::component::Encoder;
 use super::{canary_answers, deploy_canary};
 use crate::common::{Host, HostBuilder, agents_dir};
-
-/// A module with what no agent needs in it, as text.
-fn with(definitions: &str) -> String {
-    format!(
-        r#"(module
-  (memory (export "memory") 1)
-  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 8192))
-  (func (export "agent:runtime/handler@0.1.0#handle") (param i32) (result i32) (i32.const 0))
-  {definitions})"#
-    )
-}
-
-/// Features of WebAssembly that are off, each with a definition that uses it.
-const FEATURES: &[(&str, &str)] = &[
-    ("shared memory", "(memory 1 1 shared)"),
-    ("atomics", "(func (drop (i32.atomic.load (i32.const 0))))"),
-    ("memory of 64 bits", "(memory i64 1)"),
-    ("garbage collection", "(type (struct (field i32)))"),
-    ("typed function references", "(type $t (func)) (func (param (ref null $t)) (call_ref $t (local.get 0)))"),
-    ("stack switching", "(type $f (func)) (type (cont $f))"),
-    ("relaxed SIMD", "(func (param v128) (drop (i32x4.relaxed_trunc_f32x4_s (local.get 0))))"),
-];
 
 /// The offsets in a binary at which one of its outermost sections begins.
 fn section_offsets(wasm: &[u8]) -> Vec<usize> {
@@ -127,10 +104,6 @@ fn cases(module: &[u8]) -> Vec<(String, Vec<u8>, &'static str)> {
         ("precompiled code", precompiled, "precompiled"),
     ];
     let mut cases: Vec<_> = named.into_iter().map(|(name, bytes, why)| (name.to_owned(), bytes, why)).collect();
-    let encoder = Encoder::new();
-    for (name, definitions) in FEATURES {
-        cases.push(((*name).to_owned(), encoder.component(&with(definitions)), ""));
-    }
     for offset in section_offsets(module) {
         for end in [offset.saturating_sub(1), offset, offset + 1].into_iter().filter(|end| *end < module.len()) {
             cases.push((format!("the first {end} bytes of a module"), module[..end].to_vec(), ""));
