@@ -16,12 +16,13 @@ use std::path::{Path, PathBuf};
 
 /// Vocabulary and ports: plain data and traits, importable by everything.
 const SHARED: &[&str] =
-    &["task", "manifest", "units", "memory", "delivery", "records", "catalog", "agents", "dead_letters"];
+    &["task", "manifest", "units", "text", "memory", "delivery", "records", "catalog", "agents", "dead_letters"];
 
 /// module → what it may import beyond `SHARED`. A module of `SHARED` may import only others of `SHARED`.
 const RULE: &[(&str, &[&str])] = &[
     ("task", &[]),
     ("units", &[]),
+    ("text", &[]),
     ("manifest", &[]),
     ("memory", &[]),
     ("delivery", &[]),

@@ -1,6 +1,7 @@
 //! One run: reserve, instantiate, call, classify, settle the run's effects.
 
 mod answer;
+mod caps;
 mod effects;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtxBuilder;
 
 use self::answer::{call, classify, expired, lowered, timed_out, timeout_left};
+use self::caps::{HANDLES_MAX, RANDOM_BYTES_MAX, START_TIME_MAX};
 use self::effects::{may_be_a_conflicts_doing, settle_effects};
 use super::engine::Engine;
 use super::footprint::Returned;
@@ -27,7 +29,8 @@ use crate::capability::{Capabilities, Session, Trouble};
 use crate::manifest::TransactionMode;
 use crate::memory::{Admitted, Charge, Growth, Leave, MemoryLedger};
 use crate::records::Ending;
-use crate::task::{Completion, Outcome, Task, Usage, random_fraction, unix_ms_now};
+use crate::task::{Completion, Limit, Outcome, Task, Usage, random_fraction, unix_ms_now};
+use crate::units::format_duration;
 
 /// Settings of the runner.
 #[derive(Clone, Debug)]
@@ -36,10 +39,6 @@ pub struct RunnerConfig {
     pub hostcall_bytes_max: usize,
 }
 
-/// Component resources that one instance may hold. wasmtime's default is 100,000, charged to no memory limit.
-const HANDLES_MAX: usize = 1_000;
-/// Random bytes of one call; wasmtime-wasi's default is 64 MiB.
-const RANDOM_BYTES_MAX: u64 = 64 << 10;
 /// Bodies and results from this size on are accounted for one by one. Of smaller ones even a thousand show in what is measured
 /// only.
 const ACCOUNTED_FROM_BYTES: usize = 64 << 10;
@@ -165,7 +164,7 @@ impl Runner {
             let session = parts.capabilities.session(&revision.plan, &task);
             let mut store = parts.store(&revision, session, admitted.growth());
             let clock = Arc::clone(&store.data().clock);
-            let limit = revision.manifest.limits.timeout;
+            let limit = revision.manifest.limits.timeout.min(START_TIME_MAX);
             let started = {
                 let started = std::pin::pin!(revision.code.pre.instantiate_async(&mut store));
                 clock.within(limit, started).await
@@ -178,6 +177,9 @@ impl Runner {
                     Ok(())
                 }
                 Some(Err(error)) => Err(classify(&error, &store, &revision)),
+                None if limit == START_TIME_MAX => {
+                    Err(Outcome::TimedOut(Limit { name: "host.start_time", allowed: format_duration(limit) }))
+                }
                 None => Err(timed_out(&revision)),
             }
         });
@@ -273,7 +275,7 @@ impl Parts {
         let limits = &revision.manifest.limits;
         let stderr = Stdio::error(session.log());
         let mut wasi = WasiCtxBuilder::new();
-        wasi.max_random_size(RANDOM_BYTES_MAX).stdout(Stdio::output(session.log())).stderr(stderr.clone());
+        wasi.max_random_size(RANDOM_BYTES_MAX.0).stdout(Stdio::output(session.log())).stderr(stderr.clone());
         if let Err(error) = revision.folders.preopen(&mut wasi) {
             // The agent finds its folder missing, and its answer says so.
             tracing::error!(agent = %revision.agent, %error, "a granted folder cannot be opened");
@@ -347,7 +349,7 @@ async fn called(
         host_calls: 0,
     };
     let asked_bytes = state.memory.asked_bytes();
-    let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision));
+    let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision, state.session.log()));
 // One that was stopped may not have come to what it needs.
     if outcome != Outcome::Interrupted {
         revision.footprint.used(usage.memory_bytes_peak);

@@ -98,6 +98,8 @@ pub struct Session {
     pub(super) remembered_bytes: usize,
     cancellation: Option<CancellationToken>,
     pub(super) progress: Option<Arc<dyn ProgressSink>>,
+    /// What the messages take that the guest holds.
+    pub(super) message_bytes: usize,
     host_calls: u64,
     troubles: u32,
     trouble: Option<Trouble>,
@@ -145,6 +147,7 @@ impl Session {
             remembered_bytes: 0,
             cancellation: None,
             progress: None,
+            message_bytes: 0,
             host_calls: 0,
             troubles: 0,
             trouble: None,

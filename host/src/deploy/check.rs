@@ -6,13 +6,14 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::Deployer;
-use crate::agent::{Code, Revision};
+use crate::agent::{Code, LoadError, Revision};
 use crate::agents::{DeployError, Deployed};
 use crate::capability::Capabilities;
 use crate::capability::files::Folders;
 use crate::capability::secrets::variable;
 use crate::catalog::NewRevision;
 use crate::manifest::Manifest;
+use crate::text::escaped;
 
 /// A revision that compiles, starts, and has its schema and queues.
 pub(super) struct Checked {
@@ -27,6 +28,14 @@ impl Checked {
     pub(super) fn number(self, revision: u64, capabilities: &Capabilities) -> Revision {
         self.code.into_revision(revision, self.digest, self.manifest, capabilities, self.folders)
     }
+}
+
+/// Longest reason why a module is refused: one that lists a hundred imports.
+const REASON_BYTES_MAX: usize = 8 << 10;
+
+/// Why a module is refused. The names in it are the module's own.
+fn refused(error: &LoadError) -> DeployError {
+    DeployError::Module(escaped(&error.to_string(), REASON_BYTES_MAX))
 }
 
 /// `sha256:<hex>` of a module.
@@ -85,13 +94,13 @@ impl Deployer {
         let code = tokio::task::spawn_blocking(move || loader.compile(&module, &compiling))
             .await
             .map_err(|panicked| DeployError::Module(format!("the compiler failed: {panicked}")))?
-            .map_err(|error| DeployError::Module(error.to_string()))?;
+            .map_err(|error| refused(&error))?;
         let folders =
             || self.files.grant(&manifest.grants.files).map_err(|error| DeployError::Grant(error.to_string()));
         let digest = content.digest.clone();
         let trial = code.clone().into_revision(0, digest, Arc::clone(&manifest), &self.capabilities, folders()?);
         let trial = Arc::new(trial);
-        self.runner.try_start(&trial).await.map_err(|error| DeployError::Module(error.to_string()))?;
+        self.runner.try_start(&trial).await.map_err(|error| refused(&error))?;
         self.provision(content, &manifest).await?;
         self.broker.declare(&content.agent).await.map_err(DeployError::Broker)?;
         Ok(Checked { code, digest: content.digest.clone(), folders: folders()?, manifest })

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use wasmtime::Store;
 
+use super::caps::{self, FAILURE_BYTES_MAX, HEADER_BYTES, OUTPUT_HEADERS_BYTES_MAX};
 use crate::agent::limits::{Refused, Stopped};
 use crate::agent::load::Revision;
 use crate::agent::state::InstanceState;
+use crate::capability::log::GuestLog;
 use crate::task::{Limit, Outcome, Output, Task, unix_ms_now};
 use crate::units::{ByteSize, format_duration};
 use crate::wit::native::exports::agent::runtime::handler as wit;
@@ -47,25 +49,42 @@ fn lifted(revision: &Revision, task: &Task) -> wit::Task {
     }
 }
 
-/// What the agent answered, held against the manifest's limit on outputs.
-pub(super) fn lowered(answer: Answer, revision: &Revision) -> Outcome {
+/// What the agent answered, held against the limits on outputs and on the messages of failures.
+pub(super) fn lowered(answer: Answer, revision: &Revision, log: &GuestLog) -> Outcome {
+    let message = |text: String| log.presentable(&text, FAILURE_BYTES_MAX);
     match answer {
         Ok(None) => Outcome::Succeeded(None),
-        Ok(Some(output)) => {
-            let limit = revision.manifest.limits.output;
-            if output.body.len() > limit.as_usize() {
-                return Outcome::LimitExceeded(Limit { name: "limits.output", allowed: limit.to_string() });
-            }
-            Outcome::Succeeded(Some(Output {
-                content_type: output.content_type,
-                headers: output.headers,
-                body: output.body.into(),
-            }))
+        Ok(Some(output)) => lowered_output(output, revision),
+        Err(wit::Failure::Retry(text)) => Outcome::Retry { message: message(text), after_ms: None },
+        Err(wit::Failure::RetryAfter((after_ms, text))) => {
+            Outcome::Retry { message: message(text), after_ms: Some(after_ms) }
         }
-        Err(wit::Failure::Retry(message)) => Outcome::Retry { message, after_ms: None },
-        Err(wit::Failure::RetryAfter((after_ms, message))) => Outcome::Retry { message, after_ms: Some(after_ms) },
-        Err(wit::Failure::Reject(message)) => Outcome::Rejected { message },
+        Err(wit::Failure::Reject(text)) => Outcome::Rejected { message: message(text) },
     }
+}
+
+fn lowered_output(output: wit::Output, revision: &Revision) -> Outcome {
+    let limit = revision.manifest.limits.output;
+    if output.body.len() > limit.as_usize() {
+        return Outcome::LimitExceeded(Limit { name: "limits.output", allowed: limit.to_string() });
+    }
+    let headers = output.headers.iter().map(|(name, value)| name.len().saturating_add(value.len()));
+    let content_type_bytes = output.content_type.as_ref().map_or(0, String::len);
+    let bytes = headers.fold(content_type_bytes, |sum, bytes| sum.saturating_add(bytes).saturating_add(HEADER_BYTES));
+    if bytes > OUTPUT_HEADERS_BYTES_MAX.as_usize() {
+        let allowed = OUTPUT_HEADERS_BYTES_MAX.to_string();
+        return Outcome::LimitExceeded(Limit { name: "host.output_headers_bytes", allowed });
+    }
+    Outcome::Succeeded(Some(Output {
+        content_type: output.content_type.filter(|content_type| is_media_type(content_type)),
+        headers: output.headers,
+        body: output.body.into(),
+    }))
+}
+
+/// Whether a content type can be one of an AMQP message and of an HTTP answer. Where it cannot, the output has none.
+fn is_media_type(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
 pub(super) fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, revision: &Revision) -> Outcome {
@@ -84,15 +103,19 @@ pub(super) fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, re
         }
         None => {}
     }
+    if let Some(cap) = caps::reached(error, store.hostcall_fuel()) {
+        return Outcome::LimitExceeded(cap);
+    }
     let mut message = trap_message(error);
     // An agent that gives up says why on its standard error, and then executes `unreachable`.
     if let Some(last_words) = store.data().stderr.last_words() {
         message = format!("{message}: {last_words}");
     }
-    Outcome::Trapped { message }
+    // The names of functions are the module's own, and so is what it printed.
+    Outcome::Trapped { message: store.data().session.log().presentable(&message, FAILURE_BYTES_MAX) }
 }
 
-/// The trap and the innermost functions, on one line.
+/// The trap and the innermost functions.
 fn trap_message(error: &wasmtime::Error) -> String {
     let cause = error.root_cause().to_string();
     let frames: Vec<String> = error

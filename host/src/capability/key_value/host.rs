@@ -3,7 +3,7 @@
 use wasmtime::component::Resource;
 
 use super::{Bucket, Cas, KeyValueError, REMEMBERED_BYTES_MAX, Swap, check_batch, check_entry};
-use crate::capability::View;
+use crate::capability::{View, quoted};
 
 /// What the guest is told: a short case; the cause is for the host's log.
 enum Told {
@@ -17,8 +17,9 @@ impl View<'_> {
         match self.session.plan().bucket(name) {
             Some(bucket) => Ok(Ok(self.table.push(bucket.clone())?)),
             None => {
-                let line = format!("[grants] key_value = [{name:?}]");
-                self.session.note_denied("key-value", name, &line);
+                let name = quoted(name);
+                let line = format!("[grants] key_value = [{name}]");
+                self.session.note_denied("key-value", &name, &line);
                 Ok(Err(Told::AccessDenied))
             }
         }

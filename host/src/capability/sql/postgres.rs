@@ -18,7 +18,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgMessageTooLarge, PgPoolOptions, PgTypeTooDeep};
-use sqlx::{ConnectOptions, PgPool};
+use sqlx::{ConnectOptions as _, PgPool};
 
 use self::connection::PostgresConnection;
 use self::pool::{AgentPool, Slots};
@@ -76,7 +76,8 @@ impl PostgresConfig {
     #[must_use]
     pub fn new(options: PgConnectOptions) -> Self {
         Self {
-            options,
+            // The statement that makes a role has its password in it, and a slow statement is logged as a warning.
+            options: options.disable_statement_logging(),
             connections_max: CONNECTIONS_MAX,
             connections_per_agent_max: CONNECTIONS_PER_AGENT_MAX,
             acquire_timeout: Duration::from_secs(5),
