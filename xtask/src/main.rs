@@ -47,8 +47,11 @@ enum Command {
     Chaos(chaos::Options),
     /// Formatting, lints, documentation, dependency rules
     Check,
-    /// Feed the envelope anything that a client can send, and check what must always hold
+    /// Feed the host anything that a client can send or upload, and check what must always hold
     Fuzz {
+        /// What is fuzzed
+        #[arg(long, value_enum, default_value_t = fuzz::Target::Envelope)]
+        target: fuzz::Target,
         /// For how long
         #[arg(default_value_t = fuzz::SECONDS_DEFAULT)]
         seconds: u32,
@@ -76,6 +79,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(status) = fuzz::as_wrapper() {
+        return status.into();
+    }
     let result = process::prepare().and_then(|()| run(&Cli::parse().command));
     process::end_strays();
     match result {
@@ -98,7 +104,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Test { args } => test::run(&workspace, args),
         Command::Chaos(options) => chaos::run(&workspace, options),
         Command::Check => check::run(&workspace),
-        Command::Fuzz { seconds, args } => fuzz::run(&workspace, *seconds, args),
+        Command::Fuzz { target, seconds, args } => fuzz::run(&workspace, *target, *seconds, args),
         Command::Services { keep } => services::run(&workspace, *keep),
         Command::Agents { names } => agents::build(&workspace, names),
         Command::Bench { args } => bench::run(&workspace, args),
