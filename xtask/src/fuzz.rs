@@ -87,7 +87,9 @@ pub(crate) fn run(workspace: &Workspace, target: Target, seconds: u32, args: &[S
     let summary = summarised(&mut fuzz);
     summary.with_context(|| {
         let (name, artifacts) = (target.name(), artifacts.display());
-        format!("the fuzz target found something; run it again with `cargo xtask fuzz --target {name} -- {artifacts}/FILE`")
+        format!(
+            "the fuzz target found something; run it again with `cargo xtask fuzz --target {name} -- {artifacts}/FILE`"
+        )
     })
 }
 

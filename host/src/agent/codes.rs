@@ -73,6 +73,7 @@ impl Codes {
     /// There is no place for temporary files.
     pub fn temporary(bytes_max: ByteSize, engine: &Engine, compiler: Arc<dyn Compiler>) -> io::Result<Self> {
         let temporary = tempfile::Builder::new().prefix("agent-host-code-").tempdir()?;
+        make_private(temporary.path())?;
         Self::new(temporary.path().to_owned(), Some(temporary), bytes_max, engine, compiler)
     }
 

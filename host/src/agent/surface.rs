@@ -95,13 +95,21 @@ impl Surface {
                 }
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 Payload::ComponentImportSection(section) if depth == 1 => {
-                    refuse_over("imports", surface.imports.len() as u64 + u64::from(section.count()), NAMES_MAX.into())?;
+                    refuse_over(
+                        "imports",
+                        surface.imports.len() as u64 + u64::from(section.count()),
+                        NAMES_MAX.into(),
+                    )?;
                     for import in section {
                         surface.imports.push(import.map_err(malformed)?.name.name.to_owned());
                     }
                 }
                 Payload::ComponentExportSection(section) if depth == 1 => {
-                    refuse_over("exports", surface.exports.len() as u64 + u64::from(section.count()), NAMES_MAX.into())?;
+                    refuse_over(
+                        "exports",
+                        surface.exports.len() as u64 + u64::from(section.count()),
+                        NAMES_MAX.into(),
+                    )?;
                     for export in section {
                         surface.exports.push(export.map_err(malformed)?.name.name.to_owned());
                     }

@@ -55,7 +55,8 @@ async fn a_bomb_is_refused_at_the_limit_that_it_meets() {
 async fn the_compiling_process_ends_with_its_host() {
     let engine = "0".repeat(64);
     let limits = ["--memory-bytes", "1000000000", "--processor-seconds", "100", "--code-bytes", "1000000000"];
-    let start = || agent_host().args(["compile", "--engine", &engine]).args(limits).stdin(std::process::Stdio::piped()).spawn();
+    let start =
+        || agent_host().args(["compile", "--engine", &engine]).args(limits).stdin(std::process::Stdio::piped()).spawn();
     // It waits for a module that never comes whole.
     let mut waiting = start().unwrap();
     let mut input = waiting.stdin.take().unwrap();
@@ -115,10 +116,9 @@ async fn a_bomb_costs_the_host_nothing_and_the_running_revision_stays() {
 
 /// Makes a component that passes for an agent until it is compiled.
 fn exporting_a_handler(inner: &[u8]) -> Vec<u8> {
-    let handler = wat::parse_str(
-        r#"(component (instance $handler) (export "agent:runtime/handler@0.1.0" (instance $handler)))"#,
-    )
-    .unwrap();
+    let handler =
+        wat::parse_str(r#"(component (instance $handler) (export "agent:runtime/handler@0.1.0" (instance $handler)))"#)
+            .unwrap();
     // A component nested in it comes right behind the preamble: section 4, its size, the component.
     let mut size = Vec::new();
     let mut rest = inner.len();

@@ -95,7 +95,10 @@ async fn only_the_hosts_user_can_look_into_the_folder() {
     std::fs::set_permissions(bench.folder(), Permissions::from_mode(0o777)).unwrap();
     let codes = bench.open();
     codes.component(&module(1)).await.unwrap();
-    assert_eq!((mode(&bench.folder()), mode(&bench.folder().join("key")), mode(&bench.entries()[0])), (0o700, 0o600, 0o600));
+    assert_eq!(
+        (mode(&bench.folder()), mode(&bench.folder().join("key")), mode(&bench.entries()[0])),
+        (0o700, 0o600, 0o600)
+    );
     // What others could have changed or read is not relied on.
     open_to_others(&bench.entries()[0]);
     codes.component(&module(1)).await.unwrap();

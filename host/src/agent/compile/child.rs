@@ -72,7 +72,8 @@ impl ChildCompiler {
             Ok(())
         } else if is(Status::Refused) {
             Err(CompileError::Module(said.to_owned()))
-        } else if is(Status::Memory) || said.contains("memory allocation of") || said.contains("Cannot allocate memory") {
+        } else if is(Status::Memory) || said.contains("memory allocation of") || said.contains("Cannot allocate memory")
+        {
             Err(CompileError::memory(limits))
         } else if status.signal() == Some(libc::SIGXCPU) {
             Err(CompileError::processor_time(limits))

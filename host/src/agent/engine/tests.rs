@@ -88,7 +88,7 @@ fn features_that_no_toolchain_needs_are_off() {
         "(module (func (param i64 i64) (result i64 i64) (i64.mul_wide_u (local.get 0) (local.get 1))))",
         "(component (import \"f\" (func async)))",
         "(component (core func (canon task.cancel)))",
-        "(component (type (error-context)))",
+        "(component (core func (canon error-context.drop)))",
         "(component (type (list u8 4)))",
     ];
     for text in unneeded {
