@@ -4,7 +4,7 @@ use std::io::{Read as _, Seek as _};
 
 use super::{CompileError, Compiler};
 
-/// Holds a compiler to the rules. `load` says whether an engine of the host takes the code for a component.
+/// Holds a compiler to the rules.
 ///
 /// # Panics
 /// Where a rule is broken.
