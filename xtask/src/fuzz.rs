@@ -1,11 +1,12 @@
 //! `cargo xtask fuzz`: a fuzz target of `fuzz/`, for a given time.
 //!
 //! Contract: exits 0 only if nothing was found. What was found lies in `fuzz/artifacts/`, and is run again by
-//! `cargo xtask fuzz --target TARGET -- FILE`. Inputs that reach new code are kept in the target folder, so a later run goes on
-//! from there.
+//! `cargo xtask fuzz --target NAME -- FILE`. Inputs that reach new code are kept in the target folder, so a later run goes on from there.
+
+mod deploy;
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -16,60 +17,36 @@ use crate::{process, ui};
 
 /// For how long, unless told: enough to see that nothing broke; a search for something new takes hours.
 pub(crate) const SECONDS_DEFAULT: u32 = 60;
-/// Longest input, in bytes. Large headers, deep nesting and many functions come from few bytes: an input can ask for them.
+/// The targets: programs in `fuzz/`.
+pub(crate) const TARGETS: [&str; 2] = ["envelope", "deploy"];
+/// The one that is run unless told.
+pub(crate) const TARGET_DEFAULT: &str = TARGETS[0];
+/// Longest input, in bytes. Large headers and deep nesting come from few bytes: an input can ask for them.
 const INPUT_BYTES_MAX: u32 = 16 * 1024;
 /// An input takes microseconds, some take milliseconds; one that takes seconds is a finding.
 const INPUT_TIMEOUT_S: u32 = 10;
-/// Tells this program, as cargo's wrapper of rustc, that it is one.
-const WRAPPER_VARIABLE: &str = "XTASK_RUSTC_WRAPPER";
-/// What a crate is compiled with to be fuzzed: as in `fuzz/.cargo/config.toml`.
-const COVERAGE: [&str; 6] = [
-    "--cfg=fuzzing",
-    "-Cpasses=sancov-module",
-    "-Cllvm-args=-sanitizer-coverage-level=4",
-    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
-    "-Cllvm-args=-sanitizer-coverage-pc-table",
-    "-Cllvm-args=-sanitizer-coverage-trace-compares",
-];
 
-/// What is fuzzed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Target {
-    /// What a client may put into a message, read and published
-    Envelope,
-    /// What may be uploaded as a module, compiled and run
-    Deploy,
-}
-
-impl Target {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Envelope => "envelope",
-            Self::Deploy => "deploy",
-        }
-    }
-
-    /// Builds its program.
-    fn build(self, workspace: &Workspace) -> Result<PathBuf> {
-        match self {
-            Self::Envelope => build_apart(workspace),
-            Self::Deploy => build_with_the_host(workspace),
-        }
-    }
-}
-
-/// Builds the target and runs it for `seconds`, or over the files named in `args`.
-pub(crate) fn run(workspace: &Workspace, target: Target, seconds: u32, args: &[String]) -> Result<()> {
+/// Builds a target and runs it for `seconds`, or over the files named in `args`.
+pub(crate) fn run(workspace: &Workspace, name: &str, seconds: u32, args: &[String]) -> Result<()> {
     let folder = workspace.root.join("fuzz");
+    let target = workspace.target.join("fuzz");
     let artifacts = folder.join("artifacts");
-    let found = workspace.target.join("fuzz/corpus").join(target.name());
+    let found = target.join("corpus").join(name);
     for folder in [&artifacts, &found] {
         std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
     }
 
+    if name == "deploy" {
+        return deploy::run(workspace, &artifacts, seconds, args);
+    }
     ui::step("building the fuzz target with coverage counters; the first time this takes some minutes");
     need_cxx()?;
-    let program = target.build(workspace)?;
+    let mut build = workspace.cargo();
+    // In its folder, for the flags in its .cargo/config.toml, which these variables would replace.
+    build.current_dir(&folder).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    build.args(["build", "--release", "--locked", "--bin", name, "--target-dir"]).arg(&target);
+    process::run("cargo build", &mut build)?;
+    let program = built(&target, name)?;
 
     let mut fuzz = Command::new(&program);
     fuzz.arg(setting("artifact_prefix", format!("{}/", artifacts.display())));
@@ -80,54 +57,17 @@ pub(crate) fn run(workspace: &Workspace, target: Target, seconds: u32, args: &[S
         // Large inputs are not to take the time of many small ones.
         fuzz.arg(setting("entropic_scale_per_exec_time", 1)).arg(setting("print_final_stats", 1));
         // New inputs go to the first folder; the second is the repository's and is only read.
-        fuzz.arg(&found).arg(folder.join("corpus").join(target.name()));
+        fuzz.arg(&found).arg(folder.join("corpus").join(name));
     } else {
         fuzz.args(args);
     }
     let summary = summarised(&mut fuzz);
     summary.with_context(|| {
-        let (name, artifacts) = (target.name(), artifacts.display());
         format!(
-            "the fuzz target found something; run it again with `cargo xtask fuzz --target {name} -- {artifacts}/FILE`"
+            "the fuzz target found something; run it again with `cargo xtask fuzz --target {name} -- {}/FILE`",
+            artifacts.display()
         )
     })
-}
-
-/// A target that stands apart: everything that it uses is built again, with coverage counters.
-fn build_apart(workspace: &Workspace) -> Result<PathBuf> {
-    let target = workspace.target.join("fuzz");
-    let name = Target::Envelope.name();
-    let mut build = workspace.cargo();
-    // In its folder, for the flags in its .cargo/config.toml, which these variables would replace.
-    build.current_dir(workspace.root.join("fuzz")).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    build.args(["build", "--release", "--locked", "--bin", name, "--target-dir"]).arg(&target);
-    process::run("cargo build", &mut build)?;
-    // In the folder of the one platform that it was built for.
-    let folders = std::fs::read_dir(&target).with_context(|| format!("could not read {}", target.display()))?;
-    let programs = folders.flatten().map(|folder| folder.path().join("release").join(name));
-    programs.into_iter().find(|program| program.is_file()).context("cargo built no fuzz target")
-}
-
-/// The target that uses the whole host: the workspace's own crates are built again, with coverage counters, and what they
-/// depend on is used as it is, which takes a minute instead of half an hour. Cargo keeps both builds apart by the wrapper.
-fn build_with_the_host(workspace: &Workspace) -> Result<PathBuf> {
-    let wrapper = std::env::current_exe().context("could not find this program")?;
-    let mut build = workspace.cargo();
-    build.env("RUSTC_WORKSPACE_WRAPPER", wrapper).env(WRAPPER_VARIABLE, "1");
-    build.args(["build", "--package", "agent-host", "--package", "fuzz-deploy", "--features", "fuzz-deploy/libfuzzer"]);
-    build.args(["--bin", Target::Deploy.name()]);
-    process::run("cargo build", &mut build)?;
-    Ok(workspace.target.join("debug").join(Target::Deploy.name()))
-}
-
-/// Where cargo runs this program in place of rustc: runs rustc with coverage counters, and gives its exit status.
-pub(crate) fn as_wrapper() -> Option<u8> {
-    std::env::var_os(WRAPPER_VARIABLE)?;
-    let mut arguments = std::env::args_os().skip(1);
-    let mut rustc = Command::new(arguments.next()?);
-    rustc.args(arguments).args(COVERAGE);
-    let status = rustc.status().ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
-    Some(status.unwrap_or(1))
 }
 
 fn setting(name: &str, value: impl std::fmt::Display) -> String {
@@ -154,6 +94,13 @@ fn summarised(fuzz: &mut Command) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// The program, in the folder of the one platform that it was built for.
+fn built(target: &Path, name: &str) -> Result<std::path::PathBuf> {
+    let folders = std::fs::read_dir(target).with_context(|| format!("could not read {}", target.display()))?;
+    let programs = folders.flatten().map(|folder| folder.path().join("release").join(name));
+    programs.into_iter().find(|program| program.is_file()).context("cargo built no fuzz target")
 }
 
 /// libFuzzer is C++ and is compiled on the spot.

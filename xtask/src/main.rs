@@ -49,9 +49,9 @@ enum Command {
     Check,
     /// Feed the host anything that a client can send or upload, and check what must always hold
     Fuzz {
-        /// What is fuzzed
-        #[arg(long, value_enum, default_value_t = fuzz::Target::Envelope)]
-        target: fuzz::Target,
+        /// Which of the targets in fuzz/
+        #[arg(long, default_value = fuzz::TARGET_DEFAULT, value_parser = fuzz::TARGETS)]
+        target: String,
         /// For how long
         #[arg(default_value_t = fuzz::SECONDS_DEFAULT)]
         seconds: u32,
@@ -79,9 +79,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    if let Some(status) = fuzz::as_wrapper() {
-        return status.into();
-    }
     let result = process::prepare().and_then(|()| run(&Cli::parse().command));
     process::end_strays();
     match result {
@@ -104,7 +101,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Test { args } => test::run(&workspace, args),
         Command::Chaos(options) => chaos::run(&workspace, options),
         Command::Check => check::run(&workspace),
-        Command::Fuzz { target, seconds, args } => fuzz::run(&workspace, *target, *seconds, args),
+        Command::Fuzz { target, seconds, args } => fuzz::run(&workspace, target, *seconds, args),
         Command::Services { keep } => services::run(&workspace, *keep),
         Command::Agents { names } => agents::build(&workspace, names),
         Command::Bench { args } => bench::run(&workspace, args),
