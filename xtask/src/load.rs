@@ -23,7 +23,7 @@ use crate::services::Plan;
 use crate::workspace::Workspace;
 use crate::{agents, process, ui};
 
-use k6::K6;
+use k6::{K6, Size};
 use sampler::Sampler;
 
 /// A scenario: the name of its script in `k6/`, and its id in benchmarks/baseline.json.
@@ -92,6 +92,9 @@ pub(crate) struct Options {
     /// Users, rates and numbers of tasks as a part of the reference's, instead of the profile's
     #[arg(long, value_parser = part)]
     load_scale: Option<f64>,
+    /// Tasks a second in the scenario `load`, in the place of users: an open model, for what latency is at that rate
+    #[arg(long)]
+    rate: Option<u32>,
     /// A built `agent-host` to measure, instead of building this one
     #[arg(long)]
     host: Option<PathBuf>,
@@ -122,15 +125,17 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     host.await_ready(&client)?;
 
     let (time, load) = options.profile.scales();
-    let scales = (options.time_scale.unwrap_or(time), options.load_scale.unwrap_or(load));
+    let size =
+        Size { time: options.time_scale.unwrap_or(time), load: options.load_scale.unwrap_or(load), rate: options.rate };
     let started = machine::now_utc()?;
     let folder = workspace.root.join("benchmarks/results").join(started.replace(':', "-"));
     std::fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
     let about = json!({
         "started": started,
         "profile": options.profile.name(),
-        "time_scale": scales.0,
-        "load_scale": scales.1,
+        "time_scale": size.time,
+        "load_scale": size.load,
+        "rate_per_s": size.rate,
         "host_build": if options.profile.is_optimised() { "release" } else { "development" },
         "commit": machine::commit(workspace),
         "scenarios": scenarios.iter().map(|one| one.id).collect::<Vec<_>>(),
@@ -141,7 +146,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 
     for scenario in &scenarios {
         let mut sampler = Sampler::new(&client, host.pid(), &services.processes());
-        run_one(workspace, &k6, scenario, scales, &mut host, &mut sampler, &folder)?;
+        run_one(workspace, &k6, scenario, &size, &mut host, &mut sampler, &folder)?;
     }
 
     ui::step("stopping the host and the servers");
@@ -188,7 +193,7 @@ fn run_one(
     workspace: &Workspace,
     k6: &K6,
     scenario: &Scenario,
-    scales: (f64, f64),
+    size: &Size,
     host: &mut Host,
     sampler: &mut Sampler<'_>,
     folder: &Path,
@@ -197,7 +202,7 @@ fn run_one(
     let script = workspace.root.join(format!("k6/{script}.js"));
     let results = folder.join(format!("{id}.json"));
     let scratch = workspace.own_folder()?;
-    let mut running = k6.start(&script, &scratch, &results, host.address(), scales)?;
+    let mut running = k6.start(&script, &scratch, &results, host.address(), size)?;
     ui::step(&format!("{}: {}", scenario.script, running.duration_text()));
     sampler.begin(running.pid())?;
     let mut live = ui::Live::default();

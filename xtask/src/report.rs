@@ -59,8 +59,8 @@ pub(crate) fn write(folder: &Path, baseline: &Baseline) -> Result<Vec<String>> {
     let results = serde_json::to_string_pretty(&run.results(baseline)?).context("the results are not JSON")?;
     for (name, text) in [
         ("results.json", results),
-        ("report.md", markdown::page(&run, &sections)),
-        ("report.html", html::page(&run, &sections)),
+        ("report.md", markdown::page(&run, &sections, &baseline.machine())),
+        ("report.html", html::page(&run, &sections, &baseline.machine())),
     ] {
         let path = folder.join(name);
         std::fs::write(&path, text).with_context(|| format!("could not write {}", path.display()))?;

@@ -28,6 +28,16 @@ const ERRORS_SHOWN_MAX: usize = 10;
 /// Asking k6 how long a script runs takes a fraction of a second; this bounds a stuck one.
 const INSPECT_LIMIT: Duration = Duration::from_secs(30);
 
+/// How large a run is.
+pub(super) struct Size {
+    /// Durations, as a part of the reference's.
+    pub(super) time: f64,
+    /// Users, rates and numbers of tasks, as a part of the reference's.
+    pub(super) load: f64,
+    /// Tasks a second, in the place of users, where a script knows both.
+    pub(super) rate: Option<u32>,
+}
+
 /// The program.
 pub(super) struct K6 {
     program: PathBuf,
@@ -50,16 +60,17 @@ impl K6 {
         &self.version
     }
 
-    /// Starts a script against the host at `address`; `scales` are the parts of the reference's durations and load.
+    /// Starts a script against the host at `address`; as large as `size`.
     pub(super) fn start(
         &self,
         script: &Path,
         scratch: &Path,
         results: &Path,
         address: SocketAddr,
-        scales: (f64, f64),
+        size: &Size,
     ) -> Result<Running> {
-        let sizes = [format!("TIME_SCALE={}", scales.0), format!("LOAD_SCALE={}", scales.1)];
+        let mut sizes = vec![format!("TIME_SCALE={}", size.time), format!("LOAD_SCALE={}", size.load)];
+        sizes.extend(size.rate.map(|rate| format!("RATE={rate}")));
         let arguments = sizes.iter().flat_map(|size| ["--env", size.as_str()]);
         let mut inspect = self.command();
         inspect.args(["inspect", "--execution-requirements"]).args(arguments.clone()).arg(script);

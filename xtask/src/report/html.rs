@@ -12,8 +12,8 @@ use super::words::{self, escape};
 
 const STYLE: &str = include_str!("../../assets/report.css");
 
-/// The page.
-pub(super) fn page(run: &Run, sections: &[Section]) -> String {
+/// The page. `reference` is the machine of the reference figures.
+pub(super) fn page(run: &Run, sections: &[Section], reference: &Value) -> String {
     let title = format!("Load report: {}", started(run));
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -34,7 +34,7 @@ pub(super) fn page(run: &Run, sections: &[Section]) -> String {
         page.push_str(&one(section));
     }
     page.push_str("<section id=\"machine\"><h2>Machine and run</h2><table class=\"facts\">");
-    for (name, value) in facts(run) {
+    for (name, value) in facts(run, reference) {
         let (name, value) = (escape(&name.replace('_', " ")), escape(&words::value(&value)));
         let _ = write!(page, "<tr><th scope=\"row\">{name}</th><td>{value}</td></tr>");
     }
@@ -134,12 +134,16 @@ pub(super) fn verdict(sections: &[Section]) -> String {
     format!("{}. {answers}", parts.join(", "))
 }
 
-/// What is known of the run and its machine.
-pub(super) fn facts(run: &Run) -> Vec<(String, Value)> {
+/// What is known of the run and its machine, and of the reference's.
+pub(super) fn facts(run: &Run, reference: &Value) -> Vec<(String, Value)> {
     let about = run.about.as_object().cloned().unwrap_or_default();
     let machine = about.get("machine").and_then(Value::as_object).cloned().unwrap_or_default();
-    let plain = about.into_iter().filter(|(_, value)| !value.is_object() && !value.is_array());
-    plain.chain(machine).collect()
+    let plain = about.into_iter().filter(|(_, value)| !(value.is_object() || value.is_array() || value.is_null()));
+    let reference = reference.as_object().into_iter().flatten();
+    let reference: Vec<String> =
+        reference.map(|(name, value)| format!("{} {}", name.replace('_', " "), words::value(value))).collect();
+    let reference = ("reference measured on".to_owned(), Value::String(reference.join(", ")));
+    plain.chain(machine).chain(std::iter::once(reference)).collect()
 }
 
 #[cfg(test)]
@@ -181,14 +185,14 @@ mod tests {
         let run = run(12.5, 0);
         let sections = sections::all(&run, &baseline()).unwrap();
         assert!(sections.iter().all(|section| section.broken().is_empty()));
-        let page = page(&run, &sections);
+        let page = page(&run, &sections, &json!({"cores": 8}));
         for part in
             ["1 limit is met, 0 broken, 1 not judged", "12.5", "not judged", "cores", "<svg", "a &lt;read&gt; is right"]
         {
             assert!(page.contains(part), "{part} is not in {page}");
         }
         assert!(!page.contains("http://") && !page.contains("https://"), "the page refers to something outside");
-        let text = super::super::markdown::page(&run, &sections);
+        let text = super::super::markdown::page(&run, &sections, &json!({"cores": 8}));
         assert!(text.contains("| duration p95, ms | 12.5 | 450 | < 500 | met |"), "{text}");
     }
 
@@ -200,6 +204,6 @@ mod tests {
         assert_eq!(broken.len(), 2, "{broken:?}");
         assert!(broken.iter().any(|line| line.contains("duration p95, ms is 700, not < 500")), "{broken:?}");
         assert!(broken.iter().any(|line| line.contains("2 of 7 answers are wrong")), "{broken:?}");
-        assert!(page(&run, &sections).contains("✗ broken"));
+        assert!(page(&run, &sections, &json!({"cores": 8})).contains("✗ broken"));
     }
 }

@@ -2,13 +2,15 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
+
 use super::limits::Verdict;
 use super::run::Run;
 use super::sections::Section;
 use super::{html, words};
 
-/// The page.
-pub(super) fn page(run: &Run, sections: &[Section]) -> String {
+/// The page. `reference` is the machine of the reference figures.
+pub(super) fn page(run: &Run, sections: &[Section], reference: &Value) -> String {
     let mut page = format!("# Load report: {}\n\n{}\n", html::started(run), html::verdict(sections));
     for section in sections {
         // Writing to a string does not fail.
@@ -30,7 +32,7 @@ pub(super) fn page(run: &Run, sections: &[Section]) -> String {
         }
     }
     page.push_str("\n## Machine and run\n\n| | |\n|---|---|\n");
-    for (name, value) in html::facts(run) {
+    for (name, value) in html::facts(run, reference) {
         let _ = writeln!(page, "| {} | {} |", name.replace('_', " "), words::value(&value));
     }
     page
