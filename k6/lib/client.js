@@ -25,6 +25,8 @@ const LOOK_FIRST_S = 0.02;
 const LOOK_LAST_S = 1;
 // Looks at tasks of a batch that are under way together.
 const LOOKS_TOGETHER = 100;
+// Refusals that each user tells of: some are enough to know why, thousands would hide it.
+const ERRORS_SHOWN_MAX = 3;
 const TERMINAL = ['succeeded', 'failed', 'cancelled'];
 
 export const JSON_TYPE = 'application/json';
@@ -47,8 +49,7 @@ export function requireReady() {
 
 function refused(route, answer) {
   errors.add(true);
-  // One of them is enough to know why; thousands would hide it.
-  if (__ITER < 3) {
+  if (typeof __ITER === 'undefined' || __ITER < ERRORS_SHOWN_MAX) {
     console.error(`${route}: ${answer.status} ${answer.body || answer.error}`);
   }
 }
