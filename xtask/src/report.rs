@@ -2,7 +2,7 @@
 //!
 //! Everything is made from the raw data in the run's folder, so a report can be made again at any time: `run.json`, and
 //! for each scenario `<id>.json` (what its script said), `<id>.load.csv` and `<id>.host.csv` (second by second).
-//! Contract: exits 0 only if every limit that the run was held to is kept.
+//! Contract: a comparison exits 0 only if the run in question keeps every limit that it is held to.
 
 mod compare;
 pub(crate) mod figures;

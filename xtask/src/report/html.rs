@@ -111,9 +111,9 @@ fn one(section: &Section) -> String {
     html + "</section>\n"
 }
 
-/// When the run began.
+/// When the run began, for people: `2026-01-02 03:04:05 UTC`.
 pub(super) fn started(run: &Run) -> String {
-    text(&run.about, "started").to_owned()
+    text(&run.about, "started").replace('T', " ").replace('Z', " UTC")
 }
 
 /// The run in a sentence.

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::words;
 
 /// The drawing's size; it is scaled to the place that the page gives it.
-const WIDTH: f64 = 420.0;
-const HEIGHT: f64 = 190.0;
+const WIDTH: f64 = 350.0;
+const HEIGHT: f64 = 175.0;
 const LEFT: f64 = 46.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 10.0;
@@ -70,7 +70,8 @@ impl Plot {
         let (first, last) =
             points().fold((f64::MAX, f64::MIN), |(low, high), (time, _)| (low.min(*time), high.max(*time)));
         let highest = points().fold(0.0, |high: f64, (_, value)| high.max(*value));
-        let step = step(highest.max(f64::EPSILON) / TICKS);
+        // Where nothing happened the line lies on the axis, of any scale.
+        let step = if highest > 0.0 { step(highest / TICKS) } else { 1.0 };
         let top = (highest / step).ceil().max(1.0) * step;
         let x = |time: f64| LEFT + (time - first) / (last - first).max(f64::EPSILON) * (WIDTH - LEFT - RIGHT);
         let y = |value: f64| HEIGHT - BOTTOM - value / top * (HEIGHT - TOP - BOTTOM);

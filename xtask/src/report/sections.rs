@@ -136,11 +136,14 @@ fn rows(figures: &serde_json::Map<String, Value>, reference: &Value, scale: Scal
             verdict: limits::judge(name, value, sla.get(name), scale),
         })
     };
-    // What the reference has, in its order; then the rest.
-    let mut names: Vec<&String> = sla.keys().collect();
-    names.extend(result.keys().filter(|name| !sla.contains_key(*name)));
-    names.sort_by_key(|name| result.keys().position(|known| known == *name).unwrap_or(usize::MAX));
-    names.extend(figures.keys().filter(|name| !sla.contains_key(*name) && !result.contains_key(*name)));
+    // What has a limit, what the reference tells as well, the rest; percentiles before their maximum.
+    let rank = |name: &String| match (sla.contains_key(name), result.contains_key(name)) {
+        (true, _) => 0,
+        (false, true) => 1,
+        (false, false) => 2,
+    };
+    let mut names: Vec<&String> = figures.keys().collect();
+    names.sort_by_key(|name| (rank(name), name.replace("_max_", "_pmax_")));
     names.into_iter().filter_map(row).collect()
 }
 
