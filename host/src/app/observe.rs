@@ -48,6 +48,7 @@ impl Observer {
             live_instances: self.deployer.runner.live_instances(),
             connections_used: connections.used as u64,
             connections_idle: connections.idle as u64,
+            connections_max: connections.max as u64,
         })
     }
 

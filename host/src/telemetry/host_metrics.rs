@@ -19,6 +19,7 @@ pub struct HostMetrics {
     revision_info: IntGaugeVec,
     connections_used: IntGauge,
     connections_idle: IntGauge,
+    connections_max: IntGauge,
     cache_hits: IntCounterVec,
     cache_misses: IntCounterVec,
 }
@@ -40,6 +41,8 @@ pub struct HostReadings {
     pub connections_used: u64,
     /// Connections to the agents' database that wait for a task.
     pub connections_idle: u64,
+    /// How many connections to the agents' database there may be.
+    pub connections_max: u64,
 }
 
 impl HostMetrics {
@@ -85,6 +88,10 @@ impl HostMetrics {
             revision_info: labelled("agent_revision_info", "The active revision.", &["agent", "revision", "digest"])?,
             connections_used: connections.with_label_values(&["used"]),
             connections_idle: connections.with_label_values(&["idle"]),
+            connections_max: gauge(
+                "db_client_connections_max",
+                "How many connections there may be to the agents' database.",
+            )?,
             cache_hits: counter("cache_hits", "Keys that agents looked up in the cache and found.")?,
             cache_misses: counter("cache_misses", "Keys that agents looked up in the cache and did not find.")?,
         })
@@ -126,6 +133,7 @@ impl HostMetrics {
         self.live_instances.set(gauge_value(readings.live_instances));
         self.connections_used.set(gauge_value(readings.connections_used));
         self.connections_idle.set(gauge_value(readings.connections_idle));
+        self.connections_max.set(gauge_value(readings.connections_max));
         self.resident_bytes.set(gauge_value(resident_bytes().unwrap_or_default()));
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
