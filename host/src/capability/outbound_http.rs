@@ -46,6 +46,7 @@ type Promise<T> = Box<dyn Future<Output = Result<T>> + Send>;
 type Answer = (http::Response<WasiBody>, Promise<()>);
 
 /// What all agents of a host send through.
+#[derive(Debug)]
 pub struct Outbound {
     network: Arc<dyn Network>,
     connections: Arc<Semaphore>,

@@ -17,11 +17,17 @@ use crate::capability::Cause;
 
 /// The network of this machine. Proxies in the environment are not used: a proxy would resolve names by itself, after the
 /// check.
-#[derive(Debug)]
 pub struct TcpNetwork {
     lookups: Arc<Semaphore>,
     /// Read at the first request over TLS: a host whose agents make none need not know the certificates.
     tls: OnceLock<TlsConnector>,
+}
+
+// The connector has no form for people, and what it holds are this machine's authorities.
+impl std::fmt::Debug for TcpNetwork {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("TcpNetwork").field("lookups", &self.lookups).finish_non_exhaustive()
+    }
 }
 
 impl Default for TcpNetwork {
