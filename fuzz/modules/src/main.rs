@@ -2,7 +2,7 @@
 //!
 //! Each goes to standard output as a letter for its kind, its length (4 bytes, little-endian) and its bytes:
 //! - `b`: any bytes, sometimes behind a component's preamble;
-//! - `m`: a component of the agents' world that does nothing, with some bytes changed;
+//! - `m`: a component of the agents' world, with some bytes changed;
 //! - `c`: a valid component, as wasm-smith makes them;
 //! - `a`: a valid component of the agents' world that imports what agents may import and does anything.
 //!
@@ -36,8 +36,8 @@ fn main() -> Result<()> {
         let (kind, module) = match random.u8(0..16) {
             0 => (b'b', Some(any(&mut random, &choices))),
             1..=3 => (b'm', Some(changed(&mut random, world.agent.clone()))),
-            4..=7 => (b'c', component(&mut unstructured)),
-            8 => (b'm', component(&mut unstructured).map(|module| changed(&mut random, module))),
+            4..=6 => (b'm', world.agent(&mut unstructured).map(|module| changed(&mut random, module))),
+            7 => (b'c', component(&mut unstructured)),
             _ => (b'a', world.agent(&mut unstructured)),
         };
         let Some(module) = module else { continue };
