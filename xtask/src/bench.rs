@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the instance bench, then starts, the end-to-end comparison and the backlog bench on real services.
+//! `cargo xtask bench`: the instance bench, then starts, the end-to-end comparison and a backlog on real services.
 
 use std::process::Command;
 
