@@ -1,7 +1,6 @@
 //! The driver's side: fills queues and counts results.
 //!
 //! Every function fails with what the broker says.
-#![expect(clippy::missing_errors_doc, reason = "they are all the same, see above")]
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,6 @@
 //! The host under measurement: the released binary, as an operator starts it.
 //!
 //! Every function fails with what keeps the host from running, or with what it said.
-#![expect(clippy::missing_errors_doc, reason = "they are all the same, see above")]
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
