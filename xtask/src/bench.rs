@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the instance bench, then the end-to-end comparison and the backlog bench on real services.
+//! `cargo xtask bench`: the instance bench, then starts, the end-to-end comparison and a backlog on real services.
 
 use std::process::Command;
 
@@ -25,6 +25,11 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
 
     ui::step("starting the services");
     let services = services.start(workspace)?;
+    ui::step("from a start to consuming, with 100 agents");
+    let mut start = built(workspace, "start");
+    services.apply(&mut start);
+    process::run("the start bench", &mut start)?;
+
     ui::step("throughput: agent-host against a bare consumer");
     let mut command = built(workspace, "throughput");
     command.args(args);

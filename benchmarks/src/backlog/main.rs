@@ -4,14 +4,17 @@
 //!    works off meanwhile. The time is that from sending a task to its result, so it bounds the delay of its start.
 //! 2. The host's resident memory before and after it has taken tasks that are to run much later.
 
+mod broker;
+mod host;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use benchmarks::broker::Broker;
-use benchmarks::host::{Host, RunningHost};
-use benchmarks::{agent_host, service};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
+
+use broker::Broker;
+use host::{Host, RunningHost};
 
 /// Measures what a standing backlog costs other agents, and what delayed tasks cost the host.
 #[derive(Parser)]
@@ -50,13 +53,18 @@ const DELAY: &str = "?delay=30d";
 const DELAY_QUEUE: &str = "agents.delay.2592000000ms";
 /// Tasks of a batch, at most.
 const BATCH_TASKS: u32 = 10_000;
+/// How long one answer may take before it counts as lost.
+const ANSWER_MAX: Duration = Duration::from_secs(300);
 /// How long the host is left alone before its memory is read, for what it gives back late.
 const SETTLING: Duration = Duration::from_secs(3);
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
-    let program = agent_host(options.agent_host.clone())?;
+    let program = match options.agent_host.clone() {
+        Some(program) => program,
+        None => std::env::current_exe()?.with_file_name("agent-host"),
+    };
     let (amqp_url, database_url) = (service("AMQP_URL")?, service("DATABASE_URL")?);
     let host = Host::new(program, &options.agent, &[BUSY, SINGLE], &amqp_url, &database_url)?;
     let broker = Broker::connect(&amqp_url).await?;
@@ -65,6 +73,10 @@ async fn main() -> Result<()> {
     broker.delete(&[BUSY_QUEUE, SINGLE_QUEUE, DELAY_QUEUE]).await?;
     ensure!(kept, "a single task was late by more than {} ms", DELAY_MAX.as_millis());
     Ok(())
+}
+
+fn service(variable: &str) -> Result<String> {
+    std::env::var(variable).with_context(|| format!("{variable} is not set: run cargo xtask bench, or set it"))
 }
 
 /// Whether no single task was late by more than it may be.

@@ -1,8 +1,6 @@
 //! The driver's side: fills queues and counts results.
-//!
-//! Every function fails with what the broker says.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
@@ -14,7 +12,8 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 
-use crate::ROUND_MAX;
+use super::ROUND_MAX;
+use super::cpu::Spent;
 
 /// Where results are counted.
 const RESULTS_QUEUE: &str = "benchmark.results";
@@ -22,14 +21,13 @@ const RESULTS_QUEUE: &str = "benchmark.results";
 const WINDOW: usize = 500;
 
 /// A connection of the driver.
-pub struct Broker {
+pub(crate) struct Broker {
     connection: Connection,
     channel: Channel,
 }
 
 impl Broker {
-    /// Connects, and makes the queue of results.
-    pub async fn connect(url: &str) -> Result<Self> {
+    pub(crate) async fn connect(url: &str) -> Result<Self> {
         let connection = Connection::connect(url, ConnectionProperties::default()).await.context("connecting")?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -39,7 +37,7 @@ impl Broker {
     }
 
     /// A quorum queue, like the agents'.
-    pub async fn declare_like_an_agents(&self, queue: &str) -> Result<()> {
+    pub(crate) async fn declare_like_an_agents(&self, queue: &str) -> Result<()> {
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
@@ -47,54 +45,16 @@ impl Broker {
         Ok(())
     }
 
-    /// Removes these queues and that of the results, with what is in them.
-    pub async fn delete(&self, queues: &[&str]) -> Result<()> {
-        for queue in queues.iter().chain(&[RESULTS_QUEUE]) {
-            self.channel.queue_delete((*queue).into(), QueueDeleteOptions::default()).await?;
+    pub(crate) async fn delete(&self, queue: &str) -> Result<()> {
+        for queue in [queue, RESULTS_QUEUE] {
+            self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await?;
         }
         Ok(())
-    }
-
-    /// How many messages are ready in a queue.
-    pub async fn depth(&self, queue: &str) -> Result<u32> {
-        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        Ok(self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await?.message_count())
-    }
-
-    /// Empties a queue.
-    pub async fn purge(&self, queue: &str) -> Result<()> {
-        self.channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await?;
-        Ok(())
-    }
-
-    /// Sends tasks to a queue, one after the other, and measures the time from each to its result.
-    pub async fn round_trips(&self, queue: &str, count: u32, pause: Duration) -> Result<Vec<Duration>> {
-        let channel = self.connection.create_channel().await?;
-        let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
-        let replies = channel.queue_declare("".into(), exclusive, FieldTable::default()).await?.name().clone();
-        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-        let mut results = channel.basic_consume(replies.clone(), "".into(), options, FieldTable::default()).await?;
-        let mut took = Vec::new();
-        for number in 0..count {
-            let properties = BasicProperties::default()
-                .with_delivery_mode(2)
-                .with_reply_to(replies.clone())
-                .with_correlation_id(number.to_string().into());
-            let begun = Instant::now();
-            let options = BasicPublishOptions::default();
-            channel.basic_publish("".into(), queue.into(), options, b"one", properties).await?.await?;
-            let result = tokio::time::timeout(ROUND_MAX, results.next()).await;
-            result.context("a result does not come")?.context("no more results come")??;
-            took.push(begun.elapsed());
-            tokio::time::sleep(pause).await;
-        }
-        channel.close(200, "done".into()).await?;
-        Ok(took)
     }
 
     /// Puts messages into an empty queue and waits for every confirm.
-    pub async fn fill(&self, queue: &str, messages: u32, body_bytes: usize) -> Result<()> {
-        self.purge(RESULTS_QUEUE).await?;
+    pub(crate) async fn fill(&self, queue: &str, messages: u32, body_bytes: usize) -> Result<()> {
+        self.channel.queue_purge(RESULTS_QUEUE.into(), QueuePurgeOptions::default()).await?;
         let body = vec![b'x'; body_bytes];
         // An id of its own for each, as a careful sender gives: the host looks up whether it has had it before.
         let run = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos();
@@ -119,7 +79,7 @@ impl Broker {
     }
 
     /// Starts counting results.
-    pub async fn results(&self, expected: u32) -> Result<Results> {
+    pub(crate) async fn results(&self, expected: u32) -> Result<Results> {
         let channel = self.connection.create_channel().await?;
         channel.basic_qos(1_000, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
@@ -130,23 +90,33 @@ impl Broker {
 }
 
 /// Results on their way.
-pub struct Results {
+pub(crate) struct Results {
     channel: Channel,
     consumer: Consumer,
     expected: u32,
 }
 
-impl Results {
+/// What a round came to.
+pub(crate) struct Round {
     /// Results per second between the first and the last.
-    pub async fn rate(mut self) -> Result<f64> {
+    pub(crate) rate: f64,
+    /// Processor time per message meanwhile, in microseconds: consumer, broker, database.
+    pub(crate) micros_each: [f64; 3],
+}
+
+impl Results {
+    /// Counts until all are there; `consumer` tells the process that makes them, once they come.
+    pub(crate) async fn count(mut self, consumer: tokio::sync::watch::Receiver<u32>) -> Result<Round> {
         let mut first = None;
         for received in 0..self.expected {
             let next = tokio::time::timeout(ROUND_MAX, self.consumer.next()).await;
             let Ok(Some(_result)) = next else { bail!("only {received} of {} results came", self.expected) };
-            first.get_or_insert_with(Instant::now);
+            first.get_or_insert_with(|| (Instant::now(), Spent::now(*consumer.borrow())));
         }
-        let took = first.context("no messages")?.elapsed();
+        let (began, before) = first.context("no messages")?;
+        let (took, spent) = (began.elapsed(), Spent::now(*consumer.borrow()).since(before));
         self.channel.close(200, "done".into()).await?;
-        Ok(f64::from(self.expected - 1) / took.as_secs_f64())
+        let others = self.expected - 1;
+        Ok(Round { rate: f64::from(others) / took.as_secs_f64(), micros_each: spent.micros_each(others) })
     }
 }

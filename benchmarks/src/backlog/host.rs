@@ -1,6 +1,4 @@
 //! The host under measurement: the released binary, as an operator starts it.
-//!
-//! Every function fails with what keeps the host from running, or with what it said.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 /// How to start the host.
-pub struct Host {
+pub(super) struct Host {
     program: PathBuf,
     agents: TempDir,
     data: TempDir,
@@ -27,7 +25,13 @@ const START_MAX: Duration = Duration::from_secs(60);
 
 impl Host {
     /// A host with the echo agent from this folder, under each of these names.
-    pub fn new(program: PathBuf, agent: &Path, names: &[&str], amqp_url: &str, database_url: &str) -> Result<Self> {
+    pub(super) fn new(
+        program: PathBuf,
+        agent: &Path,
+        names: &[&str],
+        amqp_url: &str,
+        database_url: &str,
+    ) -> Result<Self> {
         let agents = TempDir::new()?;
         let missing = |file: &str| format!("{file} of the echo agent (run cargo xtask agents)");
         let manifest = std::fs::read_to_string(agent.join("agent.toml")).with_context(|| missing("agent.toml"))?;
@@ -44,7 +48,7 @@ impl Host {
     }
 
     /// Starts it and waits until it consumes.
-    pub async fn start(&self) -> Result<RunningHost> {
+    pub(super) async fn start(&self) -> Result<RunningHost> {
         let child = Command::new(&self.program)
             .arg("serve")
             .env("AGENT_HOST_LISTEN", format!("127.0.0.1:{}", self.port))
@@ -75,7 +79,7 @@ impl Host {
     }
 
     /// Submits a batch, one body a line. Returns when the host has taken all of it.
-    pub async fn submit_batch(&self, agent: &str, query: &str, lines: &str) -> Result<()> {
+    pub(super) async fn submit_batch(&self, agent: &str, query: &str, lines: &str) -> Result<()> {
         match self.ask(&format!("POST /v1/agents/{agent}/tasks:batch{query}"), lines).await? {
             202 => Ok(()),
             status => bail!("the host answered a batch with {status}"),
@@ -99,13 +103,13 @@ impl Host {
 }
 
 /// A host that is running.
-pub struct RunningHost {
+pub(super) struct RunningHost {
     child: Child,
 }
 
 impl RunningHost {
     /// How much memory it has in RAM, in bytes.
-    pub fn resident_bytes(&self) -> Result<u64> {
+    pub(super) fn resident_bytes(&self) -> Result<u64> {
         let pid = self.child.id().context("the host is gone")?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("there is no /proc to read")?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -114,7 +118,7 @@ impl RunningHost {
     }
 
     /// Stops it the way an operator does.
-    pub async fn stop(mut self) -> Result<()> {
+    pub(super) async fn stop(mut self) -> Result<()> {
         let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).context("the host is gone")?;
         // SAFETY: kill() takes two integers; the child has not been waited for, so the pid is still its own.
         unsafe { libc::kill(pid, libc::SIGTERM) };
