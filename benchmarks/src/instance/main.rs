@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent_host::agent::{
-    Codes, Engine, EngineConfig, InProcessCompiler, Loader, MemoryLedger, Revision, Run, Runner, RunnerConfig, Stops,
+    Codes, Engine, EngineConfig, InProcessCompiler, Loader, Revision, Run, Runner, RunnerConfig, Stops,
 };
 use agent_host::capability::cache::MemoryCache;
 use agent_host::capability::files::Folders;
@@ -26,6 +26,7 @@ use agent_host::capability::sql::LazyDatabase;
 use agent_host::capability::tasks::ProgressSink;
 use agent_host::capability::{Backends, Capabilities};
 use agent_host::manifest::Manifest;
+use agent_host::memory::MemoryLedger;
 use agent_host::records::{Ending, Progress};
 use agent_host::task::{AgentName, Completion, Outcome, Task};
 use agent_host::units::ByteSize;
@@ -139,9 +140,9 @@ fn instance(criterion: &mut Criterion) {
     let capabilities = embedded_capabilities();
     let revision = code.into_revision(1, String::new(), manifest, &capabilities, Folders::default());
     let revision = Arc::new(revision);
-    let config = RunnerConfig { instances_max: INSTANCES_MAX, hostcall_bytes_max: 16 << 20 };
-    let runner =
-        Runner::new(&config, engine.clone(), MemoryLedger::new(300 << 20), capabilities, threads.handle().clone());
+    let config = RunnerConfig { hostcall_bytes_max: 16 << 20 };
+    let ledger = MemoryLedger::new(300 << 20, INSTANCES_MAX);
+    let runner = Runner::new(&config, engine.clone(), ledger, capabilities, threads.handle().clone());
 
     let mut group = criterion.benchmark_group("fresh instance");
     group.throughput(Throughput::Elements(TASKS_AT_ONCE));

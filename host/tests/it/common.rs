@@ -200,7 +200,7 @@ impl Host {
         self.client.post(self.url(&format!("/v1/agents/{agent}/revisions"))).multipart(form).send().await.unwrap()
     }
 
-    /// The process.
+    /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id().unwrap()
     }
