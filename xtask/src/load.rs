@@ -175,7 +175,8 @@ fn host_program(workspace: &Workspace, options: &Options) -> Result<PathBuf> {
         return std::path::absolute(program).with_context(|| format!("no such file: {}", program.display()));
     }
     let mut command = workspace.cargo();
-    command.args(["build", "--package", "agent-host"]);
+    // The whole workspace's features, as the tests and the benchmarks build with: dependencies are not built twice.
+    command.args(["build", "--workspace", "--bin", "agent-host"]);
     let folder = if options.profile.is_optimised() {
         ui::step("building the host with optimisation; the first time this takes a while");
         command.arg("--release");

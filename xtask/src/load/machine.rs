@@ -43,7 +43,7 @@ pub(super) fn describe(k6: &K6) -> Value {
         "kernel": said(Command::new("uname").args(["-sr"])),
         "system": of_release(),
         "rustc": said(Command::new("rustc").arg("--version")),
-        "rabbitmq": said(Command::new("rabbitmqctl").arg("version")),
+        "rabbitmq": rabbitmq_version(),
         "postgresql": said(Command::new("psql").arg("--version")),
         "redis": said(Command::new("redis-server").arg("--version")),
         "k6": k6.version(),
@@ -51,6 +51,13 @@ pub(super) fn describe(k6: &K6) -> Value {
         "load_average_before": load.and_then(|load| load.split(' ').next().map(str::to_owned)),
         "generator": "k6, the host and its servers share the machine",
     })
+}
+
+/// By the folder of its installation: `rabbitmqctl version` would leave a daemon behind.
+fn rabbitmq_version() -> Option<String> {
+    let folders = std::fs::read_dir("/usr/lib/rabbitmq/lib").ok()?.flatten();
+    let names = folders.filter_map(|folder| folder.file_name().into_string().ok());
+    names.filter_map(|name| Some(name.strip_prefix("rabbitmq_server-")?.to_owned())).max()
 }
 
 fn of_release() -> Option<String> {

@@ -37,6 +37,13 @@ impl Processes {
         self.sum(root, |entry| entry.memory_pages) * page_bytes()
     }
 
+    /// What a process itself keeps resident, in bytes.
+    pub(super) fn own_memory_bytes(&self, pid: u32) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "no machine has 2^53 pages")]
+        let pages = self.entries.get(&pid).map_or(0.0, |entry| entry.memory_pages as f64);
+        pages * page_bytes()
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "no machine has 2^53 ticks or pages")]
     fn sum(&self, root: u32, of: impl Fn(&Entry) -> u64) -> f64 {
         let ours = self.entries.iter().filter(|(pid, _)| self.is_below(**pid, root));
@@ -93,6 +100,7 @@ mod tests {
         let processes = Processes { entries: entries.into() };
         assert_eq!(processes.cpu_s(7), 1.75);
         assert_eq!(processes.memory_bytes(8), 2.0 * page_bytes());
+        assert_eq!(processes.own_memory_bytes(8), page_bytes());
         // Processes that are each other's parents, as a look in the middle of changes may show them.
         let ring = Processes { entries: [(2, entry(3, 1)), (3, entry(2, 1))].into() };
         assert_eq!(ring.cpu_s(7), 0.0);

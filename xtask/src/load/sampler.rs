@@ -22,6 +22,9 @@ const PUBLISH: (&str, &str) = ("messaging_client_operation_duration_seconds", "o
 /// And of Redis: labels come in the order of their names.
 const REDIS_GET: (&str, &str) = ("db_client_operation_duration_seconds", "operation=\"get\",system=\"redis\"");
 
+/// What the columns of the host's own process begin with.
+const HOST: &str = "host";
+
 /// Bytes of a megabyte, in which the memory budget is told.
 const MB: f64 = 1e6;
 
@@ -53,7 +56,7 @@ impl<'a> Sampler<'a> {
         let now = Instant::now();
         Self {
             client,
-            watched: std::iter::once(("host", host)).chain(servers).collect(),
+            watched: std::iter::once((HOST, host)).chain(servers).collect(),
             cores: f64::from(u32::try_from(super::machine::cores()).unwrap_or(u32::MAX)),
             begun: now,
             looks: 0,
@@ -91,7 +94,9 @@ impl<'a> Sampler<'a> {
         let mut row: Vec<(String, f64)> = Vec::new();
         for ((name, pid), (cpu_s, before)) in self.watched.iter().zip(cpu_s.iter().zip(&self.last_cpu_s)) {
             row.push((format!("{name}_cpu_percent"), (cpu_s - before).max(0.0) / seconds / self.cores * 100.0));
-            row.push((format!("{name}_memory_mb"), processes.memory_bytes(*pid) / MB));
+            // The budget is the host process's own: what compiles for it is bounded apart.
+            let bytes = if *name == HOST { processes.own_memory_bytes(*pid) } else { processes.memory_bytes(*pid) };
+            row.push((format!("{name}_memory_mb"), bytes / MB));
         }
         let seen = seen(&metrics, &self.last, seconds);
         row.extend(seen.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?))));
