@@ -53,6 +53,12 @@ pub struct Outbound {
     duration_seconds: Option<HistogramVec>,
 }
 
+impl std::fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbound").finish_non_exhaustive()
+    }
+}
+
 impl Outbound {
     /// Through this network.
     #[must_use]

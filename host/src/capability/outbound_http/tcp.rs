@@ -17,11 +17,16 @@ use crate::capability::Cause;
 
 /// The network of this machine. Proxies in the environment are not used: a proxy would resolve names by itself, after the
 /// check.
-#[derive(Debug)]
 pub struct TcpNetwork {
     lookups: Arc<Semaphore>,
     /// Read at the first request over TLS: a host whose agents make none need not know the certificates.
     tls: OnceLock<TlsConnector>,
+}
+
+impl std::fmt::Debug for TcpNetwork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TcpNetwork").finish_non_exhaustive()
+    }
 }
 
 impl Default for TcpNetwork {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Value, agent};
 use crate::capability::SessionPlan;
+use crate::capability::outbound_http::{MemoryNetwork, Outbound};
 use crate::capability::sql::session::{Reach, SqlSession};
 use crate::capability::sql::{CommitError, Database, End, RESULT_BYTES_MAX, Row, SqlError};
 use crate::manifest::Manifest;
@@ -26,7 +27,8 @@ fn plan(agent: &AgentName, mode: &str) -> SessionPlan {
         "manifest_version = 1\n[agent]\nname = \"{agent}\"\nmodule = \"a.wasm\"\n[effects]\ntransaction = \"{mode}\"\n\
          [grants]\nsql = [{{ name = \"main\", max_rows = {ROWS_MAX}, statement_timeout = \"20s\" }}]\n"
     );
-    SessionPlan::new(agent.clone(), 1, Arc::new(Manifest::parse(&manifest).unwrap()), Arc::default())
+    let nowhere = Arc::new(Outbound::new(Arc::new(MemoryNetwork::new())));
+    SessionPlan::new(agent.clone(), 1, Arc::new(Manifest::parse(&manifest).unwrap()), Arc::default(), nowhere)
 }
 
 fn reach<'a>(database: &'a dyn Database, plan: &'a SessionPlan) -> Reach<'a> {
