@@ -46,17 +46,12 @@ type Promise<T> = Box<dyn Future<Output = Result<T>> + Send>;
 type Answer = (http::Response<WasiBody>, Promise<()>);
 
 /// What all agents of a host send through.
+#[derive(Debug)]
 pub struct Outbound {
     network: Arc<dyn Network>,
     connections: Arc<Semaphore>,
     /// How long requests take, by `outcome`.
     duration_seconds: Option<HistogramVec>,
-}
-
-impl std::fmt::Debug for Outbound {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Outbound").finish_non_exhaustive()
-    }
 }
 
 impl Outbound {

@@ -10,7 +10,7 @@ use crate::capability::Cause;
 
 /// A resolver and a connector.
 #[async_trait::async_trait]
-pub trait Network: Send + Sync {
+pub trait Network: std::fmt::Debug + Send + Sync {
     /// All addresses of a name, at least one, as they are now: nothing is remembered.
     async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NetworkError>;
 

@@ -23,9 +23,10 @@ pub struct TcpNetwork {
     tls: OnceLock<TlsConnector>,
 }
 
+// The connector has no form for people, and what it holds are this machine's authorities.
 impl std::fmt::Debug for TcpNetwork {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TcpNetwork").finish_non_exhaustive()
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("TcpNetwork").field("lookups", &self.lookups).finish_non_exhaustive()
     }
 }
 

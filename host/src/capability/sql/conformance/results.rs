@@ -27,8 +27,8 @@ fn plan(agent: &AgentName, mode: &str) -> SessionPlan {
         "manifest_version = 1\n[agent]\nname = \"{agent}\"\nmodule = \"a.wasm\"\n[effects]\ntransaction = \"{mode}\"\n\
          [grants]\nsql = [{{ name = \"main\", max_rows = {ROWS_MAX}, statement_timeout = \"20s\" }}]\n"
     );
-    let nowhere = Arc::new(Outbound::new(Arc::new(MemoryNetwork::new())));
-    SessionPlan::new(agent.clone(), 1, Arc::new(Manifest::parse(&manifest).unwrap()), Arc::default(), nowhere)
+    let outbound = Arc::new(Outbound::new(Arc::new(MemoryNetwork::default())));
+    SessionPlan::new(agent.clone(), 1, Arc::new(Manifest::parse(&manifest).unwrap()), Arc::default(), outbound)
 }
 
 fn reach<'a>(database: &'a dyn Database, plan: &'a SessionPlan) -> Reach<'a> {
