@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 
 /// This machine's sockets, with names from a table in place of the resolver's.
+#[derive(Debug)]
 struct Stub {
     names: HashMap<&'static str, Vec<IpAddr>>,
     real: TcpNetwork,

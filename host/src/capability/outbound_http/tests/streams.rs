@@ -11,6 +11,7 @@ use wasmtime_wasi_http::p2::body::{HostOutgoingBody, StreamContext};
 use super::*;
 
 /// A network of one server that answers with raw bytes, and then says nothing more or goes on for ever.
+#[derive(Debug)]
 struct Raw {
     head: &'static str,
     then: &'static [u8],
@@ -97,6 +98,7 @@ async fn the_guests_own_timeouts_hold_too() {
 }
 
 /// A network that answers nothing.
+#[derive(Debug)]
 struct Hole;
 
 #[async_trait::async_trait]
@@ -129,6 +131,7 @@ async fn a_connection_that_breaks_off_is_told_from_a_response() {
 }
 
 /// Closes after the head.
+#[derive(Debug)]
 struct Cut(Raw);
 
 #[async_trait::async_trait]
