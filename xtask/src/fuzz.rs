@@ -3,6 +3,8 @@
 //! Contract: exits 0 only if nothing was found. What was found lies in `fuzz/artifacts/`, and is run again by
 //! `cargo xtask fuzz --target NAME -- FILE`. Inputs that reach new code are kept in the target folder, so a later run goes on from there.
 
+mod deploy;
+
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
@@ -15,8 +17,8 @@ use crate::{process, ui};
 
 /// For how long, unless told: enough to see that nothing broke; a search for something new takes hours.
 pub(crate) const SECONDS_DEFAULT: u32 = 60;
-/// The targets, which are programs of the package in `fuzz/`.
-pub(crate) const TARGETS: [&str; 2] = ["envelope", "texts"];
+/// The targets: programs in `fuzz/`.
+pub(crate) const TARGETS: [&str; 3] = ["envelope", "texts", "deploy"];
 /// The one that is run unless told.
 pub(crate) const TARGET_DEFAULT: &str = TARGETS[0];
 /// Longest input, in bytes. Large headers and deep nesting come from few bytes: an input can ask for them.
@@ -34,6 +36,9 @@ pub(crate) fn run(workspace: &Workspace, name: &str, seconds: u32, args: &[Strin
         std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
     }
 
+    if name == "deploy" {
+        return deploy::run(workspace, &artifacts, seconds, args);
+    }
     ui::step("building the fuzz target with coverage counters; the first time this takes some minutes");
     need_cxx()?;
     let mut build = workspace.cargo();

@@ -47,7 +47,7 @@ enum Command {
     Chaos(chaos::Options),
     /// Formatting, lints, documentation, dependency rules
     Check,
-    /// Feed the parsers anything that a client can send, and check what must always hold
+    /// Feed the host anything that a client can send or upload, and check what must always hold
     Fuzz {
         /// Which of the targets in fuzz/
         #[arg(long, default_value = fuzz::TARGET_DEFAULT, value_parser = fuzz::TARGETS)]

@@ -13,6 +13,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 
 use super::ROUND_MAX;
+use super::cpu::Spent;
 
 /// Where results are counted.
 const RESULTS_QUEUE: &str = "benchmark.results";
@@ -95,17 +96,27 @@ pub(crate) struct Results {
     expected: u32,
 }
 
-impl Results {
+/// What a round came to.
+pub(crate) struct Round {
     /// Results per second between the first and the last.
-    pub(crate) async fn rate(mut self) -> Result<f64> {
+    pub(crate) rate: f64,
+    /// Processor time per message meanwhile, in microseconds: consumer, broker, database.
+    pub(crate) micros_each: [f64; 3],
+}
+
+impl Results {
+    /// Counts until all are there; `consumer` tells the process that makes them, once they come.
+    pub(crate) async fn count(mut self, consumer: tokio::sync::watch::Receiver<u32>) -> Result<Round> {
         let mut first = None;
         for received in 0..self.expected {
             let next = tokio::time::timeout(ROUND_MAX, self.consumer.next()).await;
             let Ok(Some(_result)) = next else { bail!("only {received} of {} results came", self.expected) };
-            first.get_or_insert_with(Instant::now);
+            first.get_or_insert_with(|| (Instant::now(), Spent::now(*consumer.borrow())));
         }
-        let took = first.context("no messages")?.elapsed();
+        let (began, before) = first.context("no messages")?;
+        let (took, spent) = (began.elapsed(), Spent::now(*consumer.borrow()).since(before));
         self.channel.close(200, "done".into()).await?;
-        Ok(f64::from(self.expected - 1) / took.as_secs_f64())
+        let others = self.expected - 1;
+        Ok(Round { rate: f64::from(others) / took.as_secs_f64(), micros_each: spent.micros_each(others) })
     }
 }

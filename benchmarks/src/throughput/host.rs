@@ -37,8 +37,8 @@ impl Host {
         Ok(Self { program, agents, data: TempDir::new()?, amqp_url, database_url, port })
     }
 
-    /// Starts it and waits until it consumes.
-    pub(crate) async fn start(&self) -> Result<RunningHost> {
+    /// Starts it, tells which process it is, and waits until it consumes.
+    pub(crate) async fn start(&self, pid: &tokio::sync::watch::Sender<u32>) -> Result<RunningHost> {
         let child = Command::new(&self.program)
             .arg("serve")
             .env("AGENT_HOST_LISTEN", format!("127.0.0.1:{}", self.port))
@@ -51,6 +51,7 @@ impl Host {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("starting {}", self.program.display()))?;
+        pid.send_replace(child.id().unwrap_or_default());
         let mut running = RunningHost { child };
         let ready = async {
             while !self.is_ready().await {

@@ -8,6 +8,7 @@
 
 mod bare;
 mod broker;
+mod cpu;
 mod host;
 
 use std::path::PathBuf;
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+
+use broker::Round;
 
 /// Compares the throughput of agent-host with that of a bare consumer.
 #[derive(Parser)]
@@ -52,33 +55,44 @@ async fn main() -> Result<()> {
     let host = host::Host::new(program, &options.agent, &amqp_url, &database_url)?;
     let broker = broker::Broker::connect(&amqp_url).await?;
     // A first start declares the agent's queue with the host's own arguments.
-    host.start().await?.stop().await?;
+    host.start(&tokio::sync::watch::channel(0).0).await?.stop().await?;
     broker.declare_like_an_agents(BARE_QUEUE).await?;
 
-    let mut rates = Vec::new();
-    println!("round   bare consumer   agent-host   ratio");
+    let mut rounds = Vec::new();
+    println!("        tasks per second                     processor time per task in µs");
+    println!("round   bare consumer   agent-host   ratio   bare + broker   agent-host + broker + database");
     for round in 1..=options.rounds {
         broker.fill(BARE_QUEUE, options.messages, options.body_bytes).await?;
         // Counted from before the first result: what arrived earlier would count as having taken no time.
-        let results = tokio::spawn(broker.results(options.messages).await?.rate());
+        let (_, this) = tokio::sync::watch::channel(std::process::id());
+        let results = tokio::spawn(broker.results(options.messages).await?.count(this));
         let consumer = tokio::spawn(bare::consume(amqp_url.clone(), BARE_QUEUE));
         let bare = results.await?.context("the bare consumer did not finish")?;
         consumer.abort();
 
         broker.fill(HOST_QUEUE, options.messages, options.body_bytes).await?;
-        let results = tokio::spawn(broker.results(options.messages).await?.rate());
-        let running = host.start().await?;
+        let (tell_pid, host_pid) = tokio::sync::watch::channel(0);
+        let results = tokio::spawn(broker.results(options.messages).await?.count(host_pid));
+        let running = host.start(&tell_pid).await?;
         let hosted = results.await?.context("the host did not finish")?;
         running.stop().await?;
 
-        println!("{round:>5}   {bare:>11.0}/s   {hosted:>8.0}/s   {:>5.2}", hosted / bare);
-        rates.push((bare, hosted));
+        print_line(&round.to_string(), &bare, &hosted, hosted.rate / bare.rate);
+        rounds.push((bare, hosted));
     }
     broker.delete(BARE_QUEUE).await?;
-    let ratio = median(rates.iter().map(|(bare, hosted)| hosted / bare));
-    let (bare, hosted) = (median(rates.iter().map(|rate| rate.0)), median(rates.iter().map(|rate| rate.1)));
-    println!("median  {bare:>11.0}/s   {hosted:>8.0}/s   {ratio:>5.2}");
+    let ratio = median(rounds.iter().map(|(bare, hosted)| hosted.rate / bare.rate));
+    let (bare, hosted) = (medians(rounds.iter().map(|round| &round.0)), medians(rounds.iter().map(|round| &round.1)));
+    print_line("median", &bare, &hosted, ratio);
     Ok(())
+}
+
+fn print_line(round: &str, bare: &Round, hosted: &Round, ratio: f64) {
+    let ([bare_us, bare_broker_us, _], [host_us, broker_us, database_us]) = (bare.micros_each, hosted.micros_each);
+    println!(
+        "{round:>6}  {:>11.0}/s   {:>8.0}/s   {ratio:>5.2}   {bare_us:>4.0} + {bare_broker_us:<6.0}   {host_us:>10.0} + {broker_us:.0} + {database_us:.0}",
+        bare.rate, hosted.rate
+    );
 }
 
 /// How long a round may take before it counts as hung.
@@ -92,4 +106,9 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn medians<'a>(rounds: impl Iterator<Item = &'a Round> + Clone) -> Round {
+    let micros = |process: usize| median(rounds.clone().filter_map(|round| round.micros_each.get(process).copied()));
+    Round { rate: median(rounds.clone().map(|round| round.rate)), micros_each: [micros(0), micros(1), micros(2)] }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::Deployer;
-use crate::agent::{Code, LoadError, Revision};
+use crate::agent::{Code, CompileError, LoadError, Revision};
 use crate::agents::{DeployError, Deployed};
 use crate::capability::Capabilities;
 use crate::capability::files::Folders;
@@ -33,11 +33,6 @@ impl Checked {
 /// Longest reason why a module is refused: one that lists a hundred imports.
 const REASON_BYTES_MAX: usize = 8 << 10;
 
-/// Why a module is refused. The names in it are the module's own.
-fn refused(error: &LoadError) -> DeployError {
-    DeployError::Module(escaped(&error.to_string(), REASON_BYTES_MAX))
-}
-
 /// `sha256:<hex>` of a module.
 pub(super) fn digest(module: &Bytes) -> String {
     use std::fmt::Write;
@@ -47,6 +42,16 @@ pub(super) fn digest(module: &Bytes) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+/// What a deploy answers where its module does not load: it is the module's fault, or else the host's. The names in the reason
+/// are the module's own.
+fn refused(error: LoadError) -> DeployError {
+    let reason = escaped(&error.to_string(), REASON_BYTES_MAX);
+    match error {
+        LoadError::Compile(CompileError::Host(_)) => DeployError::Host(reason),
+        _ => DeployError::Module(reason),
+    }
 }
 
 impl Deployer {
@@ -89,21 +94,16 @@ impl Deployer {
         manifest: &Arc<Manifest>,
     ) -> Result<Checked, DeployError> {
         self.check_grants(manifest).await?;
-        let (loader, module, manifest) = (self.loader.clone(), content.module.clone(), Arc::clone(manifest));
-        let compiling = Arc::clone(&manifest);
-        let code = tokio::task::spawn_blocking(move || loader.compile(&module, &compiling))
-            .await
-            .map_err(|panicked| DeployError::Module(format!("the compiler failed: {panicked}")))?
-            .map_err(|error| refused(&error))?;
+        let code = self.loader.load(&content.module, manifest).await.map_err(refused)?;
         let folders =
             || self.files.grant(&manifest.grants.files).map_err(|error| DeployError::Grant(error.to_string()));
         let digest = content.digest.clone();
-        let trial = code.clone().into_revision(0, digest, Arc::clone(&manifest), &self.capabilities, folders()?);
+        let trial = code.clone().into_revision(0, digest, Arc::clone(manifest), &self.capabilities, folders()?);
         let trial = Arc::new(trial);
-        self.runner.try_start(&trial).await.map_err(|error| refused(&error))?;
-        self.provision(content, &manifest).await?;
+        self.runner.try_start(&trial).await.map_err(refused)?;
+        self.provision(content, manifest).await?;
         self.broker.declare(&content.agent).await.map_err(DeployError::Broker)?;
-        Ok(Checked { code, digest: content.digest.clone(), folders: folders()?, manifest })
+        Ok(Checked { code, digest: content.digest.clone(), folders: folders()?, manifest: Arc::clone(manifest) })
     }
 
     /// What the manifest asks for and this host cannot give.
