@@ -84,7 +84,7 @@ impl World {
 }
 
 fn encoded(resolve: &Resolve, world: WorldId, mut module: Vec<u8>) -> Result<Vec<u8>> {
-    embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8)?;
+    embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8, false)?;
     Ok(ComponentEncoder::default().module(&module)?.validate(false).encode()?)
 }
 
@@ -111,12 +111,14 @@ fn changed(random: &mut Rng, mut module: Vec<u8>) -> Vec<u8> {
 /// What the host's engine offers, and a little more memory and tables than it has room for.
 fn settings() -> Config {
     Config {
+        compact_imports_enabled: false,
         custom_descriptors_enabled: false,
         exceptions_enabled: false,
         gc_enabled: false,
         memory64_enabled: false,
         relaxed_simd_enabled: false,
         threads_enabled: false,
+        wide_arithmetic_enabled: false,
         max_memories: 3,
         max_tables: 3,
         max_table_elements: 30_000,
