@@ -66,6 +66,12 @@ pub struct Stops {
 }
 
 impl Stops {
+    /// How a run ends that is to be stopped by now.
+    fn now(&self) -> Option<Outcome> {
+        let cancelled = self.cancel.is_cancelled().then_some(Outcome::Cancelled);
+        cancelled.or_else(|| self.interrupt.is_cancelled().then_some(Outcome::Interrupted))
+    }
+
     /// Waits for either.
     async fn stopped(&self) -> Outcome {
         tokio::select! {
@@ -293,12 +299,16 @@ async fn called(
 ) -> (Completion, Session) {
     let began = Instant::now();
     let cpu = Arc::clone(&store.data().cpu);
-    let answer = {
-        let called = std::pin::pin!(call(&mut store, revision, task));
-        tokio::select! {
-            biased;
-            stopped = stops.stopped() => Err(stopped),
-            called = tokio::time::timeout(time_left(revision, task, spent), cpu.measure(called)) => Ok(called),
+    let answer = match stops.now() {
+        Some(stopped) => Err(stopped),
+        None => {
+            let called = std::pin::pin!(call(&mut store, revision, task));
+            tokio::select! {
+                // The guest first: most answer at once, and then nobody has to listen for a stop or set a timer.
+                biased;
+                called = tokio::time::timeout(time_left(revision, task, spent), cpu.measure(called)) => Ok(called),
+                stopped = stops.stopped() => Err(stopped),
+            }
         }
     };
     let answer = match answer {

@@ -5,6 +5,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::stream::{self, SelectAll, Stream, StreamExt as _};
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
@@ -176,23 +177,12 @@ impl Session {
                     self.flush(false).await?;
                     arm(self.marks.untold() > 0, &mut flush_set, flush.as_mut());
                 }
-                next = next(&mut self.arrivals, source.deliveries.as_ref()), if !stopping => match next {
-                    Next::Delivery(delivery, permit) => {
-                        let tag = delivery.delivery_tag;
-                        self.outstanding += 1;
-                        let delivery = self.receive(*delivery);
-                        if let Some(accepted) = (source.accept)(delivery.0, &delivery.1) {
-                            permit.send(accepted);
-                        }
-                        tracing::trace!(consumer = source.name, tag, "delivered");
-                    }
-                    Next::NobodyTakesThem => source.stop.cancel(),
-                    Next::Ended(Some(error)) => return Err(error),
-                    Next::Ended(None) => {
+                next = next(&mut self.arrivals, source.deliveries.as_ref()), if !stopping => {
+                    if let Some(end) = self.take_arrived(source, next)? {
                         self.flush(true).await?;
-                        return Ok(End::Lost("the broker cancelled it: its queue was deleted or has moved".to_owned()));
+                        return Ok(end);
                     }
-                },
+                }
             }
             if stopping && source.deliveries.take().is_some() {
                 source.live.set(false);
@@ -203,6 +193,37 @@ impl Session {
                 return Ok(End::Stopped);
             }
         }
+    }
+
+    /// Hands on what has arrived, and what is there with it: looking at everything else for each delivery takes as long as
+    /// the delivery. Answers the end of a consumer.
+    fn take_arrived<'a, T, F: Fn(Delivery, &str) -> Option<T>>(
+        &mut self,
+        source: &'a Source<T, F>,
+        first: Next<'a, T>,
+    ) -> lapin::Result<Option<End>> {
+        let mut next = Some(first);
+        while let Some(arrived) = next.take() {
+            match arrived {
+                Next::Delivery(delivery, permit) => {
+                    let tag = delivery.delivery_tag;
+                    self.outstanding += 1;
+                    let delivery = self.receive(*delivery);
+                    if let Some(accepted) = (source.accept)(delivery.0, &delivery.1) {
+                        permit.send(accepted);
+                    }
+                    tracing::trace!(consumer = source.name, tag, "delivered");
+                    next = next_now(&mut self.arrivals, source.deliveries.as_ref());
+                }
+                Next::NobodyTakesThem => source.stop.cancel(),
+                Next::Ended(Some(error)) => return Err(error),
+                Next::Ended(None) => {
+                    let reason = "the broker cancelled it: its queue was deleted or has moved".to_owned();
+                    return Ok(Some(End::Lost(reason)));
+                }
+            }
+        }
+        Ok(None)
     }
 
     fn receive(&self, delivery: lapin::message::Delivery) -> (Delivery, String) {
@@ -318,6 +339,16 @@ enum Next<'a, T> {
     Ended(Option<lapin::Error>),
 }
 
+impl<'a, T> Next<'a, T> {
+    fn of(arrival: Option<Arrival>, permit: mpsc::Permit<'a, T>) -> Self {
+        match arrival.flatten() {
+            Some(Ok(delivery)) => Self::Delivery(Box::new(delivery), permit),
+            Some(Err(error)) => Self::Ended(Some(error)),
+            None => Self::Ended(None),
+        }
+    }
+}
+
 /// The next delivery, once there is room for it: until then it stays with the driver, and so with the prefetch.
 async fn next<'a, T>(arrivals: &mut Arrivals, deliveries: Option<&'a mpsc::Sender<T>>) -> Next<'a, T> {
     let Some(deliveries) = deliveries else {
@@ -327,11 +358,13 @@ async fn next<'a, T>(arrivals: &mut Arrivals, deliveries: Option<&'a mpsc::Sende
         return Next::NobodyTakesThem;
     };
     tokio::select! {
-        arrival = arrivals.next() => match arrival.flatten() {
-            Some(Ok(delivery)) => Next::Delivery(Box::new(delivery), permit),
-            Some(Err(error)) => Next::Ended(Some(error)),
-            None => Next::Ended(None),
-        },
+        arrival = arrivals.next() => Next::of(arrival, permit),
         () = deliveries.closed() => Next::NobodyTakesThem,
     }
+}
+
+/// What is there by now, as far as there is room for it.
+fn next_now<'a, T>(arrivals: &mut Arrivals, deliveries: Option<&'a mpsc::Sender<T>>) -> Option<Next<'a, T>> {
+    let permit = deliveries?.try_reserve().ok()?;
+    Some(Next::of(arrivals.next().now_or_never()?, permit))
 }
