@@ -1,7 +1,8 @@
 //! Running agents: one fresh, bounded instance per task.
 //!
 //! Isolation, in the order in which a guest meets it:
-//! - its code was validated and compiled here, from the module as it was deployed ([`Loader`]);
+//! - its module was looked at ([`Loader`]) and then compiled in another process, within limits ([`ChildCompiler`]); code
+//!   that was made before is loaded only where this host made it ([`Codes`]);
 //! - its instance is made for one task from a copy-on-write image and dropped afterwards, whatever happened in it;
 //! - its memories and tables are summed against the manifest's limit and rationed against the host's budget
 //!   ([`MemoryLedger`]);
@@ -11,13 +12,19 @@
 //!
 //! However a run ends, the caller gets a [`Completion`](crate::task::Completion): a guest cannot make the host fail.
 
+mod clock;
+mod codes;
+pub mod compile;
 mod engine;
 mod limits;
 mod load;
 mod memory;
 mod run;
 mod state;
+mod surface;
 
+pub use codes::Codes;
+pub use compile::{ChildCompiler, CompileError, CompileLimits, Compiler, InProcessCompiler};
 pub use engine::{Engine, EngineConfig};
 pub use load::{Code, LoadError, Loader, Revision};
 pub use memory::{MemoryLease, MemoryLedger, MemoryShare};

@@ -61,6 +61,9 @@ pub enum DeployError {
     /// The module cannot run here: not wasm, an unknown import, no handler, does not instantiate.
     #[error("{0}")]
     Module(String),
+    /// This host cannot compile: the disk is full, no process can be started.
+    #[error("{0}")]
+    Host(String),
     /// The manifest asks for something that this host cannot give.
     #[error("{0}")]
     Grant(String),

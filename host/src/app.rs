@@ -17,10 +17,13 @@ use tokio::runtime::{Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::{Engine, EngineConfig, Loader, MemoryLedger, Runner, RunnerConfig};
+use crate::agent::compile::{self, CompileJob};
+use crate::agent::{
+    ChildCompiler, Codes, CompileLimits, Engine, EngineConfig, Loader, MemoryLedger, Runner, RunnerConfig,
+};
 use crate::agents::{Activation, Agents};
 use crate::capability::files::FilesRoot;
-use crate::cli::{Composition, StartError};
+use crate::cli::{CompileArguments, Composition, StartError};
 use crate::config::{Backend, Config};
 use crate::delivery::{Broker, PublishError, Route, Submitter, envelope};
 use crate::deploy::{DeployedAgents, Deployer};
@@ -31,6 +34,7 @@ use crate::package::Package;
 use crate::relay::{DeadLetterOffice, Relay};
 use crate::task::Task;
 use crate::telemetry;
+use crate::units::ByteSize;
 use backends::Backends;
 use outside::Outside;
 
@@ -48,6 +52,9 @@ const GUESTS_BEFORE_NEW: u32 = 4;
 const MEMORY_BYTES_MAX: usize = 500 << 20;
 /// How often the catalog is looked at for what other hosts deployed: twice within the 5 s that the contract allows.
 const CATALOG_POLL: Duration = Duration::from_secs(2);
+
+/// Folder of compiled code under the data folder.
+const CODE_FOLDER: &str = "code";
 
 /// What the command line starts.
 pub struct Root;
@@ -68,6 +75,15 @@ impl Composition for Root {
         app.run(signals).await;
         watching.abort();
         Ok(())
+    }
+
+    fn compile(&self, arguments: &CompileArguments) -> u8 {
+        let limits = CompileLimits {
+            memory: ByteSize(arguments.memory_bytes),
+            processor_time: Duration::from_secs(arguments.processor_seconds),
+            code: ByteSize(arguments.code_bytes),
+        };
+        compile::work(&CompileJob { engine: arguments.engine.clone(), limits })
     }
 }
 
@@ -132,7 +148,8 @@ impl App {
         let runner = Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities, guests.handle.clone());
         let payload_bytes_max = config.http.payload_bytes_max.as_usize();
         let dispatcher = dispatcher(address, runner.clone(), &backends, &registry, payload_bytes_max)?;
-        let deployer = deployer(&engine, runner, &backends, files, &dispatcher, deployed)?;
+        let loader = loader(&config, &engine)?;
+        let deployer = deployer(loader, runner, &backends, files, &dispatcher, deployed);
         let draining = CancellationToken::new();
         let drained = CancellationToken::new();
         let background = TaskTracker::new();
@@ -318,15 +335,14 @@ fn dispatcher(
 }
 
 fn deployer(
-    engine: &Engine,
+    loader: Loader,
     runner: Runner,
     backends: &Backends,
     files: FilesRoot,
     dispatcher: &Arc<Dispatcher>,
     deployed: Arc<DeployedAgents>,
-) -> Result<Arc<Deployer>, StartError> {
-    let loader = Loader::new(engine).map_err(|error| internal("linking the host's capabilities", error))?;
-    Ok(Arc::new(Deployer {
+) -> Arc<Deployer> {
+    Arc::new(Deployer {
         loader,
         runner,
         catalog: Arc::clone(&backends.catalog),
@@ -336,7 +352,36 @@ fn deployer(
         dispatcher: Arc::clone(dispatcher),
         concurrency_max: AGENT_INSTANCES_MAX,
         deployed,
-    }))
+    })
+}
+
+/// Compiles in processes of this program, and keeps what they make in the data folder.
+fn loader(config: &Config, engine: &Engine) -> Result<Loader, StartError> {
+    let limits = CompileLimits {
+        memory: config.compile_memory_max,
+        processor_time: config.compile_time_max,
+        ..CompileLimits::default()
+    };
+    let program = ChildCompiler::this_program().map_err(|error| internal("finding this program", error))?;
+    let compiler = Arc::new(ChildCompiler::new(program, limits, engine));
+    let (folder, bytes_max) = (config.data_dir.join(CODE_FOLDER), config.compile_cache_max);
+    let codes = Codes::open(&folder, bytes_max, engine, Arc::clone(&compiler) as _).or_else(|error| {
+        tracing::warn!(
+            folder = %folder.display(), %error,
+            "compiled code cannot be kept, so every start compiles all agents: set AGENT_HOST_DATA_DIR to a folder that this \
+             user can write to"
+        );
+        Codes::temporary(bytes_max, engine, compiler)
+    });
+    let codes = codes.map_err(|error| {
+        let folder = std::env::temp_dir();
+        let place = format!("{} and {}", config.data_dir.display(), folder.display());
+        StartError::Unavailable(vec![format!(
+            "compiled code can be written to neither of {place}: {error}; set AGENT_HOST_DATA_DIR to a folder that this user \
+             can write to"
+        )])
+    })?;
+    Loader::new(engine, codes).map_err(|error| internal("linking the host's capabilities", error))
 }
 
 fn engine() -> Result<Engine, StartError> {

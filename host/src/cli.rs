@@ -4,6 +4,7 @@
 //! looks at this machine. Results go to standard output, everything else to standard error.
 
 mod client;
+mod compile;
 mod dead_letters;
 mod deploy;
 mod doctor;
@@ -18,6 +19,7 @@ mod topology;
 #[cfg(test)]
 mod tests;
 
+pub use compile::CompileArguments;
 pub use failed::{Exit, Failed, StartError};
 pub use flags::ConfigFlags;
 pub use output::Console;
@@ -97,6 +99,9 @@ enum Command {
     Config(ConfigCommand),
     /// Print the exchanges and queues that hosts use, with all their arguments; as JSON for `rabbitmqctl import_definitions`
     Topology(topology::Topology),
+    /// Compile one module, from standard input to standard output: what a host starts for each
+    #[command(hide = true)]
+    Compile(CompileArguments),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -121,6 +126,9 @@ pub trait Composition {
 
     /// Runs a host whose services are embedded, and redeploys the agents under `dir` as they change.
     async fn dev(&self, config: Config, dir: PathBuf) -> Result<(), StartError>;
+
+    /// Compiles one module, and gives the exit status that the host which started this knows.
+    fn compile(&self, arguments: &CompileArguments) -> u8;
 }
 
 /// Reads the command line. `Err` is the exit status, for help and for mistakes; both are printed already.
@@ -138,6 +146,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, u8> {
 /// Runs a command and returns the exit status.
 pub async fn run(cli: Cli, composition: &dyn Composition, console: &mut Console<'_>) -> u8 {
     console.format = cli.format;
+    if let Command::Compile(arguments) = &cli.command {
+        return composition.compile(arguments);
+    }
     let result = execute(&cli, composition, console).await;
     let Err(failed) = result else {
         return Exit::Clean.code();
@@ -164,6 +175,8 @@ async fn execute(cli: &Cli, composition: &dyn Composition, console: &mut Console
         Command::Doctor { flags } => doctor::run(flags, console).await,
         Command::Config(ConfigCommand::Show { flags }) => show::config(flags, console),
         Command::Topology(topology) => topology.run(console),
+        // Done before: its exit status is no other command's.
+        Command::Compile(_) => Ok(()),
         Command::Completions { shell } => {
             // By way of a buffer: the generator panics where the reader of a pipe goes early.
             let mut script = Vec::new();

@@ -48,8 +48,14 @@ pub struct Config {
     pub memory_budget: ByteSize,
     /// Folder whose agents are deployed at start.
     pub agents_dir: Option<PathBuf>,
-    /// Embedded state.
+    /// Embedded state and compiled code.
     pub data_dir: PathBuf,
+    /// Memory that compiling one module may take, in bytes.
+    pub compile_memory_max: ByteSize,
+    /// Processor time that compiling one module may take.
+    pub compile_time_max: Duration,
+    /// Compiled code that is kept, in bytes.
+    pub compile_cache_max: ByteSize,
     /// Folder under which agents may be granted folders.
     pub files_root: Option<PathBuf>,
     /// How log lines are written.

@@ -3,10 +3,12 @@
 mod check;
 mod report;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,12 +55,12 @@ pub struct DeployedAgents {
     /// Whether what was deployed at the start has been loaded: before that no host is ready.
     loaded: AtomicBool,
     /// Agents of the catalog that could not be loaded so far: while there are any, this host is not ready.
-    not_loaded: std::sync::Mutex<BTreeSet<AgentName>>,
+    not_loaded: std::sync::Mutex<BTreeMap<AgentName, NotLoaded>>,
     stopping: CancellationToken,
 }
 
 impl DeployedAgents {
-    fn not_loaded(&self) -> MutexGuard<'_, BTreeSet<AgentName>> {
+    fn not_loaded(&self) -> MutexGuard<'_, BTreeMap<AgentName, NotLoaded>> {
         self.not_loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -66,6 +68,31 @@ impl DeployedAgents {
     #[must_use]
     pub fn contains(&self, agent: &AgentName) -> bool {
         self.agents.read().unwrap_or_else(PoisonError::into_inner).contains_key(agent)
+    }
+}
+
+/// Agents of the catalog that are loaded at once. Each may hold its module in memory until it is loaded.
+const LOADS_AT_ONCE: usize = 8;
+/// How long a revision that did not load is left alone, after the first time and at most.
+const LOAD_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const LOAD_AGAIN_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// A revision of the catalog that could not be loaded.
+struct NotLoaded {
+    revision: u64,
+    since: Instant,
+    again_after: Duration,
+}
+
+impl NotLoaded {
+    /// It failed, `before` perhaps too.
+    fn again(revision: u64, before: Option<&Self>) -> Self {
+        let again_after = before.map_or(LOAD_AGAIN_AFTER, |before| before.again_after * 2).min(LOAD_AGAIN_AFTER_MAX);
+        Self { revision, since: Instant::now(), again_after }
+    }
+
+    fn is_to_be_tried(&self, revision: u64) -> bool {
+        self.revision != revision || self.since.elapsed() >= self.again_after
     }
 }
 
@@ -78,26 +105,47 @@ struct DeployedAgent {
 
 impl Deployer {
     /// Loads the active revision of every agent in the catalog that is not loaded yet, or is at another revision. A bad
-    /// one is reported and the rest load.
+    /// one is reported and the rest load; it is tried again, but less and less often, as compiling it may be what fails.
     ///
     /// # Errors
     /// The catalog cannot be read.
     pub async fn follow_catalog(&self) -> Result<(), CatalogError> {
-        for (agent, revision) in self.catalog.active().await? {
-            let loaded = self.find(&agent).map(|deployed| deployed.slot.active().number);
-            if loaded == Some(revision) {
-                continue;
+        if self.to_be_loaded().await?.is_empty() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.deployed.deploying.lock().await;
+        // Asked again: a deploy that was waited for may have changed it.
+        let changed = self.to_be_loaded().await?;
+        // Loading is mostly waiting for the database and the broker.
+        let loads = changed.into_iter().map(|(agent, revision)| self.follow(agent, revision));
+        futures::stream::iter(loads).buffer_unordered(LOADS_AT_ONCE).try_collect::<()>().await
+    }
+
+    /// Active revisions that this host does not run.
+    async fn to_be_loaded(&self) -> Result<Vec<(AgentName, u64)>, CatalogError> {
+        let mut active = self.catalog.active().await?;
+        active.retain(|(agent, revision)| {
+            let loaded = self.find(agent).map(|deployed| deployed.slot.active().number);
+            let not_loaded = self.deployed.not_loaded();
+            loaded != Some(*revision) && not_loaded.get(agent).is_none_or(|failed| failed.is_to_be_tried(*revision))
+        });
+        Ok(active)
+    }
+
+    async fn follow(&self, agent: AgentName, revision: u64) -> Result<(), CatalogError> {
+        let Some(stored) = self.catalog.get(&agent, revision).await? else { return Ok(()) };
+        match self.load(stored).await {
+            Ok(()) => {
+                self.deployed.not_loaded().remove(&agent);
             }
-            let _one_at_a_time = self.deployed.deploying.lock().await;
-            let Some(stored) = self.catalog.get(&agent, revision).await? else { continue };
-            match self.load(stored).await {
-                Ok(()) => self.deployed.not_loaded().remove(&agent),
-                Err(error) => {
-                    let cause = &error as &dyn std::error::Error;
-                    tracing::error!(%agent, revision, error = cause, "a revision of the catalog does not load");
-                    self.deployed.not_loaded().insert(agent)
-                }
-            };
+            Err(error) => {
+                let cause = &error as &dyn std::error::Error;
+                tracing::error!(%agent, revision, error = cause, "a revision of the catalog does not load");
+                let mut not_loaded = self.deployed.not_loaded();
+                let before = not_loaded.get(&agent).filter(|failed| failed.revision == revision);
+                let failed = NotLoaded::again(revision, before);
+                not_loaded.insert(agent, failed);
+            }
         }
         Ok(())
     }
@@ -192,7 +240,7 @@ impl Agents for Deployer {
     }
 
     fn may_be_deployed(&self, agent: &AgentName) -> bool {
-        !self.deployed.loaded.load(Ordering::Relaxed) || self.deployed.not_loaded().contains(agent)
+        !self.deployed.loaded.load(Ordering::Relaxed) || self.deployed.not_loaded().contains_key(agent)
     }
 
     fn all_consuming(&self) -> bool {

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the instance bench, then the end-to-end comparison on real services.
+//! `cargo xtask bench`: the instance bench, then starts and the end-to-end comparison on real services.
 
 use std::process::Command;
 
@@ -8,13 +8,13 @@ use crate::services::Plan;
 use crate::workspace::Workspace;
 use crate::{agents, process, ui};
 
-/// Runs both; `args` go to the comparison.
+/// Runs all; `args` go to the comparison.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     // Before anything is built, which takes minutes.
     let services = Plan::make()?;
     agents::build(workspace, &[])?;
 
-    // One build for both, and the instance bench is a program like the other: as a bench target it would pull in the
+    // One build for all, and the instance bench is a program like the other: as a bench target it would pull in the
     // test dependencies, with which everything would be built a second time.
     ui::step("building the host and the benchmarks with optimisation; the first time this takes a while");
     let build = ["build", "--release", "--package", "agent-host", "--package", "benchmarks", "--bins"];
@@ -25,6 +25,11 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
 
     ui::step("starting the services");
     let services = services.start(workspace)?;
+    ui::step("from a start to consuming, with 100 agents");
+    let mut start = built(workspace, "start");
+    services.apply(&mut start);
+    process::run("the start bench", &mut start)?;
+
     ui::step("throughput: agent-host against a bare consumer");
     let mut command = built(workspace, "throughput");
     command.args(args);

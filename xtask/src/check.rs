@@ -12,9 +12,11 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     ui::step("formatting");
     process::run("cargo fmt --check", workspace.cargo().args(["fmt", "--all", "--check"]))
         .context("`cargo fmt --all` mends this")?;
-    let fuzz = ["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"];
-    process::run("cargo fmt --check", workspace.cargo().args(fuzz))
-        .context("`cargo fmt --manifest-path fuzz/Cargo.toml` mends this")?;
+    for apart in ["fuzz/Cargo.toml", "fuzz/modules/Cargo.toml"] {
+        let mend = format!("`cargo fmt --manifest-path {apart}` mends this");
+        process::run("cargo fmt --check", workspace.cargo().args(["fmt", "--manifest-path", apart, "--check"]))
+            .context(mend)?;
+    }
 
     ui::step("versions below which a dependency is not safe to use");
     minimum_versions(&workspace.root)?;

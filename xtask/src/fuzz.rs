@@ -1,7 +1,9 @@
-//! `cargo xtask fuzz`: the fuzz target of `fuzz/`, for a given time.
+//! `cargo xtask fuzz`: a fuzz target of `fuzz/`, for a given time.
 //!
 //! Contract: exits 0 only if nothing was found. What was found lies in `fuzz/artifacts/`, and is run again by
-//! `cargo xtask fuzz -- FILE`. Inputs that reach new code are kept in the target folder, so a later run goes on from there.
+//! `cargo xtask fuzz --target NAME -- FILE`. Inputs that reach new code are kept in the target folder, so a later run goes on from there.
+
+mod deploy;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -15,30 +17,36 @@ use crate::{process, ui};
 
 /// For how long, unless told: enough to see that nothing broke; a search for something new takes hours.
 pub(crate) const SECONDS_DEFAULT: u32 = 60;
-const TARGET: &str = "envelope";
+/// The targets: programs in `fuzz/`.
+pub(crate) const TARGETS: [&str; 2] = ["envelope", "deploy"];
+/// The one that is run unless told.
+pub(crate) const TARGET_DEFAULT: &str = TARGETS[0];
 /// Longest input, in bytes. Large headers and deep nesting come from few bytes: an input can ask for them.
 const INPUT_BYTES_MAX: u32 = 16 * 1024;
 /// An input takes microseconds, some take milliseconds; one that takes seconds is a finding.
 const INPUT_TIMEOUT_S: u32 = 10;
 
-/// Builds the target and runs it for `seconds`, or over the files named in `args`.
-pub(crate) fn run(workspace: &Workspace, seconds: u32, args: &[String]) -> Result<()> {
+/// Builds a target and runs it for `seconds`, or over the files named in `args`.
+pub(crate) fn run(workspace: &Workspace, name: &str, seconds: u32, args: &[String]) -> Result<()> {
     let folder = workspace.root.join("fuzz");
     let target = workspace.target.join("fuzz");
     let artifacts = folder.join("artifacts");
-    let found = target.join("corpus").join(TARGET);
+    let found = target.join("corpus").join(name);
     for folder in [&artifacts, &found] {
         std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
     }
 
+    if name == "deploy" {
+        return deploy::run(workspace, &artifacts, seconds, args);
+    }
     ui::step("building the fuzz target with coverage counters; the first time this takes some minutes");
     need_cxx()?;
     let mut build = workspace.cargo();
     // In its folder, for the flags in its .cargo/config.toml, which these variables would replace.
     build.current_dir(&folder).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    build.args(["build", "--release", "--locked", "--bin", TARGET, "--target-dir"]).arg(&target);
+    build.args(["build", "--release", "--locked", "--bin", name, "--target-dir"]).arg(&target);
     process::run("cargo build", &mut build)?;
-    let program = built(&target)?;
+    let program = built(&target, name)?;
 
     let mut fuzz = Command::new(&program);
     fuzz.arg(setting("artifact_prefix", format!("{}/", artifacts.display())));
@@ -49,13 +57,16 @@ pub(crate) fn run(workspace: &Workspace, seconds: u32, args: &[String]) -> Resul
         // Large inputs are not to take the time of many small ones.
         fuzz.arg(setting("entropic_scale_per_exec_time", 1)).arg(setting("print_final_stats", 1));
         // New inputs go to the first folder; the second is the repository's and is only read.
-        fuzz.arg(&found).arg(folder.join("corpus").join(TARGET));
+        fuzz.arg(&found).arg(folder.join("corpus").join(name));
     } else {
         fuzz.args(args);
     }
     let summary = summarised(&mut fuzz);
     summary.with_context(|| {
-        format!("the fuzz target found something; run it again with `cargo xtask fuzz -- {}/FILE`", artifacts.display())
+        format!(
+            "the fuzz target found something; run it again with `cargo xtask fuzz --target {name} -- {}/FILE`",
+            artifacts.display()
+        )
     })
 }
 
@@ -86,9 +97,9 @@ fn summarised(fuzz: &mut Command) -> Result<()> {
 }
 
 /// The program, in the folder of the one platform that it was built for.
-fn built(target: &Path) -> Result<std::path::PathBuf> {
+fn built(target: &Path, name: &str) -> Result<std::path::PathBuf> {
     let folders = std::fs::read_dir(target).with_context(|| format!("could not read {}", target.display()))?;
-    let programs = folders.flatten().map(|folder| folder.path().join("release").join(TARGET));
+    let programs = folders.flatten().map(|folder| folder.path().join("release").join(name));
     programs.into_iter().find(|program| program.is_file()).context("cargo built no fuzz target")
 }
 

@@ -47,8 +47,11 @@ enum Command {
     Chaos(chaos::Options),
     /// Formatting, lints, documentation, dependency rules
     Check,
-    /// Feed the envelope anything that a client can send, and check what must always hold
+    /// Feed the host anything that a client can send or upload, and check what must always hold
     Fuzz {
+        /// Which of the targets in fuzz/
+        #[arg(long, default_value = fuzz::TARGET_DEFAULT, value_parser = fuzz::TARGETS)]
+        target: String,
         /// For how long
         #[arg(default_value_t = fuzz::SECONDS_DEFAULT)]
         seconds: u32,
@@ -98,7 +101,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Test { args } => test::run(&workspace, args),
         Command::Chaos(options) => chaos::run(&workspace, options),
         Command::Check => check::run(&workspace),
-        Command::Fuzz { seconds, args } => fuzz::run(&workspace, *seconds, args),
+        Command::Fuzz { target, seconds, args } => fuzz::run(&workspace, target, *seconds, args),
         Command::Services { keep } => services::run(&workspace, *keep),
         Command::Agents { names } => agents::build(&workspace, names),
         Command::Bench { args } => bench::run(&workspace, args),

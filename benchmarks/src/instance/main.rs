@@ -15,7 +15,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use agent_host::agent::{Engine, EngineConfig, Loader, MemoryLedger, Revision, Run, Runner, RunnerConfig, Stops};
+use agent_host::agent::{
+    Codes, Engine, EngineConfig, InProcessCompiler, Loader, MemoryLedger, Revision, Run, Runner, RunnerConfig, Stops,
+};
 use agent_host::capability::cache::MemoryCache;
 use agent_host::capability::files::Folders;
 use agent_host::capability::key_value::MemoryKeyValue;
@@ -26,6 +28,7 @@ use agent_host::capability::{Backends, Capabilities};
 use agent_host::manifest::Manifest;
 use agent_host::records::{Ending, Progress};
 use agent_host::task::{AgentName, Completion, Outcome, Task};
+use agent_host::units::ByteSize;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use wasmtime::Store;
 use wasmtime::component::{Component, Linker, ResourceTable};
@@ -129,7 +132,10 @@ fn instance(criterion: &mut Criterion) {
     let component = Component::new(engine.inner(), &module).unwrap();
     let pre = HostNativePre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
 
-    let code = Loader::new(&engine).unwrap().compile(&module, &manifest).unwrap();
+    let compiler = Arc::new(InProcessCompiler::new().unwrap());
+    let codes = Codes::temporary(ByteSize(u64::MAX), &engine, compiler).unwrap();
+    let loader = Loader::new(&engine, codes).unwrap();
+    let code = threads.block_on(loader.load(&module.into(), &manifest)).unwrap();
     let capabilities = embedded_capabilities();
     let revision = code.into_revision(1, String::new(), manifest, &capabilities, Folders::default());
     let revision = Arc::new(revision);

@@ -1,14 +1,17 @@
 //! The one wasmtime engine of the process, and the clock that interrupts guests.
 //!
 //! Exactly one engine: stores and linkers of different engines must not mix (GHSA-hgjw-h833-99q9), and code that is
-//! compiled once serves every instance.
+//! compiled once serves every instance. Code is compiled in another process, whose engine has the same settings
+//! ([`compiling`]) and no pool; [`Engine::identity`] tells whether two engines may share code.
 
+use std::hash::{Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, WasmFeatures};
 
 /// Settings of the engine.
@@ -28,6 +31,8 @@ pub(super) const EPOCH_PERIOD: Duration = Duration::from_millis(10);
 /// Bytes of a linear memory that stay mapped in a slot between instances. With the page-map scan only pages that were
 /// touched are reset, at about 80 ns each, so this may be as large as a guest's usual dirty set.
 const LINEAR_MEMORY_KEEP_RESIDENT_BYTES: usize = 1 << 20;
+/// The same where nothing tells which pages were touched, and all of them are reset.
+const BLIND_KEEP_RESIDENT_BYTES: usize = 128 << 10;
 /// Likewise for tables.
 const TABLE_KEEP_RESIDENT_BYTES: usize = 16 << 10;
 /// Slots that stay warm per module after a peak: what an idle host keeps resident is this times the bytes above.
@@ -45,6 +50,43 @@ const TABLE_ELEMENTS_MAX: usize = 20_000;
 const INSTANCE_BYTES_MAX: usize = 1 << 20;
 /// Frames of a trap's backtrace, which ends up in a dead letter.
 const BACKTRACE_FRAMES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add(19);
+/// Stack of guest code, in bytes: wasmtime's default. Deeper recursion traps.
+const WASM_STACK_BYTES_MAX: usize = 512 << 10;
+/// Stack on which a guest and the host functions that it calls run, in bytes: wasmtime's default. What is over the guest's
+/// own part is the host functions', which abort the process where it does not suffice.
+const ASYNC_STACK_BYTES: usize = 2 << 20;
+/// Bytes of such a stack that are set to zero in place; what was used beyond is given back to the system.
+const ASYNC_STACK_KEEP_RESIDENT_BYTES: usize = 32 << 10;
+
+/// Features of WebAssembly that no agent toolchain needs: attack surface. The limiter is not called for shared memories, so
+/// threads would also escape the memory limit. wasmtime has several of these on by default.
+const UNNEEDED_FEATURES: [WasmFeatures; 25] = [
+    WasmFeatures::THREADS,
+    WasmFeatures::SHARED_EVERYTHING_THREADS,
+    WasmFeatures::MEMORY64,
+    WasmFeatures::GC,
+    WasmFeatures::FUNCTION_REFERENCES,
+    WasmFeatures::EXCEPTIONS,
+    WasmFeatures::LEGACY_EXCEPTIONS,
+    WasmFeatures::STACK_SWITCHING,
+    WasmFeatures::RELAXED_SIMD,
+    WasmFeatures::CUSTOM_PAGE_SIZES,
+    WasmFeatures::WIDE_ARITHMETIC,
+    WasmFeatures::MEMORY_CONTROL,
+    WasmFeatures::CUSTOM_DESCRIPTORS,
+    WasmFeatures::COMPACT_IMPORTS,
+    WasmFeatures::CM_ASYNC,
+    WasmFeatures::CM_ASYNC_STACKFUL,
+    WasmFeatures::CM_MORE_ASYNC_BUILTINS,
+    WasmFeatures::CM_THREADING,
+    WasmFeatures::CM_ERROR_CONTEXT,
+    WasmFeatures::CM_FIXED_LENGTH_LISTS,
+    WasmFeatures::CM_GC,
+    WasmFeatures::CM_MAP,
+    WasmFeatures::CM64,
+    WasmFeatures::CM_VALUES,
+    WasmFeatures::CM_NESTED_NAMES,
+];
 
 /// The engine, with its epoch clock running for as long as it lives.
 #[derive(Clone)]
@@ -59,7 +101,9 @@ impl Engine {
     /// # Errors
     /// Settings that this machine cannot give, such as more address space than there is.
     pub fn new(config: &EngineConfig) -> wasmtime::Result<Self> {
-        let engine = wasmtime::Engine::new(&wasmtime_config(config))?;
+        let mut settings = settings();
+        settings.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config)));
+        let engine = wasmtime::Engine::new(&settings)?;
         let ticker = Ticker::start(engine.clone())?;
         Ok(Self { engine, _ticker: Arc::new(ticker) })
     }
@@ -71,30 +115,51 @@ impl Engine {
     }
 }
 
-fn wasmtime_config(config: &EngineConfig) -> wasmtime::Config {
-    let mut wasmtime = wasmtime::Config::new();
-    wasmtime
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config)))
+/// An engine that compiles for [`Engine`] and runs nothing: it reserves no address space for instances, which have no part
+/// in the code.
+pub(super) fn compiling() -> wasmtime::Result<wasmtime::Engine> {
+    wasmtime::Engine::new(&settings())
+}
+
+/// What code must have been compiled with to run in this engine, as a hexadecimal SHA-256: wasmtime's exact version, the
+/// processor's features, and every setting that changes code.
+pub(super) fn identity(engine: &wasmtime::Engine) -> String {
+    let mut hasher = Sha256Hasher(Sha256::new());
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{:x}", hasher.0.finalize())
+}
+
+/// wasmtime gives its identity only as something to hash.
+struct Sha256Hasher(Sha256);
+
+impl Hasher for Sha256Hasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Only the whole digest is used.
+    fn finish(&self) -> u64 {
+        0
+    }
+}
+
+/// All settings but the pool.
+fn settings() -> wasmtime::Config {
+    let mut settings = wasmtime::Config::new();
+    settings
         .epoch_interruption(true)
         .memory_init_cow(true)
         // WASI 0.2 needs no component-model concurrency; off, calls cost a third and most advisories of 2026 are moot.
         .concurrency_support(false)
+        .max_wasm_stack(WASM_STACK_BYTES_MAX)
+        .async_stack_size(ASYNC_STACK_BYTES)
+        .async_stack_zeroing(true)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .wasm_backtrace_max_frames(Some(BACKTRACE_FRAMES_MAX));
-    // Features that no agent toolchain needs are attack surface. The limiter is not called for shared memories, so
-    // threads would also escape the memory limit.
-    for unneeded in [
-        WasmFeatures::THREADS,
-        WasmFeatures::SHARED_EVERYTHING_THREADS,
-        WasmFeatures::MEMORY64,
-        WasmFeatures::GC,
-        WasmFeatures::FUNCTION_REFERENCES,
-        WasmFeatures::STACK_SWITCHING,
-        WasmFeatures::RELAXED_SIMD,
-    ] {
-        wasmtime.wasm_features(unneeded, false);
+    for unneeded in UNNEEDED_FEATURES {
+        settings.wasm_features(unneeded, false);
     }
-    wasmtime
+    settings
 }
 
 fn pool(config: &EngineConfig) -> PoolingAllocationConfig {
@@ -112,12 +177,23 @@ fn pool(config: &EngineConfig) -> PoolingAllocationConfig {
         .max_core_instance_size(INSTANCE_BYTES_MAX)
         .max_memory_size(config.memory_bytes_max)
         .table_elements(TABLE_ELEMENTS_MAX)
-        .max_unused_warm_slots(WARM_SLOTS_MAX)
-        .linear_memory_keep_resident(LINEAR_MEMORY_KEEP_RESIDENT_BYTES)
-        .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
+        .max_unused_warm_slots(WARM_SLOTS_MAX);
+    if swap_is_on() {
+        // wasmtime 48.0.8 looks for pages to reset among those that are present: one that was swapped out would keep what
+        // the last guest wrote. Without the scan every byte that stays is reset.
+        pool.linear_memory_keep_resident(BLIND_KEEP_RESIDENT_BYTES).pagemap_scan(Enabled::No);
+    } else {
         // `Auto` uses the scan where the kernel has it (6.7 and later).
-        .pagemap_scan(Enabled::Auto);
+        pool.linear_memory_keep_resident(LINEAR_MEMORY_KEEP_RESIDENT_BYTES).pagemap_scan(Enabled::Auto);
+    }
+    pool.table_keep_resident(TABLE_KEEP_RESIDENT_BYTES).async_stack_keep_resident(ASYNC_STACK_KEEP_RESIDENT_BYTES);
     pool
+}
+
+/// Whether this machine swaps.
+fn swap_is_on() -> bool {
+    // A heading, then a line for each swap area.
+    std::fs::read_to_string("/proc/swaps").is_ok_and(|areas| areas.lines().count() > 1)
 }
 
 /// Raises the engine's epoch on a thread of its own, so that no busy runtime can hold interruption back.
@@ -150,3 +226,6 @@ impl Drop for Ticker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use wasmtime_wasi::WasiCtxBuilder;
 
 use self::answer::{call, classify, lowered, time_left, timed_out};
 use self::effects::{may_be_a_conflicts_doing, settle_effects};
+use super::clock::{CoarseInstant, CoarseUnixTime};
 use super::engine::Engine;
 use super::limits::{CpuMeter, MemoryMeter, Stopped};
 use super::load::{LoadError, Revision};
@@ -255,6 +256,7 @@ impl Parts {
         let stderr = Stdio::error(session.log());
         let mut wasi = WasiCtxBuilder::new();
         wasi.max_random_size(RANDOM_BYTES_MAX).stdout(Stdio::output(session.log())).stderr(stderr.clone());
+        wasi.monotonic_clock(CoarseInstant::starting_now()).wall_clock(CoarseUnixTime);
         if let Err(error) = revision.folders.preopen(&mut wasi) {
             // The agent finds its folder missing, and its answer says so.
             tracing::error!(agent = %revision.agent, %error, "a granted folder cannot be opened");

@@ -29,6 +29,10 @@ impl Composition for Started {
         self.0.lock().unwrap().push((config, Some(dir)));
         Ok(())
     }
+
+    fn compile(&self, arguments: &CompileArguments) -> u8 {
+        u8::try_from(arguments.memory_bytes).unwrap()
+    }
 }
 
 /// How a command ended and what it printed.

@@ -39,7 +39,7 @@ const fn secret(name: &'static str, variable: &'static str, meaning: &'static st
 }
 
 /// Every setting, in the order of the documentation.
-pub const KEYS: [Key; 21] = [
+pub const KEYS: [Key; 24] = [
     key("listen", "AGENT_HOST_LISTEN", "127.0.0.1:8080", "IP address and port of the HTTP API"),
     service("amqp_url", "AMQP_URL", "RabbitMQ: `amqp://` or `amqps://`, or `embedded`: in process and volatile"),
     service(
@@ -60,8 +60,26 @@ pub const KEYS: [Key; 21] = [
         "data_dir",
         "AGENT_HOST_DATA_DIR",
         "",
-        "folder of embedded state; where not set: `$XDG_DATA_HOME/agent-host`, for root `/var/lib/agent-host`, \
+        "folder of embedded state and compiled code; where not set: `$XDG_DATA_HOME/agent-host`, for root `/var/lib/agent-host`, \
          `~/.local/share/agent-host` or `./.agent-host`, the first that the environment allows",
+    ),
+    key(
+        "compile_memory_max",
+        "AGENT_HOST_COMPILE_MEMORY_MAX",
+        "1GiB",
+        "memory that compiling one module may take, a size; it is another process's, beside the budget",
+    ),
+    key(
+        "compile_time_max",
+        "AGENT_HOST_COMPILE_TIME_MAX",
+        "60s",
+        "processor time that compiling one module may take, a duration; by the clock it may take 4 times as long",
+    ),
+    key(
+        "compile_cache_max",
+        "AGENT_HOST_COMPILE_CACHE_MAX",
+        "4GiB",
+        "compiled code that is kept under the data folder, a size; beyond it what was loaded longest ago is removed",
     ),
     key("files_root", "AGENT_HOST_FILES_ROOT", "", "folder under which manifests may grant folders"),
     secret(

@@ -14,6 +14,10 @@ use crate::units::{ByteSize, format_duration, parse_duration};
 const PAYLOAD_MAX: ByteSize = ByteSize(15 << 20);
 /// Shortest retention: below it a client could not read what it has just submitted.
 const RETENTION_MIN: Duration = Duration::from_secs(60);
+/// Least `compile_memory_max`: the compiler without a module takes about 30 MB.
+const COMPILE_MEMORY_MIN: ByteSize = ByteSize(64 << 20);
+/// Shortest `compile_time_max`: the system bounds processor time in whole seconds.
+const COMPILE_TIME_MIN: Duration = Duration::from_secs(1);
 /// Shortest `intake_wait_max`: a confirm that crosses an ocean and waits for a slow disk takes tens of milliseconds.
 const INTAKE_WAIT_MIN: Duration = Duration::from_millis(100);
 
@@ -135,6 +139,9 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
     let http = http_config(&mut reader);
     contradictions(&mut reader, listen, http.as_ref());
     let data_dir = reader.path("data_dir");
+    let compile_memory_max = reader.size("compile_memory_max", COMPILE_MEMORY_MIN, ANY);
+    let compile_time_max = reader.duration("compile_time_max", COMPILE_TIME_MIN);
+    let compile_cache_max = reader.size("compile_cache_max", ByteSize(0), ANY);
     let (agents_dir, files_root) = (reader.path("agents_dir"), reader.path("files_root"));
     let config = (|| {
         Some(Config {
@@ -145,6 +152,9 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
             memory_budget: memory_budget?,
             agents_dir,
             data_dir: data_dir?,
+            compile_memory_max: compile_memory_max?,
+            compile_time_max: compile_time_max?,
+            compile_cache_max: compile_cache_max?,
             files_root,
             log: log?,
             log_filter: log_filter?,

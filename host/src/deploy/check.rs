@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::Deployer;
-use crate::agent::{Code, Revision};
+use crate::agent::{Code, CompileError, LoadError, Revision};
 use crate::agents::{DeployError, Deployed};
 use crate::capability::Capabilities;
 use crate::capability::files::Folders;
@@ -38,6 +38,14 @@ pub(super) fn digest(module: &Bytes) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+/// What a deploy answers where its module does not load: it is the module's fault, or else the host's.
+fn refused(error: LoadError) -> DeployError {
+    match error {
+        LoadError::Compile(CompileError::Host(_)) => DeployError::Host(error.to_string()),
+        _ => DeployError::Module(error.to_string()),
+    }
 }
 
 impl Deployer {
@@ -80,21 +88,16 @@ impl Deployer {
         manifest: &Arc<Manifest>,
     ) -> Result<Checked, DeployError> {
         self.check_grants(manifest).await?;
-        let (loader, module, manifest) = (self.loader.clone(), content.module.clone(), Arc::clone(manifest));
-        let compiling = Arc::clone(&manifest);
-        let code = tokio::task::spawn_blocking(move || loader.compile(&module, &compiling))
-            .await
-            .map_err(|panicked| DeployError::Module(format!("the compiler failed: {panicked}")))?
-            .map_err(|error| DeployError::Module(error.to_string()))?;
+        let code = self.loader.load(&content.module, manifest).await.map_err(refused)?;
         let folders =
             || self.files.grant(&manifest.grants.files).map_err(|error| DeployError::Grant(error.to_string()));
         let digest = content.digest.clone();
-        let trial = code.clone().into_revision(0, digest, Arc::clone(&manifest), &self.capabilities, folders()?);
+        let trial = code.clone().into_revision(0, digest, Arc::clone(manifest), &self.capabilities, folders()?);
         let trial = Arc::new(trial);
-        self.runner.try_start(&trial).await.map_err(|error| DeployError::Module(error.to_string()))?;
-        self.provision(content, &manifest).await?;
+        self.runner.try_start(&trial).await.map_err(refused)?;
+        self.provision(content, manifest).await?;
         self.broker.declare(&content.agent).await.map_err(DeployError::Broker)?;
-        Ok(Checked { code, digest: content.digest.clone(), folders: folders()?, manifest })
+        Ok(Checked { code, digest: content.digest.clone(), folders: folders()?, manifest: Arc::clone(manifest) })
     }
 
     /// What the manifest asks for and this host cannot give.

@@ -192,6 +192,11 @@ impl Host {
         self.client.post(self.url(&format!("/v1/agents/{agent}/revisions"))).multipart(form).send().await.unwrap()
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// Sends SIGTERM and waits for the end.
     pub(crate) async fn terminate(&mut self) -> ExitStatus {
         let pid = i32::try_from(self.child.id().unwrap()).unwrap();

@@ -16,6 +16,7 @@ mod bad_input;
 mod bulk;
 mod cancelling;
 mod common;
+mod compiling;
 mod conflicts;
 mod delays;
 mod delivery;

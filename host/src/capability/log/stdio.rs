@@ -254,6 +254,25 @@ mod tests {
         assert!(seen.len() <= 5, "{}", seen.len());
     }
 
+    #[tokio::test]
+    async fn a_million_empty_writes_leave_nothing() {
+        let log = log(1 << 10);
+        // Both ways in which a stream is written to.
+        let mut streams = [Stdio::output(&log).p2_stream(), Stdio::error(&log).p2_stream()];
+        let stdio = Stdio::error(&log);
+        let mut asynchronous = Box::into_pin(stdio.async_stream());
+        for _ in 0..1_000_000 {
+            for stream in &mut streams {
+                assert!(stream.check_write().unwrap() > 0);
+                stream.write(Bytes::new()).unwrap();
+            }
+            let written = std::future::poll_fn(|context| asynchronous.as_mut().poll_write(context, b"")).await;
+            assert_eq!(written.unwrap(), 0);
+        }
+        assert_eq!(stdio.lines.lock().unwrap().unfinished.capacity(), 0);
+        assert_eq!(log.bytes.load(std::sync::atomic::Ordering::Relaxed), 0);
+    }
+
     #[test]
     fn the_last_words_of_a_panic_are_its_message() {
         let said = |text: &str| {
