@@ -276,7 +276,10 @@ async fn records_past_their_time_are_forgotten_and_no_others() {
         let [fresh, waiting, abandoned] = ["b", "c", "d"].map(new_task);
         writing.queued(over.clone()).await.unwrap();
         writing.queued(vec![waiting.clone(), abandoned.clone(), fresh.clone()]).await.unwrap();
-        let ends = over.iter().chain([&fresh]).map(async |task| writing.finished(&ended(task, Status::Succeeded).into()).await);
+        let ends = over
+            .iter()
+            .chain([&fresh])
+            .map(async |task| writing.finished(&ended(task, Status::Succeeded).into()).await);
         futures::future::try_join_all(ends).await.unwrap();
         writing.close().await;
         let mut connection = scratch.connect().await;
@@ -320,7 +323,8 @@ async fn closing_writes_what_was_noted_and_refuses_more() {
         let mut ending = tokio::task::JoinSet::new();
         for task in &ends {
             let (records, task) = (Arc::clone(&records), task.clone());
-            ending.spawn(async move { (records.finished(&ended(&task, Status::Succeeded).into()).await.is_ok(), task) });
+            ending
+                .spawn(async move { (records.finished(&ended(&task, Status::Succeeded).into()).await.is_ok(), task) });
         }
         records.note(update(&noted, Status::Running));
         records.close().await;

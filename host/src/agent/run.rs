@@ -352,7 +352,7 @@ async fn called(
     };
     let asked_bytes = state.memory.asked_bytes();
     let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision, state.session.log()));
-// One that was stopped may not have come to what it needs.
+    // One that was stopped may not have come to what it needs.
     if outcome != Outcome::Interrupted {
         revision.footprint.used(usage.memory_bytes_peak);
     }

@@ -36,8 +36,8 @@ use self::link::{LOCK_TIMEOUT, Link, WriteError};
 use self::seldom::Seldom;
 use super::follow::Followers;
 use super::{
-    Cancelled, Ended, Ending, INBOX_RETENTION_DEFAULT, Inbox, NewTask, Progress, Queued,
-    RETENTION_DEFAULT, Records, RecordsError, TaskRecord, TaskRecords, Update, order,
+    Cancelled, Ended, Ending, INBOX_RETENTION_DEFAULT, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, Records,
+    RecordsError, TaskRecord, TaskRecords, Update, order,
 };
 use crate::store::{HostDatabase, StoreError};
 use crate::task::{TaskId, UnixMs};
