@@ -97,8 +97,8 @@ async fn tables(fleet: &Fleet) -> String {
     let mut all = String::new();
     for name in names {
         let name: String = name.get(0);
-        let rows = sqlx::query(&format!("SELECT row_to_json(t)::text FROM agent_host.\"{name}\" t"));
-        for row in rows.fetch_all(&fleet.pool).await.unwrap() {
+        let rows = format!("SELECT row_to_json(t)::text FROM agent_host.\"{name}\" t");
+        for row in sqlx::query(&rows).fetch_all(&fleet.pool).await.unwrap() {
             all.push_str(&row.get::<String, _>(0));
             all.push('\n');
         }
