@@ -1,6 +1,7 @@
 //! How many deliveries a consumer may have unsettled: as many as are asked for, and no more than memory holds of them.
 
-/// Where a consumer begins, before it has seen a body: few enough that the largest do no harm.
+/// Where a consumer begins, before it has seen a body: few enough that the largest do no harm. One that is to have less than
+/// twice as many begins with all of them: a change would not be worth its round trips.
 const INITIAL: u16 = 16;
 /// How fast large bodies are forgotten: a fraction of the difference, per delivery.
 const FORGET: u64 = 64;
@@ -16,7 +17,8 @@ pub(super) struct Prefetch {
 
 impl Prefetch {
     pub(super) fn new(max: u16) -> Self {
-        Self { max, current: max.min(INITIAL), body_bytes: 0 }
+        let current = if max < 2 * INITIAL { max } else { INITIAL };
+        Self { max, current, body_bytes: 0 }
     }
 
     /// The one in force.
@@ -78,7 +80,7 @@ mod tests {
         assert_eq!(prefetch.change(ROOM, 1), Some(1_261));
         prefetch.saw(300);
         assert_eq!(prefetch.change(ROOM, 1_000), None);
-        assert_eq!(Prefetch::new(10).current(), 10);
+        assert_eq!((Prefetch::new(10).current(), Prefetch::new(20).current()), (10, 20));
     }
 
     #[test]

@@ -170,6 +170,7 @@ async fn statements_are_forgotten(database: &dyn Database, plan: &SessionPlan) {
             let (id, _) = session.query(reach(database, plan), &statement, &[]).await.unwrap();
             let rows = rest(&mut session, id, 1).await.unwrap();
             assert_eq!(rows, vec![vec![Value::Int32(number)]], "round {round}");
+            session.forget(id);
         }
         let held = "SELECT count(*) < 100 AND sum(length(statement)) < 2000000 FROM pg_prepared_statements";
         let (id, _) = session.query(reach(database, plan), held, &[]).await.unwrap();
