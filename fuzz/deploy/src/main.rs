@@ -117,7 +117,7 @@ fn main() -> Result<()> {
     }
     let (began, mut executions, mut ends) = (Instant::now(), 0_u64, BTreeMap::<_, u64>::new());
     while began.elapsed() < Duration::from_secs(options.seconds) {
-        let Some((kind, module)) = next()? else { break };
+        let (kind, module) = next()?.context("no more modules come: see what makes them")?;
         keep(options.artifact.as_deref(), &module)?;
         *ends.entry((kind, run(module)?)).or_default() += 1;
         executions += 1;

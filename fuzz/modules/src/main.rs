@@ -2,7 +2,7 @@
 //!
 //! Each goes to standard output as a letter for its kind, its length (4 bytes, little-endian) and its bytes:
 //! - `b`: any bytes, sometimes behind a component's preamble;
-//! - `m`: a component of the agents' world that does nothing, with some bytes changed;
+//! - `m`: a component of the agents' world, with some bytes changed;
 //! - `c`: a valid component, as wasm-smith makes them;
 //! - `a`: a valid component of the agents' world that imports what agents may import and does anything.
 //!
@@ -36,8 +36,8 @@ fn main() -> Result<()> {
         let (kind, module) = match random.u8(0..16) {
             0 => (b'b', Some(any(&mut random, &choices))),
             1..=3 => (b'm', Some(changed(&mut random, world.agent.clone()))),
-            4..=7 => (b'c', component(&mut unstructured)),
-            8 => (b'm', component(&mut unstructured).map(|module| changed(&mut random, module))),
+            4..=6 => (b'm', world.agent(&mut unstructured).map(|module| changed(&mut random, module))),
+            7 => (b'c', component(&mut unstructured)),
             _ => (b'a', world.agent(&mut unstructured)),
         };
         let Some(module) = module else { continue };
@@ -84,7 +84,7 @@ impl World {
 }
 
 fn encoded(resolve: &Resolve, world: WorldId, mut module: Vec<u8>) -> Result<Vec<u8>> {
-    embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8)?;
+    embed_component_metadata(&mut module, resolve, world, StringEncoding::UTF8, false)?;
     Ok(ComponentEncoder::default().module(&module)?.validate(false).encode()?)
 }
 
@@ -111,12 +111,14 @@ fn changed(random: &mut Rng, mut module: Vec<u8>) -> Vec<u8> {
 /// What the host's engine offers, and a little more memory and tables than it has room for.
 fn settings() -> Config {
     Config {
+        compact_imports_enabled: false,
         custom_descriptors_enabled: false,
         exceptions_enabled: false,
         gc_enabled: false,
         memory64_enabled: false,
         relaxed_simd_enabled: false,
         threads_enabled: false,
+        wide_arithmetic_enabled: false,
         max_memories: 3,
         max_tables: 3,
         max_table_elements: 30_000,
