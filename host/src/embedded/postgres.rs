@@ -152,8 +152,7 @@ impl Postgres {
             .ssl_mode(PgSslMode::Disable)
             .disable_statement_logging();
         let process = loop {
-            let process =
-                Process::spawn(&binaries.postgres, &data, &socket_dir, &SETTINGS, PORT, user, &log)?;
+            let process = Process::spawn(&binaries.postgres, &data, &socket_dir, &SETTINGS, PORT, user, &log)?;
             match wait_until_ready(&process, &options, &log).await {
                 Ok(()) => break process,
                 // The workers of a server that was killed end a moment after it, and hold the folder until then.
