@@ -148,7 +148,7 @@ fn every_fixture_has_a_row_and_every_row_a_fixture() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_guest_ends_as_it_must_and_leaves_nothing_behind() {
     let fleet = Fleet::start().await;
     let host = fleet.host().env(SECRET_VARIABLE, "correct horse battery staple").start().await;

@@ -142,6 +142,11 @@ async fn a_queue_of_large_bodies_is_taken_in_as_memory_allows() {
     };
     futures::stream::iter(ids.clone()).for_each_concurrent(4, publish).await;
     let host = fleet.host().start().await;
+    for id in &ids {
+        // Nobody knows a task that was sent over AMQP before it is delivered.
+        let known = async || host.get(&format!("/v1/tasks/{id}")).await.unwrap().status().is_success().then_some(());
+        wait_until("the task is known", known).await;
+    }
     all_succeed(&host, &ids).await;
     peak(&host, "200 bodies of 8 MiB");
     drop(host);

@@ -106,7 +106,7 @@ async fn tables(fleet: &Fleet) -> String {
     all
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_in_anything_that_a_host_writes() {
     let fleet = Fleet::start().await;
     let canaries = Canaries::plant(&service("DATABASE_URL"));

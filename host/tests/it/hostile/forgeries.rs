@@ -29,7 +29,7 @@ async fn log_of_forgers(format: &str) -> Vec<String> {
     host.log_to_its_end().await.lines().map(str::to_owned).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_forges_no_line_of_a_log_for_people() {
     let lines = log_of_forgers("text").await;
     for line in &lines {
@@ -38,7 +38,7 @@ async fn a_guest_forges_no_line_of_a_log_for_people() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_forges_no_record_of_a_log_for_programs() {
     let lines = log_of_forgers("json").await;
     let mut said = 0;
@@ -61,7 +61,7 @@ async fn a_guest_forges_no_record_of_a_log_for_programs() {
     assert_eq!(said, 1, "one call of the guest is one record");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_forges_neither_a_failure_nor_a_header() {
     let host = HostBuilder::bare().start().await;
     deploy_canary(&host).await;

@@ -71,7 +71,7 @@ fn cases(module: &[u8]) -> Vec<(String, Vec<u8>, &'static str)> {
         ("nothing", vec![], "WebAssembly"),
         ("text", b"(module)".to_vec(), "WebAssembly"),
         ("a picture", png, "WebAssembly"),
-        ("a program", program[..1 << 16].to_vec(), "WebAssembly"),
+        ("a program", program[..1 << 16].to_vec(), "precompiled"),
         ("zeroes", vec![0; 1 << 20], "WebAssembly"),
         ("the magic number alone", b"\0asm".to_vec(), "WebAssembly"),
         ("a version that there is not", b"\0asm\xff\xff\xff\xff".to_vec(), "WebAssembly"),
