@@ -52,7 +52,7 @@ async fn deploy(host: &Host, grants: &str) {
 
 #[tokio::test]
 async fn an_agent_reaches_what_is_granted_and_nothing_else() {
-    let host = HostBuilder::bare().start().await;
+    let mut host = HostBuilder::bare().start().await;
     let ((port, visits), (canary_port, canary)) = (server().await, server().await);
     deploy(&host, &format!("[\"http://localhost:{port}\", \"http://*:*\"]")).await;
     let get = async |host: &Host, url: String| {
