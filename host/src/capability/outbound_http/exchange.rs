@@ -1,5 +1,6 @@
 //! One request, from the check of its addresses to the response's body.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, PoisonError};
@@ -247,18 +248,19 @@ pub(super) fn from_hyper(error: &hyper::Error) -> Error {
         Error::HttpResponseTimeout
     } else if error.is_parse_too_large() {
         Error::HttpResponseHeaderSectionSize(u32::try_from(RESPONSE_HEAD_BYTES_MAX).ok())
-    } else if error.is_incomplete_message() {
+    } else if error.is_incomplete_message() || cause(error) == Some(ErrorKind::UnexpectedEof) {
         Error::HttpResponseIncomplete
-    } else if error.is_closed() || error.is_canceled() || error.is_body_write_aborted() || is_io(error) {
+    } else if error.is_closed() || error.is_canceled() || error.is_body_write_aborted() || cause(error).is_some() {
         Error::ConnectionTerminated
     } else {
         Error::HttpProtocolError
     }
 }
 
-fn is_io(error: &hyper::Error) -> bool {
+/// What the connection had to do with it.
+fn cause(error: &hyper::Error) -> Option<ErrorKind> {
     let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    causes.any(|cause| cause.is::<std::io::Error>())
+    causes.find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind)
 }
 
 /// The result of an exchange without its response.
