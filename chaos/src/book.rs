@@ -3,7 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::work::Task;
+use crate::work::{End, Task};
+
+/// What became of the wish to cancel a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Cancelling {
+    /// Nobody asked for it, or a host said that it is not to be had.
+    #[default]
+    No,
+    /// Somebody asked and got no answer.
+    Unclear,
+    /// A host said that the task is cancelled.
+    Promised,
+}
 
 /// What is known of one label: one submission, or several of the same under one id.
 #[derive(Clone, Debug)]
@@ -13,12 +25,24 @@ pub(crate) struct Entry {
     pub(crate) sends: u64,
     /// The ids under which it was accepted: none before that, and never more than one.
     pub(crate) ids: BTreeSet<String>,
+    pub(crate) cancelling: Cancelling,
 }
 
 impl Entry {
     /// Whether somebody promised that it will run.
     pub(crate) fn is_accepted(&self) -> bool {
         !self.ids.is_empty()
+    }
+
+    /// How it may have ended, now that all is done.
+    pub(crate) fn ends(&self) -> Vec<End> {
+        let ends = self.task.ends().into_iter();
+        ends.filter(|end| match self.cancelling {
+            Cancelling::No => *end != End::Cancelled,
+            Cancelling::Unclear => true,
+            Cancelling::Promised => *end == End::Cancelled,
+        })
+        .collect()
     }
 }
 
@@ -30,7 +54,7 @@ pub(crate) type Entries = HashMap<String, Entry>;
 pub(crate) struct Counts {
     /// Labels that were accepted.
     pub(crate) accepted: u64,
-    /// How many ends the accepted tasks have, follow-ups included.
+    /// How many ends the accepted tasks have at the least, follow-ups included.
     pub(crate) ends: u64,
 }
 
@@ -55,7 +79,7 @@ impl Book {
     /// A task is about to be sent.
     pub(crate) fn sending(&self, label: &str, task: Task) {
         let mut inner = self.inner();
-        let new = || Entry { task, sends: 0, ids: BTreeSet::new() };
+        let new = || Entry { task, sends: 0, ids: BTreeSet::new(), cancelling: Cancelling::No };
         inner.entries.entry(label.to_owned()).or_insert_with(new).sends += 1;
     }
 
@@ -63,11 +87,23 @@ impl Book {
     pub(crate) fn accepted(&self, label: &str, id: &str) {
         let mut inner = self.inner();
         let Some(entry) = inner.entries.get_mut(label) else { return };
-        let (is_first, ends) = (entry.ids.is_empty(), entry.task.ends());
+        let (is_first, ends) = (entry.ids.is_empty(), entry.task.ends_min());
         entry.ids.insert(id.to_owned());
         if is_first {
             inner.counts.accepted += 1;
             inner.counts.ends += ends;
+        }
+    }
+
+    /// Whether it was accepted.
+    pub(crate) fn is_accepted(&self, label: &str) -> bool {
+        self.inner().entries.get(label).is_some_and(Entry::is_accepted)
+    }
+
+    /// A request to cancel it went out, or was answered.
+    pub(crate) fn cancelling(&self, label: &str, state: Cancelling) {
+        if let Some(entry) = self.inner().entries.get_mut(label) {
+            entry.cancelling = state;
         }
     }
 

@@ -26,6 +26,8 @@ use crate::submit::{Client, Publisher, Submitter};
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the end is looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// How long hosts may take to find the letters of redriven tasks in their queue: they look every minute.
+const LETTERS_LIMIT: Duration = Duration::from_secs(75);
 /// Of how many tasks each host is asked what became of them.
 const ASKED: usize = 25;
 
@@ -120,10 +122,18 @@ impl Run {
         // Over the relay, so that publishing meets the same disturbances as consuming.
         let amqp = Publisher::new(relays.first().context("there are relays")?.url());
         let book = Arc::new(Book::default());
+        Queues::connect(addresses.amqp()).await?.make_results().await?;
         let database = Database::new(addresses.database())?;
         let progress = Progress::start(database.clone(), Arc::clone(&book));
         let run = format!("s{:x}", schedule.seed);
-        let submitter = Submitter { run, schedule: Arc::new(schedule), book: Arc::clone(&book), http, amqp };
+        let submitter = Submitter {
+            run,
+            schedule: Arc::new(schedule),
+            book: Arc::clone(&book),
+            database: database.clone(),
+            http,
+            amqp,
+        };
         let fleet = Arc::new(Fleet { hosts, relays, servers: Servers::new(setting.pids.clone()) });
         Ok(Self { addresses, fleet, book, database, progress, done: Arc::default(), submitter, problems: Vec::new() })
     }
@@ -198,6 +208,8 @@ impl Run {
     async fn audit(&mut self) -> Result<Verdict> {
         let mut problems = std::mem::take(&mut self.problems);
         problems.extend(self.ask_hosts().await?);
+        self.letters_removed().await;
+        let listed = self.submitter.http.dead_letters(0).await.context("the dead letters cannot be listed")?;
         for (index, host) in self.fleet.hosts.iter().enumerate() {
             problems.extend(ended(index, host).await);
         }
@@ -205,13 +217,23 @@ impl Run {
         for (queue, count) in queues.left().await? {
             problems.push(format!("{count} messages are left in {queue}"));
         }
-        let letters = queues.take_dead_letters().await?;
+        let (letters, answers) = (queues.take_dead_letters().await?, queues.take_results().await?);
         let (rows, records) = (self.database.ledger().await?, self.database.records().await?);
         let (entries, refusals) = self.book.close();
         problems.extend(refusals);
-        let mut verdict = audit::judge(&Evidence { entries, rows, records, letters });
+        let mut verdict = audit::judge(&Evidence { entries, rows, records, letters, listed, answers });
         problems.into_iter().for_each(|problem| verdict.blame(Violation::Other, problem));
         Ok(verdict)
+    }
+
+    /// Gives hosts the time to look once more for letters of redriven tasks that were not in their queue at first, because
+    /// the host died that was about to send them. Not all of them need be found: a host may have removed one, and died
+    /// before it could say so.
+    async fn letters_removed(&self) {
+        let until = Instant::now() + LETTERS_LIMIT;
+        while Instant::now() < until && self.database.taken().await.ok() != Some(0) {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
     }
 
     /// Asks every host for the status of a few tasks: each must say what the database says.

@@ -5,7 +5,7 @@
 
 mod draw;
 
-use crate::work::{Parcel, Way};
+use crate::work::{Deadline, Parcel, Task, Way};
 
 /// How many hosts there are.
 pub(crate) const HOSTS: usize = 2;
@@ -51,8 +51,18 @@ pub(crate) struct Burst {
 pub(crate) struct Step {
     /// The parcel's index.
     pub(crate) parcel: usize,
+    pub(crate) how: How,
+}
+
+/// How a parcel is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum How {
+    /// For the first time.
+    First,
     /// It has been sent before: the same ids, the same bodies.
-    pub(crate) duplicate: bool,
+    Again,
+    /// Under the key of one that was accepted, with other bodies: it is to be refused.
+    Altered,
 }
 
 /// Something that breaks.
@@ -125,9 +135,9 @@ impl Schedule {
         draw::schedule(seed, sizes)
     }
 
-    /// How many tasks have ended when all is done, follow-ups included.
+    /// How many tasks have ended when all is done, at the least, follow-ups included.
     pub(crate) fn ends(&self) -> u64 {
-        self.parcels.iter().flat_map(|parcel| &parcel.tasks).map(crate::work::Task::ends).sum()
+        self.parcels.iter().flat_map(|parcel| &parcel.tasks).map(Task::ends_min).sum()
     }
 
     /// The plan in a few lines.
@@ -136,12 +146,15 @@ impl Schedule {
             self.parcels.iter().filter(|parcel| of(parcel.way)).map(|parcel| parcel.tasks.len()).sum()
         };
         let faults = |of: fn(What) -> bool| self.faults.iter().filter(|fault| of(fault.what)).count();
-        let duplicates = self.bursts.iter().flat_map(|burst| &burst.steps).filter(|step| step.duplicate).count();
-        let failing = self.parcels.iter().flat_map(|parcel| &parcel.tasks).filter(|task| !task.succeeds()).count();
+        let steps = |how: How| self.bursts.iter().flat_map(|burst| &burst.steps).filter(|step| step.how == how).count();
+        let of = |is: fn(&Task) -> bool| {
+            self.parcels.iter().flat_map(|parcel| &parcel.tasks).filter(|task| is(task)).count()
+        };
         format!(
             "seed {}\n\
-             tasks      {} ({} over HTTP alone, {} in batches, {} over AMQP), {failing} of them to fail; {} ends in all\n\
-             bursts     {}, with {duplicates} submissions sent again\n\
+             tasks      {} ({} over HTTP alone, {} in batches, {} over AMQP); {} ends at the least\n\
+             of them    {} to fail, {} to be redriven, {} to be cancelled, {} with a deadline, {} with a result to be sent\n\
+             bursts     {}, with {} submissions sent again and {} keys used for something else\n\
              faults     {} kills of hosts; {} restarts of RabbitMQ, {} of PostgreSQL, {} of Redis; {} disturbed connections",
             self.seed,
             self.sizes.tasks,
@@ -149,7 +162,14 @@ impl Schedule {
             tasks(|way| matches!(way, Way::Batch { .. })),
             tasks(|way| matches!(way, Way::Amqp)),
             self.ends(),
+            of(Task::surely_fails),
+            of(|task| task.redrives() > 0),
+            of(|task| task.cancel_after_ms.is_some()),
+            of(|task| task.deadline != Deadline::None),
+            of(|task| task.reply),
             self.bursts.len(),
+            steps(How::Again),
+            steps(How::Altered),
             faults(|what| matches!(what, What::KillHost { .. })),
             faults(|what| matches!(what, What::Restart { server: Server::RabbitMq, .. })),
             faults(|what| matches!(what, What::Restart { server: Server::Postgres, .. })),

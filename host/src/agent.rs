@@ -5,7 +5,7 @@
 //!   that was made before is loaded only where this host made it ([`Codes`]);
 //! - its instance is made for one task from a copy-on-write image and dropped afterwards, whatever happened in it;
 //! - its memories and tables are summed against the manifest's limit and rationed against the host's budget
-//!   ([`MemoryLedger`]);
+//!   ([`MemoryLedger`](crate::memory::MemoryLedger));
 //! - its processor time is looked at every 10 ms, its wall clock covers host calls too, and it can be stopped at any
 //!   moment;
 //! - it reaches the world only through `capability`, and only what its manifest grants.
@@ -16,9 +16,9 @@ mod clock;
 mod codes;
 pub mod compile;
 mod engine;
+mod footprint;
 mod limits;
 mod load;
-mod memory;
 mod run;
 mod state;
 mod surface;
@@ -27,5 +27,4 @@ pub use codes::Codes;
 pub use compile::{ChildCompiler, CompileError, CompileLimits, Compiler, InProcessCompiler};
 pub use engine::{Engine, EngineConfig};
 pub use load::{Code, LoadError, Loader, Revision};
-pub use memory::{MemoryLease, MemoryLedger, MemoryShare};
 pub use run::{Recorded, Run, Runner, RunnerConfig, Stops};

@@ -3,6 +3,7 @@
 
 mod backends;
 mod dev;
+mod memory;
 mod observe;
 mod outside;
 
@@ -18,9 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::compile::{self, CompileJob};
-use crate::agent::{
-    ChildCompiler, Codes, CompileLimits, Engine, EngineConfig, Loader, MemoryLedger, Runner, RunnerConfig,
-};
+use crate::agent::{ChildCompiler, Codes, CompileLimits, Engine, EngineConfig, Loader, Runner, RunnerConfig};
 use crate::agents::{Activation, Agents};
 use crate::capability::files::FilesRoot;
 use crate::cli::{CompileArguments, Composition, StartError};
@@ -30,6 +29,7 @@ use crate::deploy::{DeployedAgents, Deployer};
 use crate::dispatch::{DispatchMetrics, Dispatcher, Quarantine};
 use crate::http;
 use crate::lifecycle::StopSignals;
+use crate::memory::MemoryLedger;
 use crate::package::Package;
 use crate::relay::{DeadLetterOffice, Relay};
 use crate::task::Task;
@@ -38,9 +38,6 @@ use crate::units::ByteSize;
 use backends::Backends;
 use outside::Outside;
 
-/// What the process needs beside its guests: code, broker buffers, drivers, results in flight. Measured working off a full
-/// queue of small tasks: 135 to 160 MB resident, guests included; the rest of the budget is the guests'.
-const HOST_BYTES_RESERVED: u64 = 160_000_000;
 /// Most instances alive at once. A pool slot costs address space and a few KiB; memory is what really bounds them.
 const INSTANCES_MAX: u32 = 1_000;
 /// Most of them of one agent: a backlog of one leaves places for the next task of another.
@@ -48,6 +45,10 @@ const AGENT_INSTANCES_MAX: u32 = INSTANCES_MAX / 4 * 3;
 /// How many guests a thread goes on with before it looks for a new one. Looking costs little; with tokio's default of up to
 /// 255, each of which may compute for an epoch of 10 ms, a new task could wait for seconds behind busy ones.
 const GUESTS_BEFORE_NEW: u32 = 4;
+/// After how many guests a thread looks at its timers and sockets, for the same reason: where all threads are busy, those
+/// of waiting guests are late by no more than as many epochs. With tokio's default of 61 that was 0.6 s for each answer of
+/// the database.
+const GUESTS_BEFORE_TIMERS: u32 = GUESTS_BEFORE_NEW;
 /// Largest linear memory that the pool has room for; a manifest may ask for no more.
 const MEMORY_BYTES_MAX: usize = 500 << 20;
 /// How often the catalog is looked at for what other hosts deployed: twice within the 5 s that the contract allows.
@@ -135,15 +136,15 @@ impl App {
     /// [`StartError`], saying what is missing.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let registry = Registry::new();
+        let ledger = MemoryLedger::new(config.memory_budget.0, INSTANCES_MAX);
         let deployed = Arc::new(DeployedAgents::default());
-        let Outside { listener, backends, agents, files } = Outside::reach(&config, &deployed, &registry).await?;
+        let Outside { listener, backends, agents, files } =
+            Outside::reach(&config, &deployed, &registry, &ledger).await?;
         let address = listener.local_addr().map_err(|error| internal("reading the bound address", error))?;
         tracing::info!("listening on http://{address}");
         let guests = GuestThreads::start().map_err(|error| internal("starting the guests' threads", error))?;
         let engine = engine()?;
-        let ledger = MemoryLedger::new(config.memory_budget.0.saturating_sub(HOST_BYTES_RESERVED));
-        let runner_config =
-            RunnerConfig { instances_max: INSTANCES_MAX, hostcall_bytes_max: hostcall_bytes_max(&config) };
+        let runner_config = RunnerConfig { hostcall_bytes_max: hostcall_bytes_max(&config) };
         let capabilities = backends.capabilities.clone();
         let runner = Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities, guests.handle.clone());
         let payload_bytes_max = config.http.payload_bytes_max.as_usize();
@@ -153,7 +154,8 @@ impl App {
         let draining = CancellationToken::new();
         let drained = CancellationToken::new();
         let background = TaskTracker::new();
-        let observer = observe::Observer::new(&registry, &config, ledger, Arc::clone(&deployer))
+        background.spawn(memory::measure(ledger.clone(), drained.clone()));
+        let observer = observe::Observer::new(&registry, ledger.clone(), Arc::clone(&deployer))
             .map_err(|error| internal("registering metrics", error))?;
         background.spawn(observer.clone().watch_queues(draining.clone()));
         background.spawn(dispatcher.relay.clone().run(drained.clone()));
@@ -169,6 +171,7 @@ impl App {
             dead_letters: Arc::new(dead_letters),
             metrics: Arc::new(move || observer.render()),
             draining: draining.clone(),
+            memory: ledger,
         };
         let http = serve_http(listener, http::router(config.http.clone(), ports), draining.clone());
         let app = Self {
@@ -266,6 +269,7 @@ impl GuestThreads {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("guest")
             .global_queue_interval(GUESTS_BEFORE_NEW)
+            .event_interval(GUESTS_BEFORE_TIMERS)
             .enable_all()
             .build()?;
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })

@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
 use crate::manifest::Manifest;
-use crate::task::{AgentName, Task};
+use crate::task::{AgentName, Limit, Task};
 use crate::wit::capabilities::{agent, wasi};
 
 /// The reason behind an error, for the host's log.
@@ -163,13 +163,28 @@ pub fn add_to_linker<T: Send + 'static>(linker: &mut Linker<T>, view: fn(&mut T)
     agent::runtime::secrets::add_to_linker::<T, Views>(linker, view)
 }
 
+/// A cap of the host was reached in a call that has no error to answer with. The run ends as `limit-exceeded`.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct CapReached(pub Limit);
+
+/// A name that a guest asked for, quoted, and cut where nobody would read on: it may be as long as a call carries.
+fn quoted(name: &str) -> String {
+    const CHARS_MAX: usize = 100;
+    let mut start: String = name.chars().take(CHARS_MAX).collect();
+    if start.len() < name.len() {
+        start.push('…');
+    }
+    format!("{start:?}")
+}
+
 /// The answer to a call without a grant.
 fn denied(what: &str, line: &str) -> String {
     format!("the manifest does not grant {what}: add `{line}` to agent.toml")
 }
 
 /// An error with everything behind it, on one line, for the host's log.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -228,6 +228,7 @@ impl Dispatcher {
             Standing::Decided(outcome) => (Completion::without_a_run(outcome), Recorded::No),
         };
         // The instance is gone: the next task may start while this one's results are being confirmed.
+        let _result = self.runner.account_for(&completion.outcome);
         drop(admission);
         self.settle(attempt, receipt, &completion, recorded).await;
         drop(hold);

@@ -50,6 +50,7 @@ use utoipa_axum::routes;
 use crate::agents::Agents;
 use crate::dead_letters::DeadLetters;
 use crate::delivery::{Connectivity, Submitter};
+use crate::memory::MemoryLedger;
 use crate::records::TaskRecords;
 use crate::units::ByteSize;
 use intake::Intake;
@@ -122,6 +123,8 @@ pub struct Ports {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Cancelled when the host begins to drain: readiness turns false, and waits and event streams end.
     pub draining: CancellationToken,
+    /// Accounts for what is held of requests.
+    pub memory: MemoryLedger,
 }
 
 /// What every handler sees.
@@ -134,7 +137,7 @@ struct ApiState {
 
 /// The API as a service: `axum::serve` it.
 pub fn router(config: Config, ports: Ports) -> Router {
-    let intake = Intake::new(&config);
+    let intake = Intake::new(&config, ports.memory.clone());
     let state = Arc::new(ApiState { config, ports, intake, uploads: Semaphore::new(UPLOADS_MAX) });
     let (routes, document) = documented(&state).split_for_parts();
     let text: Arc<str> = document.to_pretty_json().unwrap_or_default().into();

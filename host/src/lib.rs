@@ -10,7 +10,7 @@
 //!                                 └──Settlement────┘   └─Completion─┘        (results go back as return values)
 //! ```
 //!
-//! A module imports only what stands to its right, the vocabulary ([`task`], [`manifest`], [`units`]) and the ports
+//! A module imports only what stands to its right, the vocabulary ([`task`], [`manifest`], [`units`], [`text`]) and the ports
 //! ([`delivery`], [`records`], [`catalog`], [`agents`], [`dead_letters`]); `tests/layering.rs` enforces it. Only `app` knows the concrete
 //! types.
 
@@ -30,11 +30,13 @@ pub mod embedded;
 pub mod http;
 pub mod lifecycle;
 pub mod manifest;
+pub mod memory;
 pub mod package;
 pub mod records;
 pub mod relay;
 pub mod store;
 pub mod task;
 pub mod telemetry;
+pub mod text;
 pub mod units;
 pub(crate) mod wit;

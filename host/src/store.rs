@@ -3,6 +3,10 @@
 //! Opening it brings the schema up to date, under a lock, so that the hosts of a fleet may all start at once. What is
 //! used per task takes a connection of its own and keeps it: a pooled one costs round trips of health checks per query.
 
+mod lock;
+
+pub(crate) use lock::SchemaLock;
+
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -14,8 +18,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a starting host waits for others that are migrating, and then for its own migrations.
 const MIGRATE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Key of the advisory lock under which anything in the schema `agent_host` is made, here and for agents. Any fixed number will do; this one spells "agenthst".
-pub(crate) const SCHEMA_LOCK: i64 = 0x6167_656e_7468_7374;
+/// Most bytes of one message of the server, which is one row or one error: the largest row is a module of 128 MiB in the
+/// catalog, or a dead letter with a body as large as RabbitMQ takes, which is as much.
+const MESSAGE_BYTES_MAX: usize = 160 << 20;
 
 /// Why the host's own database cannot be used. Holds no credentials.
 #[derive(Debug, thiserror::Error)]
@@ -56,13 +61,22 @@ impl HostDatabase {
             None => options.application_name("agent-host"),
         };
         // Statements carry what tasks carry, and are too many to log.
-        let database = Self { options: options.disable_statement_logging(), lock_timeout: None };
+        let database = Self {
+            options: options.disable_statement_logging().message_bytes_max(MESSAGE_BYTES_MAX),
+            lock_timeout: None,
+        };
         let mut connection = database.connect().await?;
-        match tokio::time::timeout(MIGRATE_TIMEOUT, migrate(&mut connection)).await {
+        let migrating = async {
+            let lock = SchemaLock::take(&database.options).await?;
+            migrate(&mut connection).await?;
+            lock.release().await;
+            Ok(())
+        };
+        match tokio::time::timeout(MIGRATE_TIMEOUT, migrating).await {
             Ok(migrated) => migrated.map_err(StoreError::Migrate)?,
             Err(_) => return Err(StoreError::Timeout(MIGRATE_TIMEOUT)),
         }
-        // Closing releases the lock; whether the goodbye reaches the server does not matter.
+        // Whether the goodbye reaches the server does not matter.
         let _ = connection.close().await;
         Ok(database)
     }
@@ -127,15 +141,8 @@ async fn prepare(connection: &mut PgConnection, lock_timeout: Option<Duration>) 
     connection.execute(settings.as_str()).await.map(drop)
 }
 
+/// Under our own lock instead of the migrator's, which is one that agents can take.
 async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::migrate::MigrateError> {
-    // Our own lock instead of the migrator's: it also covers creating the schema, which is no atomic "if not exists".
-    sqlx::query("SELECT pg_advisory_lock($1)").bind(SCHEMA_LOCK).execute(&mut *connection).await?;
-    let schema: Option<String> =
-        sqlx::query_scalar("SELECT to_regnamespace('agent_host')::text").fetch_one(&mut *connection).await?;
-    // Asked first, because "if not exists" needs the right to create schemas even where this one is there.
-    if schema.is_none() {
-        sqlx::query("CREATE SCHEMA agent_host").execute(&mut *connection).await?;
-    }
     let mut migrator = sqlx::migrate!("./migrations");
     migrator.set_locking(false);
     // A newer host of the fleet may have migrated further already; migrations only ever add.

@@ -1,10 +1,13 @@
 //! Logs and metrics of the process.
 
 mod host_metrics;
+mod one_line;
 
 pub use host_metrics::{HostMetrics, HostReadings, resident_bytes};
 
 use tracing_subscriber::EnvFilter;
+
+use self::one_line::OneLine;
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -36,7 +39,7 @@ pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), String> {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi);
     // A second call in one process (tests) keeps the first subscriber.
     let _ = match format {
-        LogFormat::Text => builder.try_init(),
+        LogFormat::Text => builder.fmt_fields(OneLine::default()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     Ok(())

@@ -15,13 +15,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Vocabulary and ports: plain data and traits, importable by everything.
-const SHARED: &[&str] = &["task", "manifest", "units", "delivery", "records", "catalog", "agents", "dead_letters"];
+const SHARED: &[&str] =
+    &["task", "manifest", "units", "text", "memory", "delivery", "records", "catalog", "agents", "dead_letters"];
 
 /// module → what it may import beyond `SHARED`. A module of `SHARED` may import only others of `SHARED`.
 const RULE: &[(&str, &[&str])] = &[
     ("task", &[]),
     ("units", &[]),
+    ("text", &[]),
     ("manifest", &[]),
+    ("memory", &[]),
     ("delivery", &[]),
     // The ports' real implementations live beside their embedded twins and share a connection to the host's schema.
     ("records", &["store"]),

@@ -48,7 +48,19 @@ pub(crate) fn build(workspace: &Workspace, names: &[String]) -> Result<()> {
         "modules are where their manifests expect them"
     };
     ui::say(&format!("{placed} {modules}"));
+    if wanted.iter().any(|one| one.name == "fixtures") {
+        encode_hostile(workspace)?;
+    }
     Ok(())
+}
+
+/// Makes components of the hostile guests, with a program that is built apart from the workspace.
+fn encode_hostile(workspace: &Workspace) -> Result<()> {
+    let manifest = workspace.root.join("agents/fixtures/hostile/encoder/Cargo.toml");
+    let mut command = workspace.cargo();
+    command.args(["run", "--quiet", "--locked", "--manifest-path"]).arg(manifest);
+    command.arg("--target-dir").arg(workspace.target.join("hostile"));
+    process::run("the encoder of the hostile guests", &mut command)
 }
 
 /// Copies a crate's modules beside its manifests; gives how many.

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the instance bench, then starts and the end-to-end comparison on real services.
+//! `cargo xtask bench`: the instance bench, then starts, the end-to-end comparison and a backlog on real services.
 
 use std::process::Command;
 
@@ -34,7 +34,12 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     let mut command = built(workspace, "throughput");
     command.args(args);
     services.apply(&mut command);
-    process::run("the throughput comparison", &mut command)
+    process::run("the throughput comparison", &mut command)?;
+
+    ui::step("a standing backlog beside single tasks, and tasks that wait");
+    let mut command = built(workspace, "backlog");
+    services.apply(&mut command);
+    process::run("the backlog bench", &mut command)
 }
 
 /// The program itself, not `cargo run`: for the one package alone cargo would choose other features and build it anew.

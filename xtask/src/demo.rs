@@ -4,19 +4,17 @@
 //! Contract: installs PostgreSQL where that is ours to do, or else names it before anything is built. Exits 0 only if
 //! every task ended as planned and the host drained and exited 0.
 
-mod client;
-mod host;
 mod report;
 mod run;
 mod work;
 
 use anyhow::{Result, ensure};
 
+use crate::client::Client;
+use crate::host::Host;
 use crate::workspace::Workspace;
 use crate::{agents, process, services, ui};
 
-use client::Client;
-use host::Host;
 use report::Report;
 
 /// Runs the demo.
@@ -29,7 +27,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     process::run("cargo build", workspace.cargo().args(["build", "--package", "agent-host"]))?;
 
     ui::step("starting the host: broker, cache and database embedded");
-    let mut host = Host::start(workspace)?;
+    let mut host = Host::embedded(workspace)?;
     let client = Client::new(host.address());
     host.await_ready(&client)?;
     ui::say(&format!("ready on http://{}, agents: {}", host.address(), client.agents()?.join(", ")));

@@ -18,7 +18,7 @@ use crate::{process, ui};
 /// For how long, unless told: enough to see that nothing broke; a search for something new takes hours.
 pub(crate) const SECONDS_DEFAULT: u32 = 60;
 /// The targets: programs in `fuzz/`.
-pub(crate) const TARGETS: [&str; 2] = ["envelope", "deploy"];
+pub(crate) const TARGETS: [&str; 3] = ["envelope", "texts", "deploy"];
 /// The one that is run unless told.
 pub(crate) const TARGET_DEFAULT: &str = TARGETS[0];
 /// Longest input, in bytes. Large headers and deep nesting come from few bytes: an input can ask for them.

@@ -8,9 +8,14 @@ mod apt;
 mod bench;
 mod chaos;
 mod check;
+mod client;
 mod demo;
 mod fuzz;
+mod host;
+mod load;
 mod process;
+mod python;
+mod report;
 mod services;
 mod test;
 mod toolchain;
@@ -76,6 +81,10 @@ enum Command {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Put the reference load on a real host and servers, and write a report with plots
+    Load(load::Options),
+    /// Make a run's report again, or compare two runs, or a run and the reference
+    Report(report::Options),
 }
 
 fn main() -> ExitCode {
@@ -105,5 +114,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Services { keep } => services::run(&workspace, *keep),
         Command::Agents { names } => agents::build(&workspace, names),
         Command::Bench { args } => bench::run(&workspace, args),
+        Command::Load(options) => load::run(&workspace, options),
+        Command::Report(options) => report::run(&workspace, options),
     }
 }

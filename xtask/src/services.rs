@@ -97,6 +97,12 @@ impl Services {
         command.envs(self.urls.iter().map(|(name, url)| (*name, url)));
     }
 
+    /// The private servers' processes: what each is, and its process id. Servers that were named, or run in docker, have
+    /// none here.
+    pub(crate) fn processes(&self) -> Vec<(&'static str, u32)> {
+        self.servers.iter().map(|server| (server.name(), server.pid())).collect()
+    }
+
     /// Uses a server that the user named.
     fn adopt(&mut self, kind: &Kind, url: &str) -> Result<()> {
         external::probe(kind.name, kind.variable, url)?;

@@ -8,13 +8,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::apt::{self, Apt};
 use crate::services::{self, Plan};
 use crate::toolchain::Toolchain;
-use crate::workspace::{Workspace, find_program};
-use crate::{agents, chaos, process, ui};
+use crate::workspace::Workspace;
+use crate::{agents, chaos, process, python, ui};
 
 /// The AMQP client that nobody here wrote, for the tests that enqueue as a stranger would.
 const FOREIGN_CLIENT: &str = "pika==1.3.2";
@@ -175,36 +174,12 @@ impl Totals {
     }
 }
 
-/// A Python with the foreign client, in a virtual environment below the target folder.
+/// A Python with the foreign client.
 fn foreign_client(workspace: &Workspace) -> Result<PathBuf> {
-    let folder = workspace.own_folder()?.join("venv");
-    let python = folder.join("bin/python");
-    let works = || {
-        process::output("python", Command::new(&python).args(["-c", "import pika; assert pika.__version__ == '1.3.2'"]))
-            .is_ok()
-    };
-    if python.is_file() && works() {
-        return Ok(python);
-    }
-    process::check_interrupted()?;
-    let make = |system: PathBuf| {
-        let mut command = Command::new(system);
-        process::output("python3 -m venv", command.args(["-m", "venv", "--clear"]).arg(&folder))
-    };
-    // Debian's python3 comes without venv; apt-get adds it where that is ours to do.
-    let made = find_program("python3").context("python3 was not found").and_then(make);
-    if let Err(error) = made {
-        process::check_interrupted()?;
-        let packages = ["python3", "python3-venv"];
-        let apt = Apt::find_for_servers()
-            .with_context(|| format!("{error:#}; a test needs it: {}", apt::install_line(&packages)))?;
-        apt.install(&packages)?;
-        make(find_program("python3").context("python3 is installed but was not found")?)?;
-    }
-    let mut pip = Command::new(&python);
-    process::output("pip install", pip.args(["-m", "pip", "install", "--quiet", FOREIGN_CLIENT]))
-        .with_context(|| format!("could not install {FOREIGN_CLIENT} from PyPI into {}", folder.display()))?;
-    Ok(python)
+    python::program(workspace, "python", FOREIGN_CLIENT, |python| {
+        python.args(["-c", "import pika; assert pika.__version__ == '1.3.2'"]);
+        process::output("python", python).is_ok()
+    })
 }
 
 #[cfg(test)]

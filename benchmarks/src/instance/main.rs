@@ -16,17 +16,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use agent_host::agent::{
-    Codes, Engine, EngineConfig, InProcessCompiler, Loader, MemoryLedger, Revision, Run, Runner, RunnerConfig, Stops,
+    Codes, Engine, EngineConfig, InProcessCompiler, Loader, Revision, Run, Runner, RunnerConfig, Stops,
 };
 use agent_host::capability::cache::MemoryCache;
 use agent_host::capability::files::Folders;
 use agent_host::capability::key_value::MemoryKeyValue;
-use agent_host::capability::outbound_http::{MemoryNetwork, Outbound};
 use agent_host::capability::secrets::EnvironmentSecrets;
 use agent_host::capability::sql::LazyDatabase;
 use agent_host::capability::tasks::ProgressSink;
 use agent_host::capability::{Backends, Capabilities};
 use agent_host::manifest::Manifest;
+use agent_host::memory::MemoryLedger;
 use agent_host::records::{Ending, Progress};
 use agent_host::task::{AgentName, Completion, Outcome, Task};
 use agent_host::units::ByteSize;
@@ -117,7 +117,6 @@ fn embedded_capabilities() -> Capabilities {
         key_value: Arc::new(MemoryKeyValue::new()),
         cache: Arc::new(MemoryCache::new()),
         secrets: Arc::new(EnvironmentSecrets::default()),
-        outbound: Arc::new(Outbound::new(Arc::new(MemoryNetwork::new()))),
         directory: Arc::new(|_: &AgentName| false),
     })
 }
@@ -141,9 +140,9 @@ fn instance(criterion: &mut Criterion) {
     let capabilities = embedded_capabilities();
     let revision = code.into_revision(1, String::new(), manifest, &capabilities, Folders::default());
     let revision = Arc::new(revision);
-    let config = RunnerConfig { instances_max: INSTANCES_MAX, hostcall_bytes_max: 16 << 20 };
-    let runner =
-        Runner::new(&config, engine.clone(), MemoryLedger::new(300 << 20), capabilities, threads.handle().clone());
+    let config = RunnerConfig { hostcall_bytes_max: 16 << 20 };
+    let ledger = MemoryLedger::new(300 << 20, INSTANCES_MAX);
+    let runner = Runner::new(&config, engine.clone(), ledger, capabilities, threads.handle().clone());
 
     let mut group = criterion.benchmark_group("fresh instance");
     group.throughput(Throughput::Elements(TASKS_AT_ONCE));

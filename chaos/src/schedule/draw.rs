@@ -5,8 +5,8 @@ use rand::SeedableRng as _;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Burst, Disturbance, Fault, HOSTS, Schedule, Server, Sizes, Step, What};
-use crate::work::{Parcel, Task, Then, Way};
+use super::{Burst, Disturbance, Fault, HOSTS, How, Schedule, Server, Sizes, Step, What};
+use crate::work::{Deadline, Parcel, Task, Then, Way};
 
 /// Parcels of a burst, at least and at most.
 const BURST_PARCELS: std::ops::RangeInclusive<usize> = 10..=400;
@@ -32,7 +32,7 @@ fn parcels(random: &mut ChaCha8Rng, tasks: u64) -> Vec<Parcel> {
         let delayed = !matches!(way, Way::Amqp) && random.random_bool(0.1);
         let delay_ms = if delayed { random.random_range(1..=1_500) } else { 0 };
         let count = if matches!(way, Way::Batch { .. }) { random.random_range(2..=40) } else { 1 };
-        let tasks: Vec<Task> = (number..tasks.min(number + count)).map(|number| task(random, number)).collect();
+        let tasks: Vec<Task> = (number..tasks.min(number + count)).map(|number| task(random, number, way)).collect();
         number += count;
         parcels.push(Parcel { way, delay_ms, tasks });
     }
@@ -48,30 +48,50 @@ fn way(random: &mut ChaCha8Rng) -> Way {
     }
 }
 
-fn task(random: &mut ChaCha8Rng, number: u64) -> Task {
+fn task(random: &mut ChaCha8Rng, number: u64, way: Way) -> Task {
+    let in_a_batch = matches!(way, Way::Batch { .. });
     let then = match random.random_range(0..100) {
-        0..60 => Then::Succeed,
-        60..75 => Then::SleepMs(random.random_range(1..=60)),
-        75..87 => Then::RetryUntil(random.random_range(2..=3)),
-        87..95 => Then::Reject,
-        _ => Then::Trap,
+        0..56 => Then::Succeed,
+        56..71 => Then::SleepMs(random.random_range(1..=60)),
+        71..82 => Then::RetryUntil(random.random_range(2..=3)),
+        82..89 => Then::Reject,
+        89..93 => Then::Trap,
+        // A batch has one limit for all.
+        93..96 if in_a_batch => Then::Reject,
+        93..96 => Then::WearOut(random.random_range(1..=3)),
+        _ => Then::AwaitMending,
     };
-    Task { number, then, follow_up: random.random_bool(0.2), cache: random.random_bool(0.2) }
+    let (follow_up, cache) = (random.random_bool(0.2), random.random_bool(0.2));
+    let is_amqp = way == Way::Amqp;
+    let deadline = match random.random_range(0..100) {
+        0..4 if is_amqp && then != Then::AwaitMending => Deadline::Passed,
+        4..8 if is_amqp => Deadline::Far,
+        8..12 if is_amqp && matches!(then, Then::Succeed | Then::SleepMs(_)) => {
+            Deadline::Near(random.random_range(1..=2_000))
+        }
+        _ => Deadline::None,
+    };
+    let may_be_cancelled = !in_a_batch && then != Then::AwaitMending && deadline == Deadline::None;
+    let cancel_after_ms = (random.random_bool(0.06) && may_be_cancelled).then(|| random.random_range(0..=400));
+    let reply = is_amqp && random.random_bool(0.4);
+    Task { number, then, follow_up, cache, deadline, reply, cancel_after_ms }
 }
 
 /// Cuts the parcels, in order, into bursts. Some of those that can be are sent once more, soon after or much later.
 fn bursts(random: &mut ChaCha8Rng, parcels: &[Parcel], duplicates: u64) -> Vec<Burst> {
-    let first = |parcel| (parcel, Step { parcel, duplicate: false });
+    let first = |parcel| (parcel, Step { parcel, how: How::First });
     let mut steps: Vec<(usize, Step)> = (0..parcels.len()).map(first).collect();
     let repeatable = parcels.iter().enumerate().filter(|(_, parcel)| parcel.way.is_repeatable());
     let repeatable: Vec<usize> = repeatable.map(|(parcel, _)| parcel).collect();
     let amount = usize::try_from(duplicates).unwrap_or(usize::MAX);
-    for &parcel in repeatable.choose_multiple(random, amount) {
-        let place = parcel + random.random_range(0..=DUPLICATE_DISTANCE_MAX);
-        steps.push((place, Step { parcel, duplicate: true }));
+    for &index in repeatable.choose_multiple(random, amount) {
+        let place = index + random.random_range(0..=DUPLICATE_DISTANCE_MAX);
+        let has_a_key = parcels.get(index).is_some_and(|parcel| parcel.way.has_a_key());
+        let how = if has_a_key && random.random_bool(0.3) { How::Altered } else { How::Again };
+        steps.push((place, Step { parcel: index, how }));
     }
     // A duplicate goes behind the parcel whose place it drew.
-    steps.sort_by_key(|(place, step)| (*place, step.duplicate));
+    steps.sort_by_key(|(place, step)| (*place, step.how));
     let mut bursts = Vec::new();
     let mut rest = steps.as_slice();
     while !rest.is_empty() {
@@ -147,7 +167,7 @@ mod tests {
         let schedule = schedule(1, SIZES);
         let numbers = schedule.parcels.iter().flat_map(|parcel| &parcel.tasks).map(|task| task.number);
         assert!(numbers.eq(0..SIZES.tasks));
-        let firsts = schedule.bursts.iter().flat_map(|burst| &burst.steps).filter(|step| !step.duplicate);
+        let firsts = schedule.bursts.iter().flat_map(|burst| &burst.steps).filter(|step| step.how == How::First);
         assert!(firsts.map(|step| step.parcel).eq(0..schedule.parcels.len()));
         assert_eq!(schedule.faults.len() as u64, SIZES.kills + SIZES.restarts + SIZES.cuts);
     }
@@ -158,13 +178,34 @@ mod tests {
         let mut sent = std::collections::HashSet::new();
         let mut duplicates = 0;
         for step in schedule.bursts.iter().flat_map(|burst| &burst.steps) {
-            if step.duplicate {
+            let way = schedule.parcels[step.parcel].way;
+            if step.how != How::First {
                 duplicates += 1;
                 assert!(sent.contains(&step.parcel));
-                assert!(schedule.parcels[step.parcel].way.is_repeatable());
+                assert!(way.is_repeatable());
             }
+            assert!(step.how != How::Altered || way.has_a_key());
             sent.insert(step.parcel);
         }
         assert_eq!(duplicates, SIZES.duplicates);
+    }
+
+    #[test]
+    fn every_way_to_end_is_drawn_and_only_where_the_sender_can_ask_for_it() {
+        let schedule = schedule(3, SIZES);
+        let all: Vec<(Way, &Task)> =
+            schedule.parcels.iter().flat_map(|parcel| parcel.tasks.iter().map(|task| (parcel.way, task))).collect();
+        let has = |is: &dyn Fn(&Task) -> bool| all.iter().any(|(_, task)| is(task));
+        for end in ["succeeded", "rejected", "trapped", "retry", "expired", "cancelled"] {
+            assert!(has(&|task| task.ends().iter().any(|possible| possible.name() == end)), "{end}");
+        }
+        assert!(has(&|task| task.redrives() > 0));
+        assert!(has(&|task| matches!(task.deadline, Deadline::Near(_))));
+        for (way, task) in all {
+            assert!(way == Way::Amqp || (!task.reply && task.deadline == Deadline::None));
+            assert!(!matches!(way, Way::Batch { .. }) || task.attempts_max().is_none());
+            // Whether it is redriven is not left to chance.
+            assert!(task.redrives() == 0 || task.surely_succeeds());
+        }
     }
 }

@@ -1,13 +1,15 @@
 //! An AMQP client that knows the exchange and the agent's name and nothing else: persistent, mandatory, confirmed.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use tokio::sync::Mutex;
 
-use crate::work::AGENT;
+use crate::queues::RESULTS;
+use crate::work::{AGENT, Deadline, Task};
 
 /// The exchange that tasks are published to (contract, section 3).
 const EXCHANGE: &str = "agents";
@@ -15,6 +17,10 @@ const EXCHANGE: &str = "agents";
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// AMQP's number for a message that is kept on disk.
 const PERSISTENT: u8 = 2;
+/// How far off a deadline is that is never to be met: longer than any run.
+const FAR: Duration = Duration::from_secs(24 * 3_600);
+/// How long a deadline has passed when the task is sent.
+const PASSED: Duration = Duration::from_secs(1);
 
 /// What the broker said of a message.
 pub(super) enum Confirmed {
@@ -49,10 +55,10 @@ impl Publisher {
         Self { url: url.to_owned(), links: Mutex::default() }
     }
 
-    /// Publishes a task. An error means that the message may be there or not.
-    pub(super) async fn publish(&self, id: &str, body: &[u8]) -> Result<Confirmed> {
+    /// Publishes a task under its label as id. An error means that the message may be there or not.
+    pub(super) async fn publish(&self, label: &str, task: &Task) -> Result<Confirmed> {
         let (number, channel) = self.channel().await?;
-        let result = tokio::time::timeout(ANSWER_LIMIT, publish(&channel, id, body)).await;
+        let result = tokio::time::timeout(ANSWER_LIMIT, publish(&channel, label, task)).await;
         let result = result.unwrap_or_else(|_| bail!("no confirm within {} s", ANSWER_LIMIT.as_secs()));
         if result.is_err() {
             let mut links = self.links.lock().await;
@@ -82,13 +88,38 @@ impl Publisher {
     }
 }
 
-async fn publish(channel: &Channel, id: &str, body: &[u8]) -> Result<Confirmed> {
-    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let properties = BasicProperties::default()
+/// What the message says beside its body.
+fn properties(label: &str, task: &Task) -> BasicProperties {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let unix_ms = |time: Duration| AMQPValue::LongLongInt(i64::try_from(time.as_millis()).unwrap_or(i64::MAX));
+    let mut properties = BasicProperties::default()
         .with_delivery_mode(PERSISTENT)
-        .with_message_id(id.into())
+        .with_message_id(label.into())
         .with_content_type("application/json".into());
-    let confirm = channel.basic_publish(EXCHANGE.into(), AGENT.into(), options, body, properties).await?;
+    let mut headers = FieldTable::default();
+    match task.deadline {
+        Deadline::None => {}
+        Deadline::Far => {
+            headers.insert("x-deadline".into(), unix_ms(now + FAR));
+        }
+        Deadline::Passed => {
+            headers.insert("x-deadline".into(), unix_ms(now.saturating_sub(PASSED)));
+        }
+        Deadline::Near(ms) => properties = properties.with_expiration(ms.to_string().into()),
+    }
+    if let Some(attempts) = task.attempts_max() {
+        headers.insert("x-max-attempts".into(), AMQPValue::LongUInt(attempts));
+    }
+    if task.reply {
+        properties = properties.with_reply_to(RESULTS.into()).with_correlation_id(label.into());
+    }
+    properties.with_headers(headers)
+}
+
+async fn publish(channel: &Channel, label: &str, task: &Task) -> Result<Confirmed> {
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let (properties, body) = (properties(label, task), task.body(label));
+    let confirm = channel.basic_publish(EXCHANGE.into(), AGENT.into(), options, body.as_bytes(), properties).await?;
     match confirm.await? {
         Confirmation::Ack(None) => Ok(Confirmed::Routed),
         Confirmation::Ack(Some(_)) => Ok(Confirmed::Returned),

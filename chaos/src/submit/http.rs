@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use reqwest::StatusCode;
 use serde::Deserialize;
 
+use crate::audit::Listed;
 use crate::work::AGENT;
 
 /// How long an answer is waited for. A host whose connections stall keeps a request open, and the client goes elsewhere.
@@ -19,8 +20,34 @@ pub(super) enum Answer {
     Accepted(Vec<String>),
     /// Refused for a reason that is not the weather: a mistake, here or there.
     Refused(String),
+    /// The key stands for another submission.
+    Conflict(String),
     /// It may run or not; send it again after the wait, where one was named.
     Unknown { wait: Option<Duration> },
+}
+
+/// What became of the wish to change a task: to cancel it, or to have it run again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It is done.
+    Done,
+    /// There is nothing to change: it has ended.
+    Ended,
+    /// The host knows nothing of it.
+    Unknown,
+    /// It is refused for a reason that no sound host gives.
+    Refused(String),
+    /// Nobody knows; ask again.
+    Unclear,
+}
+
+/// What is to be sent in one request.
+pub(super) struct Sending<'a> {
+    pub(super) bodies: &'a [String],
+    pub(super) is_batch: bool,
+    pub(super) key: Option<&'a str>,
+    pub(super) delay_ms: u64,
+    pub(super) attempts_max: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -58,15 +85,9 @@ impl Client {
         self.hosts.get(index % self.hosts.len().max(1)).map_or("", String::as_str)
     }
 
-    /// Submits these bodies to a host, counted round.
-    pub(super) async fn submit(
-        &self,
-        host: usize,
-        bodies: &[String],
-        is_batch: bool,
-        key: Option<&str>,
-        delay_ms: u64,
-    ) -> Answer {
+    /// Submits something to a host, counted round.
+    pub(super) async fn submit(&self, host: usize, sending: &Sending<'_>) -> Answer {
+        let Sending { bodies, is_batch, key, delay_ms, attempts_max } = *sending;
         let path = if is_batch { "tasks:batch" } else { "tasks" };
         let mut request = self.inner.post(format!("{}/v1/agents/{AGENT}/{path}", self.host(host)));
         if let Some(key) = key {
@@ -74,6 +95,9 @@ impl Client {
         }
         if delay_ms > 0 {
             request = request.query(&[("delay", format!("{delay_ms}ms"))]);
+        }
+        if let Some(attempts) = attempts_max {
+            request = request.query(&[("max_attempts", attempts)]);
         }
         let content_type = if is_batch { "application/x-ndjson" } else { "application/json" };
         let sent = request.header("content-type", content_type).body(bodies.join("\n")).send().await;
@@ -84,8 +108,72 @@ impl Client {
         match status {
             StatusCode::ACCEPTED => accepted(&text, is_batch),
             StatusCode::TOO_MANY_REQUESTS => Answer::Unknown { wait },
+            StatusCode::UNPROCESSABLE_ENTITY => Answer::Conflict(text),
             status if status.is_server_error() => Answer::Unknown { wait },
             status => Answer::Refused(format!("{status}: {text}")),
+        }
+    }
+
+    /// Cancels a task.
+    pub(super) async fn cancel(&self, host: usize, id: &str) -> Change {
+        self.change(self.inner.delete(format!("{}/v1/tasks/{id}", self.host(host)))).await
+    }
+
+    /// Has a task run again that is a dead letter.
+    pub(super) async fn redrive(&self, host: usize, id: &str) -> Change {
+        self.change(self.inner.post(format!("{}/v1/dead-letters/{id}/redrive", self.host(host)))).await
+    }
+
+    async fn change(&self, request: reqwest::RequestBuilder) -> Change {
+        let Ok(response) = request.send().await else { return Change::Unclear };
+        let status = response.status();
+        let Ok(text) = response.text().await else { return Change::Unclear };
+        match status {
+            StatusCode::ACCEPTED => Change::Done,
+            StatusCode::CONFLICT => Change::Ended,
+            StatusCode::NOT_FOUND => Change::Unknown,
+            StatusCode::TOO_MANY_REQUESTS => Change::Unclear,
+            status if status.is_server_error() => Change::Unclear,
+            status => Change::Refused(format!("{status}: {text}")),
+        }
+    }
+
+    /// All dead letters, as one host lists them, page by page.
+    pub(crate) async fn dead_letters(&self, host: usize) -> Result<Vec<Listed>> {
+        #[derive(Deserialize)]
+        struct Failure {
+            #[serde(rename = "type")]
+            kind: String,
+        }
+        #[derive(Deserialize)]
+        struct Item {
+            id: String,
+            generation: i32,
+            failure: Failure,
+            attempts: i64,
+        }
+        #[derive(Deserialize)]
+        struct Page {
+            items: Vec<Item>,
+            next: Option<String>,
+        }
+        let mut listed = Vec::new();
+        let mut cursor = None;
+        loop {
+            let request = self.inner.get(format!("{}/v1/dead-letters", self.host(host)));
+            let request = request.query(&[("agent", AGENT), ("limit", "1000")]);
+            let request = cursor.iter().fold(request, |request, cursor| request.query(&[("cursor", cursor)]));
+            let page: Page = request.send().await?.error_for_status()?.json().await?;
+            listed.extend(page.items.into_iter().map(|item| Listed {
+                id: item.id,
+                reason: item.failure.kind,
+                attempts: item.attempts,
+                generation: item.generation,
+            }));
+            cursor = page.next;
+            if cursor.is_none() {
+                return Ok(listed);
+            }
         }
     }
 

@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_host::agent::{
-    Codes, Engine, EngineConfig, InProcessCompiler, LoadError, Loader, MemoryLedger, Revision, Run, Runner,
-    RunnerConfig, Stops,
+    Codes, Engine, EngineConfig, InProcessCompiler, LoadError, Loader, Revision, Run, Runner, RunnerConfig, Stops,
 };
 use agent_host::capability::cache::MemoryCache;
 use agent_host::capability::files::Folders;
@@ -24,6 +23,7 @@ use agent_host::capability::sql::LazyDatabase;
 use agent_host::capability::tasks::ProgressSink;
 use agent_host::capability::{Backends, Capabilities};
 use agent_host::manifest::Manifest;
+use agent_host::memory::MemoryLedger;
 use agent_host::records::{Ending, Progress};
 use agent_host::task::{AgentName, Completion, Outcome, Task};
 use agent_host::units::ByteSize;
@@ -117,7 +117,7 @@ fn main() -> Result<()> {
     }
     let (began, mut executions, mut ends) = (Instant::now(), 0_u64, BTreeMap::<_, u64>::new());
     while began.elapsed() < Duration::from_secs(options.seconds) {
-        let (kind, module) = next()?.context("no more modules come: see what makes them")?;
+        let Some((kind, module)) = next()? else { break };
         keep(options.artifact.as_deref(), &module)?;
         *ends.entry((kind, run(module)?)).or_default() += 1;
         executions += 1;
@@ -157,7 +157,7 @@ impl Host {
         let engine = Engine::new(&EngineConfig { instances_max: INSTANCES_MAX, memory_bytes_max: 2 << 20 })?;
         let compiler = Arc::new(InProcessCompiler::new()?);
         let loader = Loader::new(&engine, Codes::temporary(ByteSize(0), &engine, compiler)?)?;
-        let ledger = MemoryLedger::new(16 << 20);
+        let ledger = MemoryLedger::new(16 << 20, INSTANCES_MAX);
         let capabilities = Capabilities::new(Backends {
             database: Arc::new(LazyDatabase::new(std::env::temp_dir())),
             key_value: Arc::new(MemoryKeyValue::new()),
@@ -165,7 +165,7 @@ impl Host {
             secrets: Arc::new(EnvironmentSecrets::default()),
             directory: Arc::new(|_: &AgentName| false),
         });
-        let config = RunnerConfig { instances_max: INSTANCES_MAX, hostcall_bytes_max: 1 << 20 };
+        let config = RunnerConfig { hostcall_bytes_max: 1 << 20 };
         let runner = Runner::new(&config, engine, ledger.clone(), capabilities.clone(), threads.clone());
         Ok(Self { loader, runner, ledger, capabilities, manifest: Arc::new(Manifest::parse(MANIFEST)?) })
     }
@@ -174,7 +174,8 @@ impl Host {
     async fn deploy(&self, module: Vec<u8>) -> Result<&'static str> {
         let end = self.run(module).await?;
         ensure!(self.runner.live_instances() == 0, "an instance stays");
-        ensure!(self.ledger.bytes_reserved() == 0, "{} bytes of memory stay", self.ledger.bytes_reserved());
+        let reserved = self.ledger.accounts().reserved_bytes;
+        ensure!(reserved == 0, "{reserved} bytes of memory stay");
         Ok(end)
     }
 

@@ -18,7 +18,7 @@ use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, Was
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// Slots of the instance pool, the most instances alive at once. A slot is address space, not memory: memory is
-    /// rationed by the [`MemoryLedger`](super::MemoryLedger).
+    /// rationed by the [`MemoryLedger`](crate::memory::MemoryLedger).
     pub instances_max: u32,
     /// Largest linear memory of any instance, in bytes.
     pub memory_bytes_max: usize,
@@ -28,14 +28,14 @@ pub struct EngineConfig {
 /// thread's other tasks by no more than this.
 pub(super) const EPOCH_PERIOD: Duration = Duration::from_millis(10);
 
-/// Bytes of a linear memory that stay mapped in a slot between instances. With the page-map scan only pages that were
-/// touched are reset, at about 80 ns each, so this may be as large as a guest's usual dirty set.
-const LINEAR_MEMORY_KEEP_RESIDENT_BYTES: usize = 1 << 20;
-/// The same where nothing tells which pages were touched, and all of them are reset.
-const BLIND_KEEP_RESIDENT_BYTES: usize = 128 << 10;
+/// Bytes of a linear memory that stay resident in a slot between instances, of those that were touched: the usual dirty set
+/// of a small guest, which is then reset in place. No more, because after a peak all slots keep that much, and the next
+/// agent may have no use for them: 128 MB of a thousand slots. Where nothing tells which pages were touched, all of
+/// these bytes are reset, which is as much as pays.
+const LINEAR_MEMORY_KEEP_RESIDENT_BYTES: usize = 128 << 10;
 /// Likewise for tables.
 const TABLE_KEEP_RESIDENT_BYTES: usize = 16 << 10;
-/// Slots that stay warm per module after a peak: what an idle host keeps resident is this times the bytes above.
+/// Unused slots that keep their module's image before one of them is given to another module rather than a fresh one.
 const WARM_SLOTS_MAX: u32 = 16;
 /// Core instances, memories and tables of one component, and of the pool per instance. A component from wit-component
 /// has 2 to 4 core instances and one memory; composed ones have more.
@@ -178,14 +178,10 @@ fn pool(config: &EngineConfig) -> PoolingAllocationConfig {
         .max_memory_size(config.memory_bytes_max)
         .table_elements(TABLE_ELEMENTS_MAX)
         .max_unused_warm_slots(WARM_SLOTS_MAX);
-    if swap_is_on() {
-        // wasmtime 48.0.8 looks for pages to reset among those that are present: one that was swapped out would keep what
-        // the last guest wrote. Without the scan every byte that stays is reset.
-        pool.linear_memory_keep_resident(BLIND_KEEP_RESIDENT_BYTES).pagemap_scan(Enabled::No);
-    } else {
-        // `Auto` uses the scan where the kernel has it (6.7 and later).
-        pool.linear_memory_keep_resident(LINEAR_MEMORY_KEEP_RESIDENT_BYTES).pagemap_scan(Enabled::Auto);
-    }
+    // wasmtime 48.0.8 looks for pages to reset among those that are present: one that was swapped out would keep what the
+    // last guest wrote. Without the scan every byte that stays is reset. `Auto` uses it where the kernel has it (6.7 and later).
+    pool.pagemap_scan(if swap_is_on() { Enabled::No } else { Enabled::Auto });
+    pool.linear_memory_keep_resident(LINEAR_MEMORY_KEEP_RESIDENT_BYTES);
     pool.table_keep_resident(TABLE_KEEP_RESIDENT_BYTES).async_stack_keep_resident(ASYNC_STACK_KEEP_RESIDENT_BYTES);
     pool
 }

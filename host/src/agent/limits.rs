@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use wasmtime::ResourceLimiterAsync;
 
-use super::memory::MemoryLease;
+use crate::memory::Growth;
 
 /// Bytes of one table element on a 64-bit host.
 const TABLE_ELEMENT_BYTES: usize = 8;
@@ -23,14 +23,36 @@ const MEMORIES_MAX: usize = 4;
 pub(super) struct MemoryMeter {
     used_bytes: usize,
     peak_bytes: usize,
+    /// What it asked for last, had or not.
+    asked_bytes: usize,
     limit_bytes: usize,
-    refused: bool,
-    lease: MemoryLease,
+    refused: Option<Refused>,
+    growth: Growth,
+    clock: Arc<Clock>,
+}
+
+/// Why an instance was refused memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It would have passed its own limit.
+    Limit,
+    /// All the memory that tasks may have together would not do.
+    Budget,
 }
 
 impl MemoryMeter {
-    pub(super) fn new(limit_bytes: usize, lease: MemoryLease) -> Self {
-        Self { used_bytes: 0, peak_bytes: 0, limit_bytes, refused: false, lease }
+    pub(super) fn new(limit_bytes: usize, growth: Growth, clock: Arc<Clock>) -> Self {
+        Self { used_bytes: 0, peak_bytes: 0, asked_bytes: 0, limit_bytes, refused: None, growth, clock }
+    }
+
+    /// The sum now.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.used_bytes as u64
+    }
+
+    /// The largest sum that it had or asked for, within its limit.
+    pub(super) fn asked_bytes(&self) -> u64 {
+        self.asked_bytes as u64
     }
 
     /// Largest sum so far.
@@ -38,17 +60,31 @@ impl MemoryMeter {
         self.peak_bytes as u64
     }
 
-    /// Whether growth was refused for the instance's own limit: a trap after that is `out-of-memory`.
-    pub(super) fn was_refused(&self) -> bool {
+    /// Whether and why growth was refused: a trap after that is `out-of-memory`.
+    pub(super) fn was_refused(&self) -> Option<Refused> {
         self.refused
+    }
+
+    /// What the process may have resident, in bytes.
+    pub(super) fn budget_bytes(&self) -> u64 {
+        self.growth.budget_bytes()
     }
 
     async fn grow(&mut self, more_bytes: usize) -> bool {
         let Some(used_bytes) = self.used_bytes.checked_add(more_bytes).filter(|used| *used <= self.limit_bytes) else {
-            self.refused = true;
+            self.refused = Some(Refused::Limit);
             return false;
         };
-        self.lease.grow_to(used_bytes as u64).await;
+        self.asked_bytes = self.asked_bytes.max(used_bytes);
+        let may = self.growth.try_grow_to(used_bytes as u64) || {
+            // Whatever becomes of it, the wait is not the agent's.
+            let _waiting = self.clock.waiting();
+            self.growth.grow_to(used_bytes as u64).await
+        };
+        if !may {
+            self.refused = Some(Refused::Budget);
+            return false;
+        }
         self.used_bytes = used_bytes;
         self.peak_bytes = self.peak_bytes.max(used_bytes);
         true
@@ -94,38 +130,66 @@ impl ResourceLimiterAsync for MemoryMeter {
     }
 }
 
-/// Processor time of one run: the time in which its future is being polled. While it waits for a database or a timer
-/// it is not polled and pays nothing.
+/// The times of one run.
+///
+/// *Processor time* is the time in which its future is being polled. While it waits for a database or a timer it is not
+/// polled and pays nothing. What the host does for it between two waits counts, such as copying a key's value into its
+/// memory: it has the guests' thread to itself for that time, at the guest's request, and a guest that does nothing but call
+/// has to come to its limit too. wasmtime's call hooks could tell the two apart, at the price of two looks at the clock in
+/// each call.
+///
+/// *Waiting time* is what it waits for memory in the middle of its run: it counts against no limit.
 ///
 /// Written and read by the thread that polls; atomics only because the future may move between threads.
 #[derive(Debug)]
-pub(super) struct CpuMeter {
+pub(super) struct Clock {
     created: Instant,
     spent_ns: AtomicU64,
     /// When the current poll began, in ns since `created`; `u64::MAX` between polls.
     polled_since_ns: AtomicU64,
+    waited_ns: AtomicU64,
+    /// When the current wait began, likewise.
+    waiting_since_ns: AtomicU64,
 }
 
-const NOT_POLLED: u64 = u64::MAX;
+const NEVER: u64 = u64::MAX;
 
-impl CpuMeter {
+impl Clock {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             created: Instant::now(),
             spent_ns: AtomicU64::new(0),
-            polled_since_ns: AtomicU64::new(NOT_POLLED),
+            polled_since_ns: AtomicU64::new(NEVER),
+            waited_ns: AtomicU64::new(0),
+            waiting_since_ns: AtomicU64::new(NEVER),
         })
     }
 
     fn now_ns(&self) -> u64 {
-        u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(NOT_POLLED - 1)
+        u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(NEVER - 1)
+    }
+
+    /// The time so far, the current stretch included.
+    fn so_far(&self, total_ns: &AtomicU64, since_ns: &AtomicU64) -> Duration {
+        let since_ns = since_ns.load(Ordering::Relaxed);
+        let current_ns = if since_ns == NEVER { 0 } else { self.now_ns().saturating_sub(since_ns) };
+        Duration::from_nanos(total_ns.load(Ordering::Relaxed).saturating_add(current_ns))
+    }
+
+    /// How long it has waited for memory.
+    pub(super) fn waited(&self) -> Duration {
+        self.so_far(&self.waited_ns, &self.waiting_since_ns)
+    }
+
+    /// It waits for memory until this is dropped.
+    fn waiting(&self) -> WaitingForMemory<'_> {
+        self.waiting_since_ns.store(self.now_ns(), Ordering::Relaxed);
+        WaitingForMemory(self)
     }
 
     /// Processor time so far, the current poll included.
     pub(super) fn spent(&self) -> Duration {
-        let since_ns = self.polled_since_ns.load(Ordering::Relaxed);
-        let current_ns = if since_ns == NOT_POLLED { 0 } else { self.now_ns().saturating_sub(since_ns) };
-        Duration::from_nanos(self.spent_ns.load(Ordering::Relaxed).saturating_add(current_ns))
+        self.so_far(&self.spent_ns, &self.polled_since_ns)
     }
 
     /// Measures a future. By reference: this future would hold it twice, and it is large.
@@ -135,11 +199,42 @@ impl CpuMeter {
             self.polled_since_ns.store(began_ns, Ordering::Relaxed);
             let poll = future.as_mut().poll(context);
             let took_ns = self.now_ns().saturating_sub(began_ns);
-            self.polled_since_ns.store(NOT_POLLED, Ordering::Relaxed);
+            self.polled_since_ns.store(NEVER, Ordering::Relaxed);
             self.spent_ns.fetch_add(took_ns, Ordering::Relaxed);
             poll
         })
         .await
+    }
+
+    /// Waits for a future no longer than this, apart from the time in which it waits for memory. Nothing if it takes longer.
+    pub(super) async fn within<F: Future>(&self, timeout: Duration, mut future: Pin<&mut F>) -> Option<F::Output> {
+        let began = tokio::time::Instant::now();
+        let mut until = began + timeout;
+        loop {
+            if let Ok(output) = tokio::time::timeout_at(until, future.as_mut()).await {
+                return Some(output);
+            }
+            let later = began + timeout.saturating_add(self.waited());
+            // A wait that has just begun is not worth another look at once.
+            if later <= until + WAIT_MIN {
+                return None;
+            }
+            until = later;
+        }
+    }
+}
+
+/// The shortest wait for memory that moves a time limit.
+const WAIT_MIN: Duration = Duration::from_millis(1);
+
+struct WaitingForMemory<'a>(&'a Clock);
+
+impl Drop for WaitingForMemory<'_> {
+    fn drop(&mut self) {
+        let since_ns = self.0.waiting_since_ns.swap(NEVER, Ordering::Relaxed);
+        if since_ns != NEVER {
+            self.0.waited_ns.fetch_add(self.0.now_ns().saturating_sub(since_ns), Ordering::Relaxed);
+        }
     }
 }
 
@@ -152,34 +247,40 @@ pub(super) enum Stopped {
 
 #[cfg(test)]
 mod tests {
-    use super::super::memory::MemoryLedger;
     use super::*;
+    use crate::memory::{Admitted, MemoryLedger, Need};
+
+    async fn admitted(budget_bytes: u64) -> (MemoryLedger, Admitted) {
+        let ledger = MemoryLedger::new(budget_bytes, 10);
+        let admitted = ledger.admit(&ledger.share(), Need::default()).await.unwrap();
+        (ledger, admitted)
+    }
 
     #[tokio::test]
     async fn memories_and_tables_are_summed() {
-        let ledger = MemoryLedger::new(10 << 20);
-        let mut meter = MemoryMeter::new(1 << 20, ledger.reserve(0).await);
+        let (ledger, admitted) = admitted(10 << 20).await;
+        let mut meter = MemoryMeter::new(1 << 20, admitted.growth(), Clock::new());
         assert!(meter.memory_growing(0, 512 << 10, None).await.unwrap());
         assert!(meter.memory_growing(0, 256 << 10, None).await.unwrap(), "a second memory");
         assert!(meter.table_growing(0, 32 << 10, None).await.unwrap(), "256 KiB of table");
-        assert!(!meter.was_refused());
+        assert_eq!(meter.was_refused(), None);
         assert!(!meter.memory_growing(512 << 10, 576 << 10, None).await.unwrap());
-        assert!(meter.was_refused());
+        assert_eq!(meter.was_refused(), Some(Refused::Limit));
         assert_eq!(meter.peak_bytes(), 1 << 20);
-        assert!(ledger.bytes_reserved() >= 1 << 20);
+        assert_eq!(ledger.accounts().reserved_bytes, 1 << 20);
     }
 
     #[tokio::test]
     async fn growth_past_the_modules_own_maximum_is_not_the_limits_fault() {
-        let ledger = MemoryLedger::new(10 << 20);
-        let mut meter = MemoryMeter::new(1 << 20, ledger.reserve(0).await);
+        let (_ledger, admitted) = admitted(10 << 20).await;
+        let mut meter = MemoryMeter::new(1 << 20, admitted.growth(), Clock::new());
         assert!(!meter.memory_growing(0, 128 << 10, Some(64 << 10)).await.unwrap());
-        assert!(!meter.was_refused());
+        assert_eq!(meter.was_refused(), None);
     }
 
     #[tokio::test]
     async fn only_polling_counts_as_processor_time() {
-        let meter = CpuMeter::new();
+        let meter = Clock::new();
         let (release, held) = tokio::sync::oneshot::channel::<()>();
         let measured = tokio::spawn({
             let meter = Arc::clone(&meter);
@@ -198,5 +299,21 @@ mod tests {
         release.send(()).unwrap();
         measured.await.unwrap();
         assert!(meter.spent() > first_poll);
+    }
+
+    #[tokio::test]
+    async fn waiting_for_memory_uses_up_no_time() {
+        let clock = Clock::new();
+        let sleep = || tokio::time::sleep(Duration::from_millis(5));
+        assert_eq!(clock.within(Duration::ZERO, std::pin::pin!(sleep())).await, None);
+        drop(clock.waiting());
+        assert!(clock.waited() < Duration::from_secs(60), "a wait that is over is not counted on");
+        clock.waited_ns.fetch_add(3_600_000_000_000, Ordering::Relaxed);
+        assert_eq!(
+            clock.within(Duration::ZERO, std::pin::pin!(sleep())).await,
+            Some(()),
+            "an hour, and no time of its own"
+        );
+        assert!(clock.waited() >= Duration::from_secs(3_600));
     }
 }

@@ -1,7 +1,6 @@
 //! From a module's bytes to something that can be instantiated: look at it, get its code, check it against what the host
 //! offers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -10,12 +9,13 @@ use wasmtime::component::Linker;
 use super::codes::Codes;
 use super::compile::CompileError;
 use super::engine::Engine;
-use super::memory::{MemoryLedger, MemoryShare};
+use super::footprint::Footprint;
 use super::state::InstanceState;
 use super::surface::{Surface, listed};
 use crate::capability::files::Folders;
 use crate::capability::{self, Capabilities, SessionPlan};
 use crate::manifest::Manifest;
+use crate::memory::{MemoryLedger, MemoryShare};
 use crate::task::AgentName;
 use crate::wit::native::HostNativePre;
 
@@ -68,8 +68,7 @@ pub struct Revision {
     pub(super) code: Code,
     pub(super) plan: Arc<SessionPlan>,
     pub(super) folders: Folders,
-    /// Largest memory seen in use, which is what the next task reserves.
-    memory_bytes_seen: Arc<AtomicU64>,
+    pub(super) footprint: Footprint,
     memory_share: OnceLock<MemoryShare>,
 }
 
@@ -83,18 +82,6 @@ impl Revision {
     /// What its tasks may take of the host's memory.
     pub(super) fn memory_share(&self, ledger: &MemoryLedger) -> &MemoryShare {
         self.memory_share.get_or_init(|| ledger.share())
-    }
-
-    /// Bytes that a task of this revision is expected to use.
-    pub(super) fn memory_bytes_expected(&self) -> u64 {
-        self.memory_bytes_seen.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn note_memory_used(&self, bytes: u64) {
-        // A plain load first: the maximum rarely moves, and then no cache line has to.
-        if bytes > self.memory_bytes_expected() {
-            self.memory_bytes_seen.fetch_max(bytes, Ordering::Relaxed);
-        }
     }
 }
 
@@ -123,7 +110,7 @@ impl Code {
             manifest,
             folders,
             code: self,
-            memory_bytes_seen: Arc::default(),
+            footprint: Footprint::default(),
             memory_share: OnceLock::new(),
         }
     }

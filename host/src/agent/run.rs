@@ -1,25 +1,26 @@
 //! One run: reserve, instantiate, call, classify, settle the run's effects.
 
 mod answer;
+mod caps;
 mod effects;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtxBuilder;
 
-use self::answer::{call, classify, lowered, time_left, timed_out};
+use self::answer::{call, classify, expired, lowered, timed_out, timeout_left};
+use self::caps::{HANDLES_MAX, RANDOM_BYTES_MAX, START_TIME_MAX};
 use self::effects::{may_be_a_conflicts_doing, settle_effects};
 use super::clock::{CoarseInstant, CoarseUnixTime};
 use super::engine::Engine;
-use super::limits::{CpuMeter, MemoryMeter, Stopped};
+use super::footprint::Returned;
+use super::limits::{Clock, MemoryMeter, Stopped};
 use super::load::{LoadError, Revision};
-use super::memory::{MemoryLease, MemoryLedger};
 use super::state::InstanceState;
 use crate::capability::files::TaskFiles;
 use crate::capability::log::Stdio;
@@ -27,22 +28,21 @@ use crate::capability::outbound_http::OutboundHttp;
 use crate::capability::tasks::ProgressSink;
 use crate::capability::{Capabilities, Session, Trouble};
 use crate::manifest::TransactionMode;
+use crate::memory::{Admitted, Charge, Growth, Leave, MemoryLedger};
 use crate::records::Ending;
-use crate::task::{Completion, Outcome, Task, Usage, random_fraction, unix_ms_now};
+use crate::task::{Completion, Limit, Outcome, Task, Usage, random_fraction, unix_ms_now};
+use crate::units::format_duration;
 
 /// Settings of the runner.
 #[derive(Clone, Debug)]
 pub struct RunnerConfig {
-    /// Most instances alive at once: the slots of the engine's pool.
-    pub instances_max: u32,
     /// Bytes that may be lifted from a guest or lowered into it in one call; the largest body and output must fit.
     pub hostcall_bytes_max: usize,
 }
 
-/// Component resources that one instance may hold. wasmtime's default is 100,000, charged to no memory limit.
-const HANDLES_MAX: usize = 1_000;
-/// Random bytes of one call; wasmtime-wasi's default is 64 MiB.
-const RANDOM_BYTES_MAX: u64 = 64 << 10;
+/// Bodies and results from this size on are accounted for one by one. Of smaller ones even a thousand show in what is measured
+/// only.
+const ACCOUNTED_FROM_BYTES: usize = 64 << 10;
 /// How often a task is run again at once because another transaction was in its way; then it is retried like any other.
 const CONFLICT_RERUNS_MAX: u32 = 5;
 /// The longest pause before the first of those runs; before the n-th it is n times as long.
@@ -100,7 +100,7 @@ struct Parts {
     engine: Engine,
     ledger: MemoryLedger,
     capabilities: Capabilities,
-    slots: Semaphore,
+    returned: Returned,
     live: AtomicU64,
     hostcall_bytes_max: usize,
     threads: tokio::runtime::Handle,
@@ -120,7 +120,7 @@ impl Runner {
             engine,
             ledger,
             capabilities,
-            slots: Semaphore::new(config.instances_max as usize),
+            returned: Returned::default(),
             live: AtomicU64::new(0),
             hostcall_bytes_max: config.hostcall_bytes_max,
             threads,
@@ -140,6 +140,12 @@ impl Runner {
         })
     }
 
+    /// Accounts for what a run left in memory, for as long as it is held.
+    #[must_use]
+    pub fn account_for(&self, outcome: &Outcome) -> Option<Charge> {
+        outcome.output().and_then(|output| self.parts.account_for(output.body.len()))
+    }
+
     /// Instances alive now.
     #[must_use]
     pub fn live_instances(&self) -> u64 {
@@ -154,16 +160,28 @@ impl Runner {
         let task = Task::new(revision.agent.clone(), Vec::new());
         let (parts, revision) = (Arc::clone(&self.parts), Arc::clone(revision));
         let started = self.parts.threads.spawn(async move {
-            let lease = parts.ledger.reserve(revision.memory_bytes_expected()).await;
+            let admitted = parts.admit(&revision, &task, &Stops::default()).await?;
             let _alive = Alive::start(&parts.live);
-            let mut store = parts.store(&revision, parts.capabilities.session(&revision.plan, &task), lease);
-            let limit = revision.manifest.limits.timeout;
-            let started = tokio::time::timeout(limit, revision.code.pre.instantiate_async(&mut store)).await;
-            revision.note_memory_used(store.data().memory.peak_bytes());
+            let session = parts.capabilities.session(&revision.plan, &task);
+            let mut store = parts.store(&revision, session, admitted.growth());
+            let clock = Arc::clone(&store.data().clock);
+            let limit = revision.manifest.limits.timeout.min(START_TIME_MAX);
+            let started = {
+                let started = std::pin::pin!(revision.code.pre.instantiate_async(&mut store));
+                clock.within(limit, started).await
+            };
+            let used = store.data().memory.used_bytes();
             match started {
-                Ok(Ok(_instance)) => Ok(()),
-                Ok(Err(error)) => Err(classify(&error, &store, &revision)),
-                Err(_elapsed) => Err(timed_out(&revision)),
+                Some(Ok(_instance)) => {
+                    revision.footprint.started_with(used);
+                    revision.footprint.used(used);
+                    Ok(())
+                }
+                Some(Err(error)) => Err(classify(&error, &store, &revision)),
+                None if limit == START_TIME_MAX => {
+                    Err(Outcome::TimedOut(Limit { name: "host.start_time", allowed: format_duration(limit) }))
+                }
+                None => Err(timed_out(&revision)),
             }
         });
         let outcome = match started.await {
@@ -196,6 +214,11 @@ impl Parts {
         }
     }
 
+    /// Accounts for bytes where they are many.
+    fn account_for(&self, bytes: usize) -> Option<Charge> {
+        (bytes >= ACCOUNTED_FROM_BYTES).then(|| self.ledger.charge(bytes as u64))
+    }
+
     /// Runs the task once; `spent` is what earlier runs of the attempt took of its time.
     async fn once(
         &self,
@@ -204,7 +227,7 @@ impl Parts {
         spent: Duration,
     ) -> (Completion, Recorded, Option<Trouble>) {
         let (revision, task) = (run.revision().as_ref(), run.task());
-        let (_slot, _share, lease) = match self.admit(revision, stops).await {
+        let admitted = match self.admit(revision, task, stops).await {
             Ok(admitted) => admitted,
             Err(stopped) => return (Completion::without_a_run(stopped), Recorded::No, None),
         };
@@ -216,41 +239,44 @@ impl Parts {
         let session = self.capabilities.session(&revision.plan, task);
         let session = session.with_progress(Arc::clone(run) as Arc<dyn ProgressSink>);
         let session = session.with_cancellation(stops.cancel.clone());
-        let store = self.store(revision, session, lease);
-        let (completion, session) = called(store, revision, task, stops, spent).await;
-        drop(alive);
+        let store = self.store(revision, session, admitted.growth());
+        // The call takes a copy of the body, and so has two for as long as it lasts.
+        let lifted = self.account_for(task.body.len());
+        let stops = (stops, admitted.leave());
+        let Called { completion, session, asked_bytes } = called(store, revision, task, stops, spent).await;
+        drop((admitted, alive, lifted));
+        match completion.outcome {
+            // Also where the host drains: it may come back to this one.
+            Outcome::Interrupted => {
+                self.returned.note(&task.id, asked_bytes, revision.manifest.limits.memory.0);
+            }
+            _ => self.returned.forget(&task.id),
+        }
         settle_effects(session, completion, run.as_ref()).await
     }
 
-    /// Waits for a slot of the pool and for memory, unless it is stopped meanwhile.
-    async fn admit<'a>(&'a self, revision: &'a Revision, stops: &Stops) -> Result<Admission<'a>, Outcome> {
-        let bytes = revision.memory_bytes_expected();
+    /// Waits for a place and for memory, unless it is stopped meanwhile.
+    async fn admit(&self, revision: &Revision, task: &Task, stops: &Stops) -> Result<Admitted, Outcome> {
+        let need = self.returned.need(&task.id, revision.footprint.need());
         let share = revision.memory_share(&self.ledger);
-        // All are mostly there, and then there is nothing to be interrupted.
-        if let (Ok(slot), Some(share), Some(lease)) =
-            (self.slots.try_acquire(), share.try_take(bytes), self.ledger.try_reserve(bytes))
-        {
-            return Ok((slot, share, lease));
+        // Both are mostly there, and then there is nothing to be interrupted.
+        if let Some(admitted) = self.ledger.try_admit(share, need) {
+            return Ok(admitted);
         }
-        // The share first: whoever waits for his own holds up nobody else.
-        let all = async {
-            let share = share.take(bytes).await?;
-            Some((self.slots.acquire().await.ok()?, share, self.ledger.reserve(bytes).await))
-        };
         tokio::select! {
             biased;
             stopped = stops.stopped() => Err(stopped),
-            // The semaphores are never closed; if they were, the host would be going away.
-            admitted = all => admitted.ok_or(Outcome::Interrupted),
+            // The revision, and with it its share, is there for as long as this waits.
+            admitted = self.ledger.admit(share, need) => admitted.ok_or(Outcome::Interrupted),
         }
     }
 
     /// A store with its limits armed.
-    fn store(&self, revision: &Revision, session: Session, lease: MemoryLease) -> Store<InstanceState> {
+    fn store(&self, revision: &Revision, session: Session, growth: Growth) -> Store<InstanceState> {
         let limits = &revision.manifest.limits;
         let stderr = Stdio::error(session.log());
         let mut wasi = WasiCtxBuilder::new();
-        wasi.max_random_size(RANDOM_BYTES_MAX).stdout(Stdio::output(session.log())).stderr(stderr.clone());
+        wasi.max_random_size(RANDOM_BYTES_MAX.0).stdout(Stdio::output(session.log())).stderr(stderr.clone());
         wasi.monotonic_clock(CoarseInstant::starting_now()).wall_clock(CoarseUnixTime);
         if let Err(error) = revision.folders.preopen(&mut wasi) {
             // The agent finds its folder missing, and its answer says so.
@@ -258,6 +284,7 @@ impl Parts {
         }
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
+        let clock = Clock::new();
         let state = InstanceState {
             wasi: wasi.build(),
             table,
@@ -265,8 +292,8 @@ impl Parts {
             files: TaskFiles::new(&revision.folders, session.log()),
             session,
             stderr,
-            memory: MemoryMeter::new(limits.memory.as_usize(), lease),
-            cpu: CpuMeter::new(),
+            memory: MemoryMeter::new(limits.memory.as_usize(), growth, Arc::clone(&clock)),
+            clock,
             init: None,
         };
         let mut store = Store::new(self.engine.inner(), state);
@@ -277,7 +304,7 @@ impl Parts {
         store.set_epoch_deadline(1);
         let cpu_limit = limits.cpu;
         store.epoch_deadline_callback(move |store| {
-            if store.data().cpu.spent() > cpu_limit {
+            if store.data().clock.spent() > cpu_limit {
                 return Err(Stopped::CpuTime.into());
             }
             // tokio's own yield: wasmtime's plain one is run again at once by tokio's LIFO slot.
@@ -292,43 +319,56 @@ async fn called(
     mut store: Store<InstanceState>,
     revision: &Revision,
     task: &Task,
-    stops: &Stops,
+    (stops, leave): (&Stops, &Leave),
     spent: Duration,
-) -> (Completion, Session) {
+) -> Called {
     let began = Instant::now();
-    let cpu = Arc::clone(&store.data().cpu);
+    let clock = Arc::clone(&store.data().clock);
     let answer = {
         let called = std::pin::pin!(call(&mut store, revision, task));
+        let measured = std::pin::pin!(Arc::clone(&clock).measure(called));
         tokio::select! {
             biased;
             stopped = stops.stopped() => Err(stopped),
-            called = tokio::time::timeout(time_left(revision, task, spent), cpu.measure(called)) => Ok(called),
+            () = leave.asked() => Err(Outcome::Interrupted),
+            () = expired(task) => Err(Outcome::Expired),
+            called = clock.within(timeout_left(revision, spent), measured) => Ok(called),
         }
     };
     let answer = match answer {
-        Ok(Ok(Ok(answer))) => Ok(answer),
-        Ok(Ok(Err(error))) => Err(classify(&error, &store, revision)),
-        Ok(Err(_elapsed)) if task.is_expired(unix_ms_now()) => Err(Outcome::Expired),
-        Ok(Err(_elapsed)) => Err(timed_out(revision)),
+        Ok(Some(Ok(answer))) => Ok(answer),
+        Ok(Some(Err(error))) => Err(classify(&error, &store, revision)),
+        Ok(None) => Err(timed_out(revision)),
         Err(stopped) => Err(stopped),
     };
-    let wall = began.elapsed();
+    // Waiting for memory counts against no limit, also not where the attempt is run again.
+    let wall = began.elapsed().saturating_sub(clock.waited());
     let state = store.into_data();
     let usage = Usage {
         memory_bytes_peak: state.memory.peak_bytes(),
-        cpu_us: micros(state.cpu.spent()),
+        cpu_us: micros(clock.spent()),
         wall_us: micros(wall),
         host_calls: 0,
     };
-    revision.note_memory_used(usage.memory_bytes_peak);
-    let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision));
+    let asked_bytes = state.memory.asked_bytes();
+    let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision, state.session.log()));
+    // One that was stopped may not have come to what it needs.
+    if outcome != Outcome::Interrupted {
+        revision.footprint.used(usage.memory_bytes_peak);
+    }
     let mut session = state.session;
     session.add_calls(state.http.requests());
-    (Completion { outcome, usage, init: state.init, follow_ups: Vec::new() }, session)
+    let completion = Completion { outcome, usage, init: state.init, follow_ups: Vec::new() };
+    Called { completion, session, asked_bytes }
 }
 
-/// What a task needs before it may run: a slot of the pool, a part of its agent's share, and memory.
-type Admission<'a> = (SemaphorePermit<'a>, SemaphorePermit<'a>, MemoryLease);
+/// What a call left.
+struct Called {
+    completion: Completion,
+    session: Session,
+    /// Memory that it had or asked for.
+    asked_bytes: u64,
+}
 
 /// Counts an instance as alive until it is dropped. A task that waits for its memory has a slot and no instance yet.
 struct Alive<'a>(&'a AtomicU64);

@@ -8,7 +8,7 @@ use wasmtime_wasi::filesystem::WasiFilesystemCtxView;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
-use super::limits::{CpuMeter, MemoryMeter};
+use super::limits::{Clock, MemoryMeter};
 use crate::capability::files::{FilesView, TaskFiles};
 use crate::capability::{self, log::Stdio, outbound_http::OutboundHttp};
 
@@ -22,7 +22,7 @@ pub(super) struct InstanceState {
     /// What the agent prints to standard error, for the message of a trap.
     pub(super) stderr: Stdio,
     pub(super) memory: MemoryMeter,
-    pub(super) cpu: Arc<CpuMeter>,
+    pub(super) clock: Arc<Clock>,
     /// How long instantiation took, once it is over. Kept here because a call that is stopped returns nothing.
     pub(super) init: Option<Duration>,
 }

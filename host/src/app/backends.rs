@@ -20,6 +20,7 @@ use crate::cli::StartError;
 use crate::config::{Backend, Config};
 use crate::delivery::Broker;
 use crate::deploy::DeployedAgents;
+use crate::memory::MemoryLedger;
 use crate::records::{MemoryLimits, MemoryRecords, PostgresRecords, PostgresSettings, Records};
 use crate::store::HostDatabase;
 
@@ -34,14 +35,15 @@ pub(super) struct Backends {
 impl Backends {
     /// Connects to everything; all that is missing is reported at once.
     ///
-    /// What it takes them to answer is measured in `registry`.
+    /// What it takes them to answer is measured in `registry`; what they hold for tasks is in the account of `memory`.
     pub(super) async fn connect(
         config: &Config,
         deployed: &Arc<DeployedAgents>,
         registry: &Registry,
+        memory: &MemoryLedger,
     ) -> Result<Self, StartError> {
         let (broker, state, cache, database) =
-            tokio::join!(broker(config), state(config), cache(config), database(config));
+            tokio::join!(broker(config, memory), state(config), cache(config), database(config));
         let mut problems = Vec::new();
         let (broker, state) = (keep(broker, &mut problems), keep(state, &mut problems));
         let (cache, database) = (keep(cache, &mut problems), keep(database, &mut problems));
@@ -88,11 +90,12 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-async fn broker(config: &Config) -> Result<Arc<dyn Broker>, String> {
+async fn broker(config: &Config, memory: &MemoryLedger) -> Result<Arc<dyn Broker>, String> {
     match &config.broker {
         Backend::Embedded => Ok(Arc::new(embedded_broker::MemoryBroker::new(embedded_broker::MemoryLimits::default()))),
         Backend::Url(url) => {
-            let config = AmqpConfig { predeclared: config.predeclared, ..AmqpConfig::new(url.expose()) };
+            let memory = memory.clone();
+            let config = AmqpConfig { predeclared: config.predeclared, memory, ..AmqpConfig::new(url.expose()) };
             let broker = AmqpBroker::connect(config).await.map_err(|error| format!("AMQP_URL: {}", chain(&error)))?;
             Ok(Arc::new(broker))
         }

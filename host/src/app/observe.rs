@@ -6,10 +6,9 @@ use std::time::Duration;
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::MemoryLedger;
 use crate::agents::Agents;
-use crate::config::Config;
 use crate::deploy::Deployer;
+use crate::memory::MemoryLedger;
 use crate::telemetry::{HostMetrics, HostReadings};
 
 /// How often queue depths are asked for; each costs the broker a passive declare per agent.
@@ -19,7 +18,6 @@ const QUEUE_WATCH_PERIOD: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Observer {
     metrics: HostMetrics,
-    budget_bytes: u64,
     ledger: MemoryLedger,
     deployer: Arc<Deployer>,
     /// One scrape at a time: some series are emptied and filled again, which another scrape must not see half-done.
@@ -27,14 +25,8 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    pub(super) fn new(
-        registry: &Registry,
-        config: &Config,
-        ledger: MemoryLedger,
-        deployer: Arc<Deployer>,
-    ) -> prometheus::Result<Self> {
-        let (metrics, budget_bytes) = (HostMetrics::new(registry)?, config.memory_budget.0);
-        Ok(Self { metrics, budget_bytes, ledger, deployer, scraping: Arc::default() })
+    pub(super) fn new(registry: &Registry, ledger: MemoryLedger, deployer: Arc<Deployer>) -> prometheus::Result<Self> {
+        Ok(Self { metrics: HostMetrics::new(registry)?, ledger, deployer, scraping: Arc::default() })
     }
 
     /// All metrics in Prometheus's text format.
@@ -47,13 +39,16 @@ impl Observer {
         let cache = capabilities.cache_counts();
         self.metrics.cache_counts(cache.iter().map(|(agent, counts)| (agent, counts.hits(), counts.misses())));
         let connections = capabilities.backends().database.connections();
+        let accounts = self.ledger.accounts();
         self.metrics.render(HostReadings {
-            budget_bytes: self.budget_bytes,
-            reserved_bytes: self.ledger.bytes_reserved(),
-            waiting: self.ledger.waiting(),
+            budget_bytes: self.ledger.budget_bytes(),
+            reserved_bytes: accounts.reserved_bytes,
+            baseline_bytes: accounts.baseline_bytes,
+            waiting: accounts.waiting,
             live_instances: self.deployer.runner.live_instances(),
             connections_used: connections.used as u64,
             connections_idle: connections.idle as u64,
+            connections_max: connections.max as u64,
         })
     }
 

@@ -12,6 +12,7 @@ use crate::capability::files::FilesRoot;
 use crate::cli::StartError;
 use crate::config::Config;
 use crate::deploy::DeployedAgents;
+use crate::memory::MemoryLedger;
 use crate::package;
 
 /// The API's address, the services, and the folders that the configuration names.
@@ -33,6 +34,7 @@ impl Outside {
         config: &Config,
         deployed: &Arc<DeployedAgents>,
         registry: &Registry,
+        memory: &MemoryLedger,
     ) -> Result<Self, StartError> {
         let mut wrong = Vec::new();
         let agents = config.agents_dir.as_deref().map_or_else(|| Ok(Vec::new()), package::find);
@@ -42,7 +44,8 @@ impl Outside {
             wrong.push(format!("AGENT_HOST_FILES_ROOT: {}: expected a folder: {error}", root.display()));
         });
         let mut unavailable = Vec::new();
-        let (listener, backends) = tokio::join!(listen(config.listen), Backends::connect(config, deployed, registry));
+        let (listener, backends) =
+            tokio::join!(listen(config.listen), Backends::connect(config, deployed, registry, memory));
         let listener = listener.map_err(|problem| unavailable.push(problem));
         let backends = match backends {
             Ok(backends) => Ok(backends),

@@ -25,6 +25,7 @@ mod link;
 mod order;
 mod partitions;
 mod publisher;
+mod rest;
 mod watermark;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use crate::delivery::envelope;
 use crate::delivery::{
     Broker, BrokerError, Connectivity, Consumer, Delivery, Message, PublishError, QueueDepth, Route,
 };
+use crate::memory::MemoryLedger;
 use crate::task::{AgentName, unix_ms_now};
 use connectivity::Health;
 use consumer::Live;
@@ -46,6 +48,7 @@ use link::Link;
 use order::Order;
 use partitions::Partitions;
 use publisher::Publisher;
+use rest::Rests;
 
 /// How to reach the broker and how patient to be with it.
 #[derive(Clone)]
@@ -65,6 +68,8 @@ pub struct AmqpConfig {
     pub reconnect_initial: Duration,
     /// Longest wait between attempts.
     pub reconnect_max: Duration,
+    /// Accounts for the bodies of what is delivered, and so bounds the prefetch.
+    pub memory: MemoryLedger,
 }
 
 impl AmqpConfig {
@@ -72,6 +77,8 @@ impl AmqpConfig {
     #[must_use]
     pub fn new(url: impl Into<String>) -> Self {
         Self {
+            // A broker without a host around it has accounts of its own, with the default budget.
+            memory: MemoryLedger::new(500_000_000, u32::MAX),
             url: url.into(),
             predeclared: false,
             // A dead peer is noticed within two heartbeats; broker restarts reset the socket and show at once.
@@ -212,6 +219,7 @@ impl AmqpBroker {
         let mut declarations = topology::shared();
         declarations.extend(topology::for_agent(agent));
         let (publisher, agent) = (Arc::clone(&self.publisher), agent.clone());
+        let rests = Rests { deliveries: handing_over.deliveries.downgrade(), stop: handing_over.stop.clone() };
         self.spawn_consumer(consumer::Source {
             name: topology::task_queue(&agent),
             queues: vec![topology::task_queue(&agent)],
@@ -224,7 +232,7 @@ impl AmqpBroker {
                     drop(moving.send(delivery));
                     return None;
                 }
-                Some(delivery)
+                rests.unless_kept(delivery)
             },
             deliveries: Some(handing_over.deliveries),
             order: None,

@@ -28,7 +28,7 @@ mod tests;
 
 use std::fmt;
 
-pub use delay::Bucket;
+pub use delay::{Bucket, DELAY_REST_MAX};
 pub use partition::Partition;
 
 use crate::task::AgentName;

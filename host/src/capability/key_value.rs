@@ -28,6 +28,9 @@ pub const VALUE_BYTES_MAX: usize = 1 << 20;
 pub const BATCH_KEYS_MAX: usize = 1000;
 /// Most bytes of keys and values that one batch operation carries either way.
 pub const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Most bytes of values that one task has remembered for compare-and-swap: they are in the host's memory for as long as
+/// the agent keeps the handles, of which it may have a thousand.
+pub const REMEMBERED_BYTES_MAX: usize = 4 << 20;
 
 /// A bucket of one agent. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -60,6 +63,13 @@ pub struct Cas {
     bucket: Bucket,
     key: String,
     seen: Option<Vec<u8>>,
+}
+
+impl Cas {
+    /// Bytes of the value.
+    fn bytes(&self) -> usize {
+        self.seen.as_ref().map_or(0, Vec::len)
+    }
 }
 
 /// Why an operation failed.

@@ -9,11 +9,12 @@ mod stdio;
 
 pub use stdio::Stdio;
 
-use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::SessionPlan;
+use super::secrets::HiddenValues;
 use crate::task::{AgentName, Task, TaskId};
+pub use crate::text::escaped;
 use crate::units::ByteSize;
 
 /// Longest line, in bytes. What is longer is data, and wants another place than a log.
@@ -46,6 +47,8 @@ pub struct GuestLog {
     bytes_max: ByteSize,
     bytes: AtomicU64,
     cut: AtomicBool,
+    /// Secrets that the agent has looked at.
+    hidden: HiddenValues,
 }
 
 impl GuestLog {
@@ -58,14 +61,26 @@ impl GuestLog {
             bytes_max: plan.manifest().limits.log,
             bytes: AtomicU64::new(0),
             cut: AtomicBool::new(false),
+            hidden: HiddenValues::default(),
         }
+    }
+
+    /// Replaces a secret's value, from now on, in whatever the agent says for people to read.
+    pub fn hide(&self, value: &str) {
+        self.hidden.add(value);
+    }
+
+    /// What the agent says, as it may be shown: without its secrets, and [`escaped`].
+    #[must_use]
+    pub fn presentable(&self, text: &str, bytes_max: usize) -> String {
+        escaped(&self.hidden.hide(text), bytes_max)
     }
 
     /// Logs a line, unless the task has said as much as `limits.log` allows. The first line over it is noted, the others
     /// are only counted.
     pub fn line(&self, level: Level, context: &str, message: &str) {
-        let message = escaped(message, LINE_BYTES_MAX);
-        let context = escaped(context, LINE_BYTES_MAX);
+        let message = self.presentable(message, LINE_BYTES_MAX);
+        let context = self.presentable(context, LINE_BYTES_MAX);
         let bytes = u64::try_from(message.len().saturating_add(context.len())).unwrap_or(u64::MAX);
         // An empty line takes room in the host's log all the same.
         let said = self.bytes.fetch_add(bytes.max(1), Ordering::Relaxed);
@@ -104,66 +119,6 @@ impl GuestLog {
             Level::Info => event!(INFO),
             Level::Warn => event!(WARN),
             Level::Error | Level::Critical => event!(ERROR),
-        }
-    }
-}
-
-/// A text on one line: control characters and those that reorder text (bidirectional marks, line separators) as Rust
-/// escapes, cut after about `bytes_max` bytes.
-#[must_use]
-pub fn escaped(text: &str, bytes_max: usize) -> String {
-    let mut line = String::with_capacity(text.len().min(bytes_max));
-    for (at, character) in text.char_indices() {
-        if line.len() >= bytes_max {
-            let _ = write!(line, "… ({} bytes more)", text.len().saturating_sub(at));
-            break;
-        }
-        if character.is_control() || reorders(character) {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
-}
-
-fn reorders(character: char) -> bool {
-    matches!(
-        character,
-        '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn nothing_in_a_line_can_look_like_another_record() {
-        let hostile = "done\n{\"level\":\"ERROR\"}\r\u{1b}[2Jx\u{202e}gpj.exe\0";
-        let shown = escaped(hostile, LINE_BYTES_MAX);
-        assert_eq!(shown, r#"done\n{"level":"ERROR"}\r\u{1b}[2Jx\u{202e}gpj.exe\u{0}"#);
-    }
-
-    #[test]
-    fn a_long_line_is_cut_and_says_so() {
-        let shown = escaped(&"x".repeat(10 << 20), LINE_BYTES_MAX);
-        assert!(shown.len() < LINE_BYTES_MAX + 40, "{}", shown.len());
-        assert!(
-            shown.ends_with(&format!("… ({} bytes more)", (10 << 20) - LINE_BYTES_MAX)),
-            "{}",
-            &shown[LINE_BYTES_MAX..]
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_becomes_one_short_line(text in ".*", bytes_max in 0usize..64) {
-            let shown = escaped(&text, bytes_max);
-            prop_assert!(shown.chars().all(|c| !c.is_control()));
-            prop_assert!(shown.len() < bytes_max + 64);
         }
     }
 }

@@ -71,6 +71,8 @@ impl OperationMetrics {
             &["outcome"],
         )?;
         registry.register(Box::new(request_seconds.clone()))?;
+        // There from the start, so that whoever looks for it finds 0 and not nothing.
+        request_seconds.with_label_values(&["2xx"]);
         Ok(Self { duration_seconds, request_seconds })
     }
 

@@ -6,12 +6,17 @@ mod host;
 
 use bytes::Bytes;
 
+use crate::units::ByteSize;
+
 /// A connection to a message service. There is none: asking for one is answered with `permission-denied`.
 #[derive(Debug)]
 pub enum Client {}
 
-/// Most bytes of the metadata of a message that an agent makes.
-pub const METADATA_BYTES_MAX: usize = 64 << 10;
+/// Most bytes of the messages that one task holds at a time, and some more for each entry of metadata. They lie in the
+/// host's memory; with one message being what a task is, there is little use in several.
+pub const MESSAGES_BYTES_MAX: ByteSize = ByteSize(16 << 20);
+/// What an entry of metadata takes beside its text.
+const ENTRY_BYTES: usize = 64;
 
 /// A message: payload, media type and metadata.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,4 +29,12 @@ pub struct Message {
     pub data: Bytes,
     /// Headers.
     pub metadata: Vec<(String, String)>,
+}
+
+impl Message {
+    fn bytes(&self) -> usize {
+        let metadata = self.metadata.iter().map(|(name, value)| name.len() + value.len() + ENTRY_BYTES);
+        let content_type = self.content_type.as_ref().map_or(0, String::len);
+        metadata.fold(self.data.len().saturating_add(content_type), usize::saturating_add)
+    }
 }

@@ -2,7 +2,9 @@
 
 mod host;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
 
 use super::Cause;
 use crate::task::AgentName;
@@ -31,6 +33,45 @@ impl Secret {
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret(…)")
+    }
+}
+
+/// What is written where a secret's value stood.
+pub const HIDDEN: &str = "(secret)";
+/// Shortest text that is hidden, in bytes: what is shorter is in every second line by chance.
+const HIDDEN_BYTES_MIN: usize = 4;
+/// Shortest line of a value of several lines, such as a key, that is hidden where it stands alone.
+const HIDDEN_LINE_BYTES_MIN: usize = 8;
+
+/// Values that an agent has seen and that its own words, which others read, are not to show. It may still tell them in any
+/// other way that it can think of, such as letter by letter: this is for accidents.
+#[derive(Debug, Default)]
+pub struct HiddenValues {
+    /// Longest first: one may be a part of another.
+    values: RwLock<Vec<Secret>>,
+}
+
+impl HiddenValues {
+    /// Hides a value from now on.
+    pub fn add(&self, value: &str) {
+        let lines = value.lines().map(str::trim).filter(|line| line.len() >= HIDDEN_LINE_BYTES_MIN);
+        let whole = [value].into_iter().filter(|value| value.len() >= HIDDEN_BYTES_MIN);
+        let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
+        for text in whole.chain(lines) {
+            if !values.iter().any(|known| known.reveal() == text) {
+                values.push(Secret(text.to_owned()));
+            }
+        }
+        values.sort_by_key(|value| std::cmp::Reverse(value.0.len()));
+    }
+
+    /// The text without the values.
+    #[must_use]
+    pub fn hide<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let values = self.values.read().unwrap_or_else(PoisonError::into_inner);
+        values.iter().fold(Cow::Borrowed(text), |text, value| {
+            if text.contains(value.reveal()) { text.replace(value.reveal(), HIDDEN).into() } else { text }
+        })
     }
 }
 
@@ -78,6 +119,21 @@ pub fn variable(agent: &AgentName, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_revealed_is_hidden_whole_and_line_by_line() {
+        let hidden = HiddenValues::default();
+        assert_eq!(hidden.hide("hunter2"), "hunter2");
+        for value in ["hunter2", "hunter2-and-more", "abc", "-----BEGIN KEY-----\nMIIEvQIBADANBg\n-----END KEY-----\n"]
+        {
+            hidden.add(value);
+            hidden.add(value);
+        }
+        assert_eq!(hidden.hide("hunter2=hunter2-and-more"), "(secret)=(secret)");
+        assert_eq!(hidden.hide("abc"), "abc", "too short to be told from other text");
+        assert_eq!(hidden.hide("key MIIEvQIBADANBg"), "key (secret)");
+        assert!(!format!("{hidden:?}").contains("hunter2"));
+    }
 
     #[tokio::test]
     async fn a_secret_is_found_by_agent_and_name_and_never_shown() {

@@ -94,8 +94,12 @@ pub struct Session {
     log: Arc<GuestLog>,
     pub(super) sql: SqlSession,
     pub(super) follow_ups: FollowUps,
+    /// Bytes of values that the guest has remembered for compare-and-swap.
+    pub(super) remembered_bytes: usize,
     cancellation: Option<CancellationToken>,
     pub(super) progress: Option<Arc<dyn ProgressSink>>,
+    /// What the messages take that the guest holds.
+    pub(super) message_bytes: usize,
     host_calls: u64,
     troubles: u32,
     trouble: Option<Trouble>,
@@ -140,8 +144,10 @@ impl Session {
             log: Arc::new(log),
             sql: SqlSession::default(),
             follow_ups: FollowUps::default(),
+            remembered_bytes: 0,
             cancellation: None,
             progress: None,
+            message_bytes: 0,
             host_calls: 0,
             troubles: 0,
             trouble: None,

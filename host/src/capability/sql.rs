@@ -36,6 +36,15 @@ pub const STATEMENT_BYTES_MAX: usize = 128 << 10;
 pub const PARAMETERS_BYTES_MAX: usize = 8 << 20;
 /// Most bytes of rows that one task has read and not yet taken, over all of its cursors; also the most of one result.
 pub const RESULT_BYTES_MAX: usize = 8 << 20;
+/// Most bytes of one message of PostgreSQL on an agent's connection: a row, or an error. It is looked at before the message
+/// is read, and a larger row could not be given out anyway.
+pub const MESSAGE_BYTES_MAX: usize = RESULT_BYTES_MAX;
+/// Most rows that a statement may have given that was run for the number of rows that it affected: they are read and
+/// dropped, which is work of the host's.
+pub const ROWS_DROPPED_MAX: u64 = 100_000;
+/// Longest text of an error of PostgreSQL, in bytes; what is longer is cut. Agents raise errors of their own, and these
+/// texts are copied into dead letters.
+pub const ERROR_TEXT_BYTES_MAX: usize = 8 << 10;
 /// Most connection handles and cursors that one task has open.
 pub const HANDLES_MAX: usize = 64;
 
@@ -78,6 +87,12 @@ impl DbError {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self.sqlstate.as_str(), "40001" | "40P01")
+    }
+
+    /// Whether PostgreSQL ended the session with this. Agents can have it do so: by name, or with a timeout of their own.
+    #[must_use]
+    pub fn ended_session(&self) -> bool {
+        self.severity != "ERROR"
     }
 }
 

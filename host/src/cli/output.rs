@@ -1,11 +1,13 @@
 //! Where commands print.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
 use super::Format;
 use crate::config::Vars;
+use crate::text::is_harmful;
 
 /// The streams and the environment of a command.
 pub struct Console<'a> {
@@ -23,7 +25,7 @@ impl Console<'_> {
     /// Prints a complaint, or a hint, for people.
     pub(crate) fn complain(&mut self, message: &str) {
         // A closed standard error leaves nobody to tell.
-        let _ = writeln!(self.err, "agent-host: {message}");
+        let _ = writeln!(self.err, "agent-host: {}", harmless(message));
     }
 
     /// Prints a task's output as it is. On a terminal the prompt gets a line of its own.
@@ -56,15 +58,22 @@ impl Console<'_> {
 
     /// Prints lines of text.
     pub(crate) fn text(&mut self, text: &str) -> std::io::Result<()> {
-        writeln!(self.out, "{}", text.trim_end())
+        writeln!(self.out, "{}", harmless(text.trim_end()))
     }
+}
+
+/// Text that others wrote some of, with its lines and without what makes a terminal do anything else: moving the cursor,
+/// setting its title, turning the direction of text.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let harms = |character: char| is_harmful(character) && !matches!(character, '\n' | '\t');
+    if text.contains(harms) { text.replace(harms, " ").into() } else { text.into() }
 }
 
 /// Text from an agent for one line on a terminal: without what moves the cursor, and not too long.
 pub(crate) fn one_line(text: &str) -> String {
     const CHARS_MAX: usize = 120;
     let mut line: String =
-        text.chars().take(CHARS_MAX).map(|character| if character.is_control() { ' ' } else { character }).collect();
+        text.chars().take(CHARS_MAX).map(|character| if is_harmful(character) { ' ' } else { character }).collect();
     if text.chars().nth(CHARS_MAX).is_some() {
         line.push('…');
     }
@@ -93,6 +102,12 @@ pub(crate) fn table<const COLUMNS: usize>(headings: [&str; COLUMNS], rows: &[[St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_that_is_printed_moves_the_cursor() {
+        assert_eq!(harmless("a\n\tb é"), "a\n\tb é");
+        assert_eq!(harmless("a\u{1b}]0;title\u{7}\r\u{9b}2J\u{202e}\u{2028}b"), "a ]0;title   2J  b");
+    }
 
     #[test]
     fn a_line_stays_a_line() {

@@ -13,6 +13,7 @@ use crate::capability::files::Folders;
 use crate::capability::secrets::variable;
 use crate::catalog::NewRevision;
 use crate::manifest::Manifest;
+use crate::text::escaped;
 
 /// A revision that compiles, starts, and has its schema and queues.
 pub(super) struct Checked {
@@ -29,6 +30,9 @@ impl Checked {
     }
 }
 
+/// Longest reason why a module is refused: one that lists a hundred imports.
+const REASON_BYTES_MAX: usize = 8 << 10;
+
 /// `sha256:<hex>` of a module.
 pub(super) fn digest(module: &Bytes) -> String {
     use std::fmt::Write;
@@ -40,11 +44,13 @@ pub(super) fn digest(module: &Bytes) -> String {
     text
 }
 
-/// What a deploy answers where its module does not load: it is the module's fault, or else the host's.
+/// What a deploy answers where its module does not load: it is the module's fault, or else the host's. The names in it are
+/// the module's own.
 fn refused(error: LoadError) -> DeployError {
+    let reason = escaped(&error.to_string(), REASON_BYTES_MAX);
     match error {
-        LoadError::Compile(CompileError::Host(_)) => DeployError::Host(error.to_string()),
-        _ => DeployError::Module(error.to_string()),
+        LoadError::Compile(CompileError::Host(_)) => DeployError::Host(reason),
+        _ => DeployError::Module(reason),
     }
 }
 

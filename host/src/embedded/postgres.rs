@@ -21,6 +21,8 @@ use self::user::ServerUser;
 
 /// How long the server may take until it answers, recovery after a crash included.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// What PostgreSQL says, with messages in the locale C, of a folder that a dead server's workers still hold.
+const STILL_HELD: &str = "pre-existing shared memory block";
 /// How long an older server may take to leave the folder: its host was killed a moment ago.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the server is asked whether it is ready.
@@ -141,7 +143,6 @@ impl Postgres {
         wait_for_predecessor(&data).await?;
         let (socket_dir, temporary) = socket_dir(&home, user.as_ref())?;
         let log = home.join("server.log");
-        let process = Process::spawn(&binaries.postgres, &data, &socket_dir, &SETTINGS, PORT, user, &log)?;
         let options = PgConnectOptions::new_without_pgpass()
             .socket(&socket_dir)
             .port(PORT)
@@ -150,8 +151,20 @@ impl Postgres {
             .database("postgres")
             .ssl_mode(PgSslMode::Disable)
             .disable_statement_logging();
+        let process = loop {
+            let process = Process::spawn(&binaries.postgres, &data, &socket_dir, &SETTINGS, PORT, user, &log)?;
+            match wait_until_ready(&process, &options, &log).await {
+                Ok(()) => break process,
+                // The workers of a server that was killed end a moment after it, and hold the folder until then.
+                Err(StartError::Program { said, .. })
+                    if said.contains(STILL_HELD) && began.elapsed() < TAKEOVER_TIMEOUT =>
+                {
+                    tokio::time::sleep(POLL_INTERVAL).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
         let server = Self { process, options, _socket_dir: temporary };
-        server.wait_until_ready(&log).await?;
         tracing::info!(data = %data.display(), took_ms = began.elapsed().as_millis(), "embedded PostgreSQL is ready");
         Ok(server)
     }
@@ -171,29 +184,6 @@ impl Postgres {
     /// Stops the server: open transactions are rolled back, what is committed is on disk.
     pub async fn stop(&self) {
         self.process.stop().await;
-    }
-
-    async fn wait_until_ready(&self, log: &Path) -> Result<(), StartError> {
-        let began = Instant::now();
-        loop {
-            match self.options.connect().await {
-                Ok(connection) => {
-                    let _ = connection.close().await;
-                    return Ok(());
-                }
-                // Refused credentials will not get better.
-                Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code.starts_with("28")) => {
-                    return Err(StartError::Program { program: "postgres", said: error.to_string() });
-                }
-                Err(_) if self.process.has_ended() => {
-                    return Err(StartError::Program { program: "postgres", said: process::tail(log) });
-                }
-                Err(_) if began.elapsed() > START_TIMEOUT => {
-                    return Err(StartError::Silent { said: process::tail(log) });
-                }
-                Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
-            }
-        }
     }
 }
 
@@ -280,6 +270,30 @@ fn initialise(
     result?;
     removed?;
     std::fs::rename(&fresh, data).map_err(file("moving into place", data))
+}
+
+/// Waits until the server takes connections.
+async fn wait_until_ready(process: &Process, options: &PgConnectOptions, log: &Path) -> Result<(), StartError> {
+    let began = Instant::now();
+    loop {
+        match options.connect().await {
+            Ok(connection) => {
+                let _ = connection.close().await;
+                return Ok(());
+            }
+            // Refused credentials will not get better.
+            Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code.starts_with("28")) => {
+                return Err(StartError::Program { program: "postgres", said: error.to_string() });
+            }
+            Err(_) if process.has_ended() => {
+                return Err(StartError::Program { program: "postgres", said: process::tail(log) });
+            }
+            Err(_) if began.elapsed() > START_TIMEOUT => {
+                return Err(StartError::Silent { said: process::tail(log) });
+            }
+            Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
+        }
+    }
 }
 
 /// Waits until the server of a host that was killed has left the folder. A stale `postmaster.pid` is PostgreSQL's own

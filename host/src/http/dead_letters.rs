@@ -2,22 +2,22 @@
 //!
 //! Each change runs in a task of its own, so that it is done to the end also where the client goes away meanwhile.
 
+mod cursor;
+
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
+use self::cursor::{cursor, cursor_text};
 use super::ApiState;
 use super::extract::{DeadLetterPath, Params};
 use super::problem::{Kind, Problem, ProblemDocument};
 use super::view::{DeadLetterView, DroppedView, OpenedView, Page, RedriveView, RedrivenView};
 use crate::dead_letters::{DeadLetters, DeadLettersError, Redriven, Selection};
-use crate::records::{DeadLetter, DeadLetterCursor};
-use crate::task::{AgentName, TaskId};
+use crate::task::AgentName;
 
 /// Items of a page where the client names no limit.
 const PAGE_ITEMS_DEFAULT: u32 = 50;
@@ -87,17 +87,6 @@ enum AllRefused {
 
 fn named(agent: &str) -> Result<AgentName, Problem> {
     AgentName::parse(agent).map_err(|_| Problem::unknown_agent(agent))
-}
-
-/// A place in the list as clients carry it around. They are not to read anything into it.
-fn cursor_text(letter: &DeadLetter) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{} {}", letter.failed_at_ms, letter.id))
-}
-
-fn cursor(text: &str) -> Option<DeadLetterCursor> {
-    let decoded = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    let (failed_at_ms, id) = decoded.split_once(' ')?;
-    Some(DeadLetterCursor { failed_at_ms: failed_at_ms.parse().ok()?, id: TaskId::parse(id).ok()? })
 }
 
 /// Dead letters, the newest first.
@@ -260,30 +249,5 @@ impl ApiState {
             Problem::new(Kind::Internal, "the host failed on the way; GET /v1/dead-letters shows what is left to do")
         })?;
         Ok(changed?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::http::tests::doubles::dead_letter;
-    use proptest::prelude::*;
-
-    proptest! {
-        /// Whatever a task is called, its place in the list is found again.
-        #[test]
-        fn a_cursor_leads_back_to_its_letter(failed_at_ms: u64, id in "[ -~]{1,128}") {
-            let letter = DeadLetter { failed_at_ms, ..dead_letter(&id, "echo", 0).letter };
-            let text = cursor_text(&letter);
-            prop_assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')));
-            prop_assert_eq!(cursor(&text), Some(DeadLetterCursor { failed_at_ms, id: letter.id }));
-        }
-
-        #[test]
-        fn any_text_is_a_cursor_or_none(text in ".{0,60}") {
-            if let Some(cursor) = cursor(&text) {
-                prop_assert!(!cursor.id.as_str().is_empty());
-            }
-        }
     }
 }

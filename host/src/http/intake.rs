@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Config;
 use super::problem::{Kind, Problem};
+use crate::memory::{Charge, MemoryLedger};
 use crate::task::AgentName;
 use crate::units::format_duration;
 
@@ -28,6 +29,7 @@ const UNIT_BYTES: u64 = 1 << 10;
 pub(crate) struct Intake {
     requests: Arc<Semaphore>,
     units: Arc<Semaphore>,
+    memory: MemoryLedger,
     wait_max: Duration,
     waiting: Arc<Mutex<Waiting>>,
 }
@@ -87,6 +89,9 @@ impl Drop for Wait {
 pub(crate) struct Reservation {
     units: Arc<Semaphore>,
     held: Option<OwnedSemaphorePermit>,
+    memory: MemoryLedger,
+    charges: Vec<Charge>,
+    charged_bytes: u64,
     _request: OwnedSemaphorePermit,
 }
 
@@ -95,13 +100,14 @@ fn full() -> Problem {
 }
 
 impl Intake {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, memory: MemoryLedger) -> Self {
         let units = config.intake_bytes_max.0.div_ceil(UNIT_BYTES);
         let units = usize::try_from(units).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let requests = usize::try_from(config.intake_requests_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self {
             requests: Arc::new(Semaphore::new(requests)),
             units: Arc::new(Semaphore::new(units)),
+            memory,
             wait_max: config.intake_wait_max,
             waiting: Arc::default(),
         }
@@ -121,7 +127,8 @@ impl Intake {
             ));
         }
         let request = Arc::clone(&self.requests).try_acquire_owned().map_err(|_| full())?;
-        Ok(Reservation { units: Arc::clone(&self.units), held: None, _request: request })
+        let (units, memory) = (Arc::clone(&self.units), self.memory.clone());
+        Ok(Reservation { units, held: None, memory, charges: Vec::new(), charged_bytes: 0, _request: request })
     }
 
     /// Says that a submission to this agent waits from now on, until the answer is dropped.
@@ -140,12 +147,22 @@ impl Reservation {
             return Ok(());
         };
         let more = u32::try_from(more).map_err(|_| full())?;
+        self.charge_for(bytes);
         let more = Arc::clone(&self.units).try_acquire_many_owned(more).map_err(|_| full())?;
         match &mut self.held {
             Some(held) => held.merge(more),
             None => self.held = Some(more),
         }
         Ok(())
+    }
+
+    /// Accounts for `bytes` in all: for as much again where that does not do, since a body comes in small pieces.
+    fn charge_for(&mut self, bytes: u64) {
+        if let Some(more) = bytes.checked_sub(self.charged_bytes).filter(|more| *more > 0) {
+            let more = more.max(self.charged_bytes);
+            self.charges.push(self.memory.charge(more));
+            self.charged_bytes += more;
+        }
     }
 
     /// Reads a request body of at most `bytes_max`, making room for it as it arrives.
@@ -194,7 +211,12 @@ mod tests {
     use axum::http::StatusCode;
 
     fn intake() -> Intake {
-        Intake::new(&Config { intake_bytes_max: ByteSize(2 << 10), intake_requests_max: 2, ..Config::default() })
+        let config = Config { intake_bytes_max: ByteSize(2 << 10), intake_requests_max: 2, ..Config::default() };
+        Intake::new(&config, MemoryLedger::new(1 << 20, 1))
+    }
+
+    fn with_wait(intake_wait_max: Duration) -> Intake {
+        Intake::new(&Config { intake_wait_max, ..Config::default() }, MemoryLedger::new(1 << 20, 1))
     }
 
     fn agent(name: &str) -> AgentName {
@@ -238,7 +260,9 @@ mod tests {
         assert!(intake.admit(&agent("echo")).is_err(), "a third place");
         let refused = second.read(&HeaderMap::new(), Body::from(vec![0; 10]), 4_096).await;
         assert_eq!(refused.unwrap_err().status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(intake.memory.accounts().reserved_bytes, 1_510, "in the account, refused or not, until it is gone");
         drop(first);
+        assert_eq!(intake.memory.accounts().reserved_bytes, 10);
         assert!(second.read(&HeaderMap::new(), Body::from(vec![0; 2_048]), 4_096).await.is_ok());
     }
 
@@ -261,14 +285,14 @@ mod tests {
 
     #[test]
     fn only_the_agent_whose_submissions_wait_too_long_is_shut_out() {
-        let intake = Intake::new(&Config { intake_wait_max: Duration::ZERO, ..Config::default() });
+        let intake = with_wait(Duration::ZERO);
         let waits = [intake.wait(&agent("echo")), intake.wait(&agent("echo"))];
         let refused = intake.admit(&agent("echo")).map(|_| ()).unwrap_err();
         assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
         assert!(intake.admit(&agent("other")).is_ok());
         drop(waits);
         assert!(intake.admit(&agent("echo")).is_ok());
-        let patient = Intake::new(&Config { intake_wait_max: Duration::MAX, ..Config::default() });
+        let patient = with_wait(Duration::MAX);
         let _waiting = patient.wait(&agent("echo"));
         assert!(patient.admit(&agent("echo")).is_ok());
     }

@@ -80,6 +80,7 @@ pub(crate) async fn deploy(
 ) -> Result<Response, Problem> {
     let _place = api.uploads.acquire().await.map_err(|_| Problem::new(Kind::Internal, "the host takes no uploads"))?;
     let upload = read(request).await?;
+    let _held = api.ports.memory.charge(upload.module.len() as u64);
     let activation = if query.activate.unwrap_or(true) { Activation::Always } else { Activation::Never };
     let deployed = api.ports.agents.deploy(&agent, upload, activation).await?;
     let view = DeployedView {

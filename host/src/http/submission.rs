@@ -157,7 +157,7 @@ fn task_headers(headers: &HeaderMap) -> Result<Vec<(String, String)>, Problem> {
 /// Message headers that say something to hosts or to RabbitMQ (contract, section 3). They have request headers or
 /// parameters of their own where a client may set them at all.
 fn is_reserved(name: &str) -> bool {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 14] = [
         "traceparent",
         "x-attempt",
         "x-attempts",
@@ -166,6 +166,7 @@ fn is_reserved(name: &str) -> bool {
         "x-revision",
         "x-enqueued-at",
         "x-not-before",
+        "x-delay-rest",
         "x-failed-at",
         "x-delivery-count",
         "x-acquired-count",

@@ -166,25 +166,20 @@ impl ApiState {
         }
     }
 
-    /// Takes a task with an id of its own: record and publication side by side.
+    /// Takes a task with an id of its own. The record comes first: published without one, a task could run whose sender
+    /// was told that it is not taken, and a record costs a share of a batch's commit.
     async fn accept(&self, task: Task, delay: Option<Duration>) -> Result<Status, Problem> {
         let _waiting = self.intake.wait(&task.agent);
         let id = task.id.clone();
-        let records = &self.ports.records;
-        let (recorded, published) =
-            tokio::join!(records.queued(vec![new_task(&task)]), self.ports.submit.submit(task, delay));
-        if let Err(error) = published {
-            if recorded.is_ok() {
-                self.withdraw(vec![id]).await;
-            }
+        self.ports.records.queued(vec![new_task(&task)]).await?;
+        if let Err(error) = self.ports.submit.submit(task, delay).await {
+            self.withdraw(vec![id]).await;
             return Err(error.into());
         }
-        recorded?;
         Ok(Status::Queued)
     }
 
-    /// Takes a task whose id stands for an idempotency key: the record comes first, it knows whether there is anything
-    /// to publish.
+    /// Takes a task whose id stands for an idempotency key: the record knows whether there is anything to publish.
     ///
     /// A record that is still `queued` is published again: the host that wrote it may have died before the confirm, and a
     /// second message under the same id changes nothing. For the same reason a failed publication withdraws nothing here:

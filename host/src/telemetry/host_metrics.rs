@@ -10,6 +10,7 @@ pub struct HostMetrics {
     registry: Registry,
     budget_bytes: IntGauge,
     reserved_bytes: IntGauge,
+    baseline_bytes: IntGauge,
     resident_bytes: IntGauge,
     waiting: IntGauge,
     live_instances: IntGauge,
@@ -18,6 +19,7 @@ pub struct HostMetrics {
     revision_info: IntGaugeVec,
     connections_used: IntGauge,
     connections_idle: IntGauge,
+    connections_max: IntGauge,
     cache_hits: IntCounterVec,
     cache_misses: IntCounterVec,
 }
@@ -27,8 +29,10 @@ pub struct HostMetrics {
 pub struct HostReadings {
     /// The memory budget.
     pub budget_bytes: u64,
-    /// Guest memory promised to running tasks.
+    /// Accounted for: running tasks' memory, and bodies and results in flight.
     pub reserved_bytes: u64,
+    /// Resident beside that.
+    pub baseline_bytes: u64,
     /// Tasks that wait for memory.
     pub waiting: u64,
     /// Instances alive.
@@ -37,6 +41,8 @@ pub struct HostReadings {
     pub connections_used: u64,
     /// Connections to the agents' database that wait for a task.
     pub connections_idle: u64,
+    /// How many connections to the agents' database there may be.
+    pub connections_max: u64,
 }
 
 impl HostMetrics {
@@ -65,7 +71,11 @@ impl HostMetrics {
         Ok(Self {
             registry: registry.clone(),
             budget_bytes: gauge("host_memory_budget_bytes", "What the process may keep resident.")?,
-            reserved_bytes: gauge("host_memory_reserved_bytes", "Guest memory promised to running tasks.")?,
+            reserved_bytes: gauge(
+                "host_memory_reserved_bytes",
+                "Accounted for: running tasks' memory, bodies and results in flight.",
+            )?,
+            baseline_bytes: gauge("host_memory_baseline_bytes", "Resident beside what is accounted for.")?,
             resident_bytes: gauge("host_memory_resident_bytes", "What the process keeps resident.")?,
             waiting: gauge("host_tasks_waiting_for_memory", "Tasks that wait for memory.")?,
             live_instances: gauge("host_live_instances", "Instances alive.")?,
@@ -78,6 +88,10 @@ impl HostMetrics {
             revision_info: labelled("agent_revision_info", "The active revision.", &["agent", "revision", "digest"])?,
             connections_used: connections.with_label_values(&["used"]),
             connections_idle: connections.with_label_values(&["idle"]),
+            connections_max: gauge(
+                "db_client_connections_max",
+                "How many connections there may be to the agents' database.",
+            )?,
             cache_hits: counter("cache_hits", "Keys that agents looked up in the cache and found.")?,
             cache_misses: counter("cache_misses", "Keys that agents looked up in the cache and did not find.")?,
         })
@@ -114,10 +128,12 @@ impl HostMetrics {
     pub fn render(&self, readings: HostReadings) -> String {
         self.budget_bytes.set(gauge_value(readings.budget_bytes));
         self.reserved_bytes.set(gauge_value(readings.reserved_bytes));
+        self.baseline_bytes.set(gauge_value(readings.baseline_bytes));
         self.waiting.set(gauge_value(readings.waiting));
         self.live_instances.set(gauge_value(readings.live_instances));
         self.connections_used.set(gauge_value(readings.connections_used));
         self.connections_idle.set(gauge_value(readings.connections_idle));
+        self.connections_max.set(gauge_value(readings.connections_max));
         self.resident_bytes.set(gauge_value(resident_bytes().unwrap_or_default()));
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
@@ -130,9 +146,11 @@ impl HostMetrics {
 /// Resident memory of this process, in bytes; nothing where the system does not tell.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+    // `statm`, not `status`: it is read often, and takes a tenth of the time.
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse::<u64>().ok()?;
+    // SAFETY: sysconf() takes an integer and touches no memory of ours.
+    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    pages.checked_mul(u64::try_from(page_bytes).ok()?)
 }
 
 fn gauge_value(value: u64) -> i64 {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code: a broken expectation ends the test")]
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use agent_host::broker::amqp::{AmqpBroker, AmqpConfig};
 use agent_host::broker::conformance::{as_sent, keyed, wait_until, within};
@@ -103,13 +104,26 @@ async fn a_channel_that_the_broker_closes_is_remade() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_short_of_memory_holds_publishers_back_and_nobody_else() {
+    let (short, enough) = (["set_vm_memory_high_watermark", "absolute", "1"], ["set_vm_memory_high_watermark", "0.4"]);
+    holds_publishers_back_and_nobody_else(&short, &enough).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_short_of_disk_holds_publishers_back_and_nobody_else() {
+    // A petabyte, and what the server has otherwise.
+    let (short, enough) = (["set_disk_free_limit", "1000000000000000"], ["set_disk_free_limit", "50MB"]);
+    holds_publishers_back_and_nobody_else(&short, &enough).await;
+}
+
+/// Raises an alarm by one command of `rabbitmqctl`, and ends it by another.
+async fn holds_publishers_back_and_nobody_else(short: &[&str], enough: &[&str]) {
     let server = Server::lend().await;
     let mut host = Host::start(&server).await;
     let before: BTreeSet<String> = (0..20).map(|n| format!("m{n}")).collect();
     for id in &before {
         host.publish(id).await.unwrap();
     }
-    server.control(&["set_vm_memory_high_watermark", "absolute", "1"]);
+    server.control(short);
     // The broker tells a connection that it is held back when it publishes.
     let mut connectivity = host.broker.connectivity();
     let blocked = connectivity.wait_for(|state| *state == Connectivity::Blocked);
@@ -139,7 +153,7 @@ async fn a_broker_short_of_memory_holds_publishers_back_and_nobody_else() {
         delivery.receipt.acknowledge();
     }
 
-    server.control(&["set_vm_memory_high_watermark", "0.4"]);
+    server.control(enough);
     within("up", connectivity.wait_for(|state| *state == Connectivity::Up)).await.unwrap();
     host.publish("afterwards").await.unwrap();
     loop {
@@ -188,7 +202,10 @@ async fn a_restarted_broker_is_consumed_again() {
         assert!(host.broker.depth(&host.agent).await.is_err());
 
         server.run().await;
+        let returned = Instant::now();
         host.until_connected().await;
+        // Told, not asserted: how long it takes is up to the machine. It should be less than 5 s.
+        eprintln!("consuming again {} ms after the broker's return", returned.elapsed().as_millis());
         lost.into_iter().for_each(|delivery| delivery.receipt.acknowledge());
         let mut seen = BTreeSet::new();
         while seen != ids {

@@ -100,9 +100,9 @@ impl HostBuilder {
         let url = tokio::time::timeout(HANG, async {
             loop {
                 let Some(line) = log.recv().await else { panic!("the host ended at its start:\n{}", seen.join("\n")) };
-                let address = line
-                    .split_once("listening on http://")
-                    .map(|(_, rest)| rest.split_whitespace().next().unwrap().to_owned());
+                let address = line.split_once("listening on http://").map(|(_, rest)| {
+                    rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect::<String>()
+                });
                 seen.push(line);
                 if let Some(address) = address {
                     return format!("http://{address}");
@@ -123,6 +123,14 @@ impl HostBuilder {
 impl Host {
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.url)
+    }
+
+    /// The same host, asked with this token.
+    pub(crate) fn with_token(mut self, token: &str) -> Self {
+        let mut headers = reqwest::header::HeaderMap::new();
+        headers.insert("authorization", format!("Bearer {token}").parse().unwrap());
+        self.client = reqwest::Client::builder().default_headers(headers).build().unwrap();
+        self
     }
 
     pub(crate) fn client(&self) -> &reqwest::Client {
@@ -203,6 +211,22 @@ impl Host {
         // SAFETY: kill() takes two integers; the child has not been waited for, so the pid is its own.
         unsafe { libc::kill(pid, libc::SIGTERM) };
         tokio::time::timeout(HANG, self.child.wait()).await.expect("the host ends").unwrap()
+    }
+
+    /// The most memory that it has had resident so far, in KiB.
+    pub(crate) fn memory_peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says it");
+        peak.trim().trim_end_matches("kB").trim().parse().unwrap()
+    }
+
+    /// Ends it, and gives everything that it has logged.
+    pub(crate) async fn log_to_its_end(&mut self) -> String {
+        self.terminate().await;
+        while let Some(line) = self.log.recv().await {
+            self.seen.push(line);
+        }
+        self.seen.join("\n")
     }
 
     /// Everything that it has logged so far.

@@ -1,6 +1,8 @@
 //! A task ends once, whatever is sent twice; it can be cancelled; and what failed can be looked at and run again.
 
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
@@ -39,7 +41,7 @@ pub(crate) struct Stranger {
 }
 
 impl Stranger {
-    async fn connect() -> Self {
+    pub(crate) async fn connect() -> Self {
         Self::connect_to(&service("AMQP_URL")).await
     }
 
@@ -66,6 +68,11 @@ impl Stranger {
         let confirm =
             self.channel.basic_publish("agents".into(), agent.into(), options, body, properties).await.unwrap();
         assert!(confirm.await.unwrap().is_ack());
+    }
+
+    /// Removes a queue with what is left in it.
+    pub(crate) async fn delete(&self, queue: &str) {
+        self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
     }
 
     /// The next reply: its type and its body.
@@ -302,6 +309,13 @@ async fn deliveries_that_make_no_sense_end_as_dead_letters_and_block_nothing() {
         ("a deadline before time", table("x-deadline", AMQPValue::LongLongInt(1)), vec![]),
         ("garbage in a header", table("x-revision", AMQPValue::LongString(vec![0xff, 0xfe].into())), vec![]),
         ("a revision that is not", table("x-revision", AMQPValue::LongLongInt(1 << 40)), vec![]),
+        ("a truth value for an attempt", table("x-attempt", AMQPValue::Boolean(true)), vec![]),
+        ("a fraction for attempts", table("x-max-attempts", AMQPValue::Double(2.5)), vec![]),
+        ("no attempts", table("x-max-attempts", AMQPValue::LongLongInt(0)), vec![]),
+        ("a table for a key", table("x-partition-key", AMQPValue::FieldTable(FieldTable::default())), vec![]),
+        ("nothing for a deadline", table("x-deadline", AMQPValue::Void), vec![]),
+        ("a deadline in words", table("x-deadline", AMQPValue::LongString("tomorrow".into())), vec![]),
+        ("headers without end", table("endless", AMQPValue::LongString("x".repeat(100_000).into())), vec![]),
         ("16 MB", FieldTable::default(), vec![b'x'; 16_000_000]),
     ];
     let mut ids = Vec::new();
@@ -321,6 +335,20 @@ async fn deliveries_that_make_no_sense_end_as_dead_letters_and_block_nothing() {
         assert!(is_told, "{what}: {letter}");
         assert_eq!(host.task(id).await["status"], "failed", "{what}");
     }
+    // Far off is not absurd, and neither is a body of no bytes: what it means is for the agent to say.
+    let mut answers = Stranger::connect().await;
+    for headers in [table("x-deadline", AMQPValue::LongLongInt(i64::MAX)), FieldTable::default()] {
+        answers.send("echo", &unique("empty"), headers, b"").await;
+        assert_eq!(answers.answer().await, ("succeeded".to_owned(), Vec::new()));
+    }
+    answers.send("counter", &unique("empty"), FieldTable::default(), b"").await;
+    assert_eq!(answers.answer().await.0, "rejected");
+    // A queue of its own has none but agents: what is for another name is the sender's again.
+    let properties = BasicProperties::default().with_message_id(unique("nobody").into());
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let sent = stranger.channel.basic_publish("agents".into(), "nobody".into(), options, b"x", properties).await;
+    let returned = sent.unwrap().await.unwrap().take_message();
+    assert_eq!(returned.expect("it comes back").reply_code, 312, "NO_ROUTE");
     // The id of a task that has ended, for another agent.
     let (id, mut stranger) = (unique("taken"), Stranger::connect().await);
     stranger.send("echo", &id, FieldTable::default(), b"mine").await;

@@ -22,7 +22,7 @@ pub(crate) struct Fleet {
     /// The fleet's database, past the proxy.
     pub(crate) pool: sqlx::PgPool,
     database_name: String,
-    _server: OwnedMutexGuard<Server>,
+    server: OwnedMutexGuard<Server>,
 }
 
 impl Fleet {
@@ -38,7 +38,7 @@ impl Fleet {
             cache: Proxy::before(&service("REDIS_URL")).await,
             pool: sqlx::PgPool::connect(url.as_str()).await.unwrap(),
             database_name,
-            _server: server,
+            server,
         }
     }
 
@@ -55,6 +55,17 @@ impl Fleet {
         let idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename LIKE 'ah\\_%'
              AND state = 'idle in transaction' AND query LIKE 'INSERT INTO effects%'";
         sqlx::query_scalar(idle).fetch_one(&self.pool).await.unwrap()
+    }
+
+    /// The URL of its broker for a user of this password.
+    pub(crate) fn broker_with_password(&self, password: &str) -> String {
+        const USER: &str = "somebody";
+        self.server.control(&["add_user", USER, password]);
+        self.server.control(&["set_permissions", USER, ".*", ".*", ".*"]);
+        let mut url: url::Url = self.broker.url.parse().unwrap();
+        url.set_username(USER).unwrap();
+        url.set_password(Some(password)).unwrap();
+        url.into()
     }
 
     /// Removes its database. Its hosts must be gone.

@@ -78,12 +78,8 @@ async fn an_agent_reaches_what_is_granted_and_nothing_else() {
     }
     assert_eq!((visits.load(Ordering::SeqCst), canary.load(Ordering::SeqCst)), (2, 0));
     let line = format!("add \\\"http://127.0.0.1:{canary_port}\\\" to allowed_outbound_hosts");
-    let host = std::cell::RefCell::new(host);
-    let log = super::common::wait_until("the line to add is in the log", async || {
-        let log = host.borrow_mut().log().replace("\\\"", "\"").replace('"', "\\\"");
-        log.contains(&line).then_some(log)
-    })
-    .await;
+    let log = host.log_to_its_end().await.replace("\\\"", "\"").replace('"', "\\\"");
+    assert!(log.contains(&line), "{line} is not in {log}");
     assert!(log.contains("is a loopback address"), "{log}");
 }
 

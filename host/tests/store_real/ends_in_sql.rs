@@ -314,3 +314,18 @@ async fn a_commit_that_takes_long_holds_up_nobody_else() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_lock_that_an_agent_takes_keeps_a_host_from_starting() {
+    with_database(async |scratch| {
+        let running = database(&scratch, "CREATE TABLE own (n int)").await;
+        let mut connection = open(&running, TransactionMode::Task).await;
+        // What hosts once started under.
+        execute(&mut connection, "SELECT pg_advisory_lock(7018690069354017652)").await.unwrap();
+        let starting = database(&scratch, "CREATE TABLE own (n int)").await;
+        connection.finish(End::Rollback).await.unwrap();
+        starting.close().await;
+        running.close().await;
+    })
+    .await;
+}

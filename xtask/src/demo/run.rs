@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::client::Client;
-use super::host::Host;
 use super::report::{Ended, Report};
 use super::work::{Stage, Task};
+use crate::client::Client;
+use crate::host::Host;
 use crate::{process, ui};
 
 /// Callers side by side: enough to keep every core busy, few enough that the times are not mostly queueing.

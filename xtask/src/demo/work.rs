@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::Status;
+use crate::client::Status;
 
 /// Says whether a task ended as planned, and otherwise what is wrong.
 pub(super) type Check = Box<dyn Fn(&Status) -> Result<(), String> + Send + Sync>;

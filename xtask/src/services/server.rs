@@ -86,6 +86,11 @@ impl Server {
         Ok(())
     }
 
+    /// The program's name.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// The process that serves.
     pub(super) fn pid(&self) -> u32 {
         self.child.pid()

@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use wasmtime::Store;
 
-use crate::agent::limits::Stopped;
+use super::caps::{self, FAILURE_BYTES_MAX, HEADER_BYTES, OUTPUT_HEADERS_BYTES_MAX};
+use crate::agent::limits::{Refused, Stopped};
 use crate::agent::load::Revision;
 use crate::agent::state::InstanceState;
-use crate::task::{Limit, Outcome, Output, Task, UnixMs, unix_ms_now};
-use crate::units::format_duration;
+use crate::capability::log::GuestLog;
+use crate::task::{Limit, Outcome, Output, Task, unix_ms_now};
+use crate::units::{ByteSize, format_duration};
 use crate::wit::native::exports::agent::runtime::handler as wit;
 
 /// Frames of a trap that go into its message.
@@ -24,6 +26,7 @@ pub(super) async fn call(
 ) -> wasmtime::Result<Answer> {
     let began = Instant::now();
     let agent = revision.code.pre.instantiate_async(&mut *store).await?;
+    revision.footprint.started_with(store.data().memory.used_bytes());
     store.data_mut().init = Some(began.elapsed());
     let lifted = lifted(revision, task);
     agent.agent_runtime_handler().call_handle(store, &lifted).await
@@ -46,25 +49,42 @@ fn lifted(revision: &Revision, task: &Task) -> wit::Task {
     }
 }
 
-/// What the agent answered, held against the manifest's limit on outputs.
-pub(super) fn lowered(answer: Answer, revision: &Revision) -> Outcome {
+/// What the agent answered, held against the limits on outputs and on the messages of failures.
+pub(super) fn lowered(answer: Answer, revision: &Revision, log: &GuestLog) -> Outcome {
+    let message = |text: String| log.presentable(&text, FAILURE_BYTES_MAX);
     match answer {
         Ok(None) => Outcome::Succeeded(None),
-        Ok(Some(output)) => {
-            let limit = revision.manifest.limits.output;
-            if output.body.len() > limit.as_usize() {
-                return Outcome::LimitExceeded(Limit { name: "limits.output", allowed: limit.to_string() });
-            }
-            Outcome::Succeeded(Some(Output {
-                content_type: output.content_type,
-                headers: output.headers,
-                body: output.body.into(),
-            }))
+        Ok(Some(output)) => lowered_output(output, revision),
+        Err(wit::Failure::Retry(text)) => Outcome::Retry { message: message(text), after_ms: None },
+        Err(wit::Failure::RetryAfter((after_ms, text))) => {
+            Outcome::Retry { message: message(text), after_ms: Some(after_ms) }
         }
-        Err(wit::Failure::Retry(message)) => Outcome::Retry { message, after_ms: None },
-        Err(wit::Failure::RetryAfter((after_ms, message))) => Outcome::Retry { message, after_ms: Some(after_ms) },
-        Err(wit::Failure::Reject(message)) => Outcome::Rejected { message },
+        Err(wit::Failure::Reject(text)) => Outcome::Rejected { message: message(text) },
     }
+}
+
+fn lowered_output(output: wit::Output, revision: &Revision) -> Outcome {
+    let limit = revision.manifest.limits.output;
+    if output.body.len() > limit.as_usize() {
+        return Outcome::LimitExceeded(Limit { name: "limits.output", allowed: limit.to_string() });
+    }
+    let headers = output.headers.iter().map(|(name, value)| name.len().saturating_add(value.len()));
+    let content_type_bytes = output.content_type.as_ref().map_or(0, String::len);
+    let bytes = headers.fold(content_type_bytes, |sum, bytes| sum.saturating_add(bytes).saturating_add(HEADER_BYTES));
+    if bytes > OUTPUT_HEADERS_BYTES_MAX.as_usize() {
+        let allowed = OUTPUT_HEADERS_BYTES_MAX.to_string();
+        return Outcome::LimitExceeded(Limit { name: "host.output_headers_bytes", allowed });
+    }
+    Outcome::Succeeded(Some(Output {
+        content_type: output.content_type.filter(|content_type| is_media_type(content_type)),
+        headers: output.headers,
+        body: output.body.into(),
+    }))
+}
+
+/// Whether a content type can be one of an AMQP message and of an HTTP answer. Where it cannot, the output has none.
+fn is_media_type(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
 pub(super) fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, revision: &Revision) -> Outcome {
@@ -72,18 +92,30 @@ pub(super) fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, re
     if error.downcast_ref::<Stopped>().is_some() {
         return Outcome::TimedOut(Limit { name: "limits.cpu", allowed: format_duration(limits.cpu) });
     }
-    if store.data().memory.was_refused() {
-        return Outcome::OutOfMemory(Limit { name: "limits.memory", allowed: limits.memory.to_string() });
+    match store.data().memory.was_refused() {
+        Some(Refused::Limit) => {
+            return Outcome::OutOfMemory(Limit { name: "limits.memory", allowed: limits.memory.to_string() });
+        }
+        Some(Refused::Budget) => {
+            let budget = ByteSize(store.data().memory.budget_bytes());
+            let allowed = format!("{budget} less what the host itself needs");
+            return Outcome::OutOfMemory(Limit { name: "memory_budget", allowed });
+        }
+        None => {}
+    }
+    if let Some(cap) = caps::reached(error, store.hostcall_fuel()) {
+        return Outcome::LimitExceeded(cap);
     }
     let mut message = trap_message(error);
     // An agent that gives up says why on its standard error, and then executes `unreachable`.
     if let Some(last_words) = store.data().stderr.last_words() {
         message = format!("{message}: {last_words}");
     }
-    Outcome::Trapped { message }
+    // The names of functions are the module's own, and so is what it printed.
+    Outcome::Trapped { message: store.data().session.log().presentable(&message, FAILURE_BYTES_MAX) }
 }
 
-/// The trap and the innermost functions, on one line.
+/// The trap and the innermost functions.
 fn trap_message(error: &wasmtime::Error) -> String {
     let cause = error.root_cause().to_string();
     let frames: Vec<String> = error
@@ -100,12 +132,17 @@ pub(super) fn timed_out(revision: &Revision) -> Outcome {
     Outcome::TimedOut(Limit { name: "limits.timeout", allowed: format_duration(revision.manifest.limits.timeout) })
 }
 
-/// What is left of the manifest's timeout for an attempt that has spent some of it, or until the task's own deadline where
-/// that comes first.
-pub(super) fn time_left(revision: &Revision, task: &Task, spent: Duration) -> Duration {
-    let timeout = revision.manifest.limits.timeout.saturating_sub(spent);
-    let until = |deadline_ms: UnixMs| Duration::from_millis(deadline_ms.saturating_sub(unix_ms_now()));
-    task.deadline_ms.map_or(timeout, |deadline_ms| until(deadline_ms).min(timeout))
+/// What is left of the manifest's timeout for an attempt that has spent some of it.
+pub(super) fn timeout_left(revision: &Revision, spent: Duration) -> Duration {
+    revision.manifest.limits.timeout.saturating_sub(spent)
+}
+
+/// Waits until the task's own deadline, whatever it is doing: that one is a time of day.
+pub(super) async fn expired(task: &Task) {
+    match task.deadline_ms {
+        Some(deadline_ms) => tokio::time::sleep(Duration::from_millis(deadline_ms.saturating_sub(unix_ms_now()))).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn millis(duration: Duration) -> u64 {

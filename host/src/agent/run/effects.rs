@@ -1,10 +1,12 @@
 //! What a run did to the world: committed with the task's end, or rolled back.
 
+use super::caps::FAILURE_BYTES_MAX;
 use super::{Recorded, Run};
 use crate::capability::sql::{CommitError, Committed};
 use crate::capability::{Session, Trouble};
 use crate::records::Ended;
 use crate::task::{Completion, FollowUp, Outcome};
+use crate::text::escaped;
 
 /// Whether an agent may have come to this because a statement of its met another transaction.
 pub(super) fn may_be_a_conflicts_doing(outcome: &Outcome) -> bool {
@@ -36,8 +38,10 @@ pub(super) async fn settle_effects(
             recorded = finished.ending.map_or(Recorded::No, Recorded::Now);
         }
         Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a task's effects could not be committed");
-            let message = error.to_string();
+            // On one line: agents raise errors of their own in SQL.
+            tracing::warn!(error = crate::capability::chain(&error), "a task's effects could not be committed");
+            // In the agent's own words, where it had PostgreSQL say them.
+            let message = escaped(&error.to_string(), FAILURE_BYTES_MAX);
             completion.outcome = match error {
                 // The agent's own doing: it answered success over a failed statement, or against a deferred constraint.
                 CommitError::Aborted(_) | CommitError::Refused(_) => Outcome::Retry { message, after_ms: None },

@@ -1,6 +1,7 @@
 //! Consuming queues: a channel of their own, remade for as long as the consumer is wanted.
 
 mod live;
+mod prefetch;
 mod session;
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ pub(super) struct Source<T, F: Fn(Delivery, &str) -> Option<T>> {
     pub(super) name: String,
     /// The queues.
     pub(super) queues: Vec<String>,
-    /// Most unsettled deliveries of each.
+    /// Most unsettled deliveries of each. Where there is no order to keep, fewer while they are large.
     pub(super) prefetch: u16,
     /// What has to exist for them.
     pub(super) declarations: Vec<Declaration>,
@@ -54,7 +55,7 @@ pub(super) async fn supervise<T, F: Fn(Delivery, &str) -> Option<T>>(
             connection = link.wait() => connection,
         };
         let began = Instant::now();
-        let end = session::run(&connection, &mut source, config.predeclared, &closing).await;
+        let end = session::run(&connection, &mut source, &config, &closing).await;
         source.live.set(false);
         if let Some(order) = &source.order {
             order.lost();

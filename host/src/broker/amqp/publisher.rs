@@ -22,7 +22,7 @@ use super::connectivity::Health;
 use super::link::{self, Link};
 use super::partitions::{self, Partitions};
 use super::{AmqpConfig, convert, declare};
-use crate::broker::topology::{self, Bucket, Declaration, Partition};
+use crate::broker::topology::{self, Bucket, DELAY_REST_MAX, Declaration, Partition};
 use crate::delivery::envelope::{self, headers};
 use crate::delivery::{BrokerError, Connectivity, Delivery, HeaderValue, Message, PublishError, Route};
 use crate::task::{AgentName, UnixMs, unix_ms_now};
@@ -133,7 +133,11 @@ impl Publisher {
     }
 
     async fn publish_delayed(&self, agent: AgentName, delay: Duration, message: Message) -> Result<(), PublishError> {
-        let bucket = self.buckets.for_delay(delay);
+        let rest_max = rest_max(&message);
+        if delay <= rest_max {
+            return self.publish_to(Way::of(Route::Agent(agent)), with_rest(message, delay)).await;
+        }
+        let bucket = self.buckets.for_delay(delay.saturating_sub(rest_max));
         let first = Way::through(bucket, agent.clone(), delay);
         let was_asked = Arc::clone(&first.was_asked);
         let sent = self.in_time(self.send(first, message.clone())).await;
@@ -235,10 +239,13 @@ impl Publisher {
             }
             Route::Delayed(agent, delay) => {
                 let (bucket, delay) = (way.bucket.unwrap_or_else(|| Bucket::for_delay(*delay)), *delay);
-                if delay > Duration::from_millis(bucket.delay_ms()) {
+                let rest = bucket.rest_of(delay);
+                if rest > rest_max(&message) {
                     let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                     let not_before_ms = unix_ms_now().saturating_add(delay_ms);
                     message.headers.insert(headers::NOT_BEFORE.to_owned(), HeaderValue::from(not_before_ms));
+                } else if !rest.is_zero() {
+                    message = with_rest(message, rest);
                 }
                 Box::pin(self.declare_bucket(bucket)).await?;
                 // The bucket keeps it, and so the task comes out into its partition.
@@ -389,6 +396,19 @@ impl Publisher {
 /// What the broker says of a message, which keeps its place until then.
 async fn answered(answer: Answer, _place: Option<Place<'_>>) -> Result<(), PublishError> {
     answer.await.unwrap_or_else(|_| Err(PublishError::Unavailable(link::down())))
+}
+
+/// How much longer a message may be delayed than its delay queue does. One with a key not at all: those that were kept might
+/// change places with others of their key.
+fn rest_max(message: &Message) -> Duration {
+    if envelope::partition_key(message).is_some() { Duration::ZERO } else { DELAY_REST_MAX }
+}
+
+/// The message, which whoever receives it keeps for the rest of its delay.
+fn with_rest(mut message: Message, rest: Duration) -> Message {
+    let rest_ms = u64::try_from(rest.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    message.headers.insert(headers::DELAY_REST.to_owned(), HeaderValue::from(rest_ms));
+    message
 }
 
 fn check_size(message: &Message) -> Result<(), PublishError> {

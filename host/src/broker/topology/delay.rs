@@ -2,9 +2,13 @@
 //!
 //! A quorum queue expires messages only at its head, so messages with different delays in one queue would wait for each
 //! other. Every bucket is therefore a queue with one TTL of its own, where messages expire in the order of their arrival
-//! and none waits for another. A delay goes to the next bucket above it, so it is never early, and the ladder is laid so
-//! that it is late by at most 10 % or 250 ms, whichever is more: steps of 250 ms at first, of 10 % from 2.5 s on, up to
-//! 30 days. That is 161 buckets, of which a host declares the first ones when it starts, and others as it comes to use them.
+//! and none waits for another. The ladder is laid in steps of 250 ms at first, and of 10 % from 2.5 s on, up to 30 days. That
+//! is 161 buckets, of which a host declares the first ones when it starts, and others as it comes to use them.
+//!
+//! A delay may be late by 10 % or 250 ms, whichever is more, and that is for the way to a host as well. So a delay that is
+//! longer than a bucket by no more than [`DELAY_REST_MAX`] goes there, and the host that receives it keeps it for
+//! the rest: by its own clock from then on, so it is never early, whatever clocks say. Any other goes to the next bucket
+//! above it. Either way the ladder takes half of the 250 ms at most, and the way has the other half.
 //!
 //! The alternatives cost more where it counts. Doubling buckets, with the rest of a delay made by sending the message
 //! round again, are fewer queues, but every delayed task then passes an agent's queue and a host several times, takes
@@ -19,6 +23,10 @@ pub struct Bucket {
     delay_ms: u64,
 }
 
+/// How much longer than its bucket a delay may be: half of a step, so that as much is left where it is shorter. A delivery that
+/// a host keeps takes room in its prefetch, so it is not to be long.
+pub const DELAY_REST_MAX: Duration = Duration::from_millis(STEP_MS / 2);
+
 /// The first bucket and the smallest step between buckets: what a retry's delay can be rounded by without anybody
 /// noticing.
 const STEP_MS: u64 = 250;
@@ -30,9 +38,13 @@ impl Bucket {
     /// The bucket of a delay: the first that is not shorter, or the longest that there is.
     #[must_use]
     pub fn for_delay(delay: Duration) -> Self {
-        Self::all()
-            .find(|bucket| u128::from(bucket.delay_ms) >= delay.as_nanos().div_ceil(1_000_000))
-            .unwrap_or(Self::LONGEST)
+        Self::all().find(|bucket| bucket.delay_ms >= whole_ms(delay)).unwrap_or(Self::LONGEST)
+    }
+
+    /// How much longer than this bucket a delay is: nothing where it is not.
+    #[must_use]
+    pub fn rest_of(self, delay: Duration) -> Duration {
+        Duration::from_millis(whole_ms(delay).saturating_sub(self.delay_ms))
     }
 
     /// Every bucket, shortest first.
@@ -57,4 +69,9 @@ impl Bucket {
     pub fn name(self) -> String {
         format!("agents.delay.{}ms", self.delay_ms)
     }
+}
+
+/// A delay in milliseconds, rounded up.
+fn whole_ms(delay: Duration) -> u64 {
+    u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

@@ -74,8 +74,29 @@ fn the_ladder_is_as_described() {
 }
 
 proptest! {
+    /// What is left of the 10 % or 250 ms is for the way.
     #[test]
-    fn a_delay_is_never_early_and_late_by_a_tenth_or_a_step(delay_ms in 0..=Bucket::LONGEST.delay_ms(), ns in 0..1_000_000u32) {
+    fn a_delay_is_never_early_and_its_ladder_leaves_the_way_half_of_a_step(
+        delay_ms in 0..=Bucket::LONGEST.delay_ms(), ns in 0..1_000_000u32,
+    ) {
+        let delay = Duration::from_millis(delay_ms.saturating_sub(1)) + Duration::from_nanos(ns.into());
+        let bucket = Bucket::for_delay(delay.saturating_sub(DELAY_REST_MAX));
+        let rest = bucket.rest_of(delay);
+        prop_assert!(rest <= DELAY_REST_MAX);
+        let actual = Duration::from_millis(bucket.delay_ms()) + rest;
+        prop_assert!(actual >= delay);
+        let tolerance = (delay / 10).max(Duration::from_millis(250));
+        // Shorter ones go to no bucket, and are kept for all of it.
+        if delay > DELAY_REST_MAX {
+            prop_assert!(actual - delay <= tolerance - Duration::from_millis(125) + Duration::from_millis(1));
+        }
+    }
+
+    /// Tasks with a key: they keep their order, and nobody keeps them for a rest.
+    #[test]
+    fn a_bucket_that_is_not_shorter_is_late_by_a_tenth_or_a_step(
+        delay_ms in 0..=Bucket::LONGEST.delay_ms(), ns in 0..1_000_000u32,
+    ) {
         let delay = Duration::from_millis(delay_ms.saturating_sub(1)) + Duration::from_nanos(ns.into());
         let actual = Duration::from_millis(Bucket::for_delay(delay).delay_ms());
         prop_assert!(actual >= delay);

@@ -2,8 +2,8 @@
 
 use wasmtime::component::Resource;
 
-use super::{Bucket, Cas, KeyValueError, Swap, check_batch, check_entry};
-use crate::capability::View;
+use super::{Bucket, Cas, KeyValueError, REMEMBERED_BYTES_MAX, Swap, check_batch, check_entry};
+use crate::capability::{View, quoted};
 
 /// What the guest is told: a short case; the cause is for the host's log.
 enum Told {
@@ -17,8 +17,9 @@ impl View<'_> {
         match self.session.plan().bucket(name) {
             Some(bucket) => Ok(Ok(self.table.push(bucket.clone())?)),
             None => {
-                let line = format!("[grants] key_value = [{name:?}]");
-                self.session.note_denied("key-value", name, &line);
+                let name = quoted(name);
+                let line = format!("[grants] key_value = [{name}]");
+                self.session.note_denied("key-value", &name, &line);
                 Ok(Err(Told::AccessDenied))
             }
         }
@@ -27,6 +28,21 @@ impl View<'_> {
     fn bucket(&mut self, bucket: &Resource<Bucket>) -> wasmtime::Result<Bucket> {
         self.session.count_call();
         Ok(self.table.get(bucket)?.clone())
+    }
+
+    /// Hands out a remembered value, where the task may hold one more.
+    fn remember(&mut self, cas: Cas) -> Answer<Resource<Cas>> {
+        let bytes = self.session.remembered_bytes.saturating_add(cas.bytes());
+        if bytes > REMEMBERED_BYTES_MAX {
+            let text = format!("the values remembered for compare-and-swap are more than {REMEMBERED_BYTES_MAX} bytes");
+            return Ok(Err(Told::Other(text)));
+        }
+        self.session.remembered_bytes = bytes;
+        Ok(Ok(self.table.push(cas)?))
+    }
+
+    fn forget(&mut self, cas: &Cas) {
+        self.session.remembered_bytes = self.session.remembered_bytes.saturating_sub(cas.bytes());
     }
 
     fn told(&mut self, error: KeyValueError) -> Told {
@@ -315,16 +331,19 @@ impl draft2::atomics::Host for View<'_> {
     ) -> wasmtime::Result<Result<(), draft2::atomics::CasError>> {
         self.session.count_call();
         // The handle is the guest's no longer: what it gets back on a lost race is a new one, with the value of now.
-        let Cas { bucket, key, seen } = self.table.delete(cas)?;
+        let cas = self.table.delete(cas)?;
+        self.forget(&cas);
+        let Cas { bucket, key, seen } = cas;
         let answer = match check_entry(&key, value.len()) {
             Ok(()) => self.session.key_value().swap(&bucket, &key, seen.as_deref(), value).await,
             Err(error) => Err(error),
         };
         Ok(match answer {
             Ok(Swap::Done) => Ok(()),
-            Ok(Swap::Changed(seen)) => {
-                Err(draft2::atomics::CasError::CasFailed(self.table.push(Cas { bucket, key, seen })?))
-            }
+            Ok(Swap::Changed(seen)) => Err(match self.remember(Cas { bucket, key, seen })? {
+                Ok(newer) => draft2::atomics::CasError::CasFailed(newer),
+                Err(told) => draft2::atomics::CasError::StoreError(told.into()),
+            }),
             Err(error) => Err(draft2::atomics::CasError::StoreError(self.told(error).into())),
         })
     }
@@ -338,7 +357,7 @@ impl draft2::atomics::HostCas for View<'_> {
     ) -> wasmtime::Result<Result<Resource<Cas>, draft2::store::Error>> {
         let of = self.table.get(&bucket)?.clone();
         Ok(match self.kv_get(bucket, key.clone()).await? {
-            Ok(seen) => Ok(self.table.push(Cas { bucket: of, key, seen })?),
+            Ok(seen) => self.remember(Cas { bucket: of, key, seen })?.map_err(Into::into),
             Err(told) => Err(told.into()),
         })
     }
@@ -349,7 +368,8 @@ impl draft2::atomics::HostCas for View<'_> {
     }
 
     async fn drop(&mut self, cas: Resource<Cas>) -> wasmtime::Result<()> {
-        self.table.delete(cas)?;
+        let cas = self.table.delete(cas)?;
+        self.forget(&cas);
         Ok(())
     }
 }

@@ -97,10 +97,10 @@ impl Lines {
     fn end_line(&mut self) {
         let bytes = std::mem::take(&mut self.unfinished);
         let text = String::from_utf8_lossy(&bytes);
-        let text = text.trim_end();
+        let text = self.log.hidden.hide(text.trim_end()).into_owned();
         if !text.is_empty() {
-            self.log.line(self.level, self.name, text);
-            self.remember(text);
+            self.log.line(self.level, self.name, &text);
+            self.remember(&text);
         }
     }
 
@@ -183,6 +183,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::capability::secrets::HiddenValues;
     use crate::task::TaskId;
     use crate::units::ByteSize;
 
@@ -195,6 +196,7 @@ mod tests {
             bytes_max: ByteSize(bytes_max),
             bytes: Default::default(),
             cut: Default::default(),
+            hidden: HiddenValues::default(),
         })
     }
 

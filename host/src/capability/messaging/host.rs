@@ -2,8 +2,9 @@
 
 use wasmtime::component::Resource;
 
-use super::{Client, METADATA_BYTES_MAX, Message};
-use crate::capability::View;
+use super::{Client, MESSAGES_BYTES_MAX, Message};
+use crate::capability::{CapReached, View};
+use crate::task::Limit;
 use crate::wit::capabilities::wasi::messaging::types::{Error, Host, HostClient, HostMessage};
 
 impl Host for View<'_> {}
@@ -24,9 +25,33 @@ impl HostClient for View<'_> {
     }
 }
 
+impl View<'_> {
+    /// Changes a message, where all that the task holds stays within the cap. None of these functions has an error to answer
+    /// with, and the host's memory must not grow with the guest's loop.
+    fn change(&mut self, message: &Resource<Message>, change: impl FnOnce(&mut Message)) -> wasmtime::Result<()> {
+        self.session.count_call();
+        let message = self.table.get_mut(message)?;
+        let before = message.bytes();
+        change(message);
+        let after = message.bytes();
+        self.hold_messages(before, after)
+    }
+
+    fn hold_messages(&mut self, before: usize, after: usize) -> wasmtime::Result<()> {
+        let held = self.session.message_bytes.saturating_sub(before).saturating_add(after);
+        self.session.message_bytes = held;
+        if held > MESSAGES_BYTES_MAX.as_usize() {
+            let allowed = MESSAGES_BYTES_MAX.to_string();
+            return Err(CapReached(Limit { name: "host.message_bytes", allowed }).into());
+        }
+        Ok(())
+    }
+}
+
 impl HostMessage for View<'_> {
     fn new(&mut self, data: Vec<u8>) -> wasmtime::Result<Resource<Message>> {
         self.session.count_call();
+        self.hold_messages(0, data.len())?;
         Ok(self.table.push(Message { data: data.into(), ..Message::default() })?)
     }
 
@@ -39,8 +64,7 @@ impl HostMessage for View<'_> {
     }
 
     fn set_content_type(&mut self, message: Resource<Message>, content_type: String) -> wasmtime::Result<()> {
-        self.table.get_mut(&message)?.content_type = Some(content_type);
-        Ok(())
+        self.change(&message, |message| message.content_type = Some(content_type))
     }
 
     fn data(&mut self, message: Resource<Message>) -> wasmtime::Result<Vec<u8>> {
@@ -48,8 +72,7 @@ impl HostMessage for View<'_> {
     }
 
     fn set_data(&mut self, message: Resource<Message>, data: Vec<u8>) -> wasmtime::Result<()> {
-        self.table.get_mut(&message)?.data = data.into();
-        Ok(())
+        self.change(&message, |message| message.data = data.into())
     }
 
     fn metadata(&mut self, message: Resource<Message>) -> wasmtime::Result<Option<Vec<(String, String)>>> {
@@ -58,31 +81,22 @@ impl HostMessage for View<'_> {
     }
 
     fn add_metadata(&mut self, message: Resource<Message>, key: String, value: String) -> wasmtime::Result<()> {
-        let metadata = &mut self.table.get_mut(&message)?.metadata;
-        match metadata.iter_mut().find(|(name, _)| *name == key) {
+        self.change(&message, |message| match message.metadata.iter_mut().find(|(name, _)| *name == key) {
             Some((_, old)) => *old = value,
-            None => metadata.push((key, value)),
-        }
-        let bytes = metadata.iter().map(|(name, value)| name.len().saturating_add(value.len()));
-        if bytes.fold(0, usize::saturating_add) > METADATA_BYTES_MAX {
-            // The function has no error to answer with, and the host's memory must not grow with the guest's loop.
-            wasmtime::bail!("the metadata of a message takes at most {METADATA_BYTES_MAX} bytes");
-        }
-        Ok(())
+            None => message.metadata.push((key, value)),
+        })
     }
 
     fn set_metadata(&mut self, message: Resource<Message>, metadata: Vec<(String, String)>) -> wasmtime::Result<()> {
-        self.table.get_mut(&message)?.metadata = metadata;
-        Ok(())
+        self.change(&message, |message| message.metadata = metadata)
     }
 
     fn remove_metadata(&mut self, message: Resource<Message>, key: String) -> wasmtime::Result<()> {
-        self.table.get_mut(&message)?.metadata.retain(|(name, _)| *name != key);
-        Ok(())
+        self.change(&message, |message| message.metadata.retain(|(name, _)| *name != key))
     }
 
     fn drop(&mut self, message: Resource<Message>) -> wasmtime::Result<()> {
-        self.table.delete(message)?;
-        Ok(())
+        let message = self.table.delete(message)?;
+        self.hold_messages(message.bytes(), 0)
     }
 }

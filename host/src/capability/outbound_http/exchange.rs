@@ -1,6 +1,5 @@
 //! One request, from the check of its addresses to the response's body.
 
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, PoisonError};
@@ -248,19 +247,21 @@ pub(super) fn from_hyper(error: &hyper::Error) -> Error {
         Error::HttpResponseTimeout
     } else if error.is_parse_too_large() {
         Error::HttpResponseHeaderSectionSize(u32::try_from(RESPONSE_HEAD_BYTES_MAX).ok())
-    } else if error.is_incomplete_message() || cause(error) == Some(ErrorKind::UnexpectedEof) {
+    } else if error.is_incomplete_message() || is_io(error, Some(std::io::ErrorKind::UnexpectedEof)) {
         Error::HttpResponseIncomplete
-    } else if error.is_closed() || error.is_canceled() || error.is_body_write_aborted() || cause(error).is_some() {
+    } else if error.is_closed() || error.is_canceled() || error.is_body_write_aborted() || is_io(error, None) {
         Error::ConnectionTerminated
     } else {
         Error::HttpProtocolError
     }
 }
 
-/// What the connection had to do with it.
-fn cause(error: &hyper::Error) -> Option<ErrorKind> {
-    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    causes.find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind)
+/// Whether it comes of the stream, and of this kind of failure.
+fn is_io(error: &hyper::Error, kind: Option<std::io::ErrorKind>) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| kind.is_none_or(|kind| cause.kind() == kind))
 }
 
 /// The result of an exchange without its response.

@@ -3,7 +3,7 @@
 use wasmtime::component::Resource;
 
 use super::{Secret, variable};
-use crate::capability::{View, denied};
+use crate::capability::{View, denied, quoted};
 use crate::wit::capabilities::agent::runtime::secrets::{Error, Host, HostSecret};
 
 impl Host for View<'_> {
@@ -11,9 +11,10 @@ impl Host for View<'_> {
         self.session.count_call();
         let plan = self.session.plan();
         if !plan.manifest().secrets.required.contains(&name) {
-            let line = format!("[secrets] required = [{name:?}]");
+            let name = quoted(&name);
+            let line = format!("[secrets] required = [{name}]");
             self.session.note_denied("secrets", &name, &line);
-            return Ok(Err(Error::AccessDenied(denied(&format!("the secret {name:?}"), &line))));
+            return Ok(Err(Error::AccessDenied(denied(&format!("the secret {name}"), &line))));
         }
         let agent = plan.agent().clone();
         match self.session.secrets().get(&agent, &name).await {
@@ -33,7 +34,9 @@ impl Host for View<'_> {
 impl HostSecret for View<'_> {
     fn reveal(&mut self, secret: Resource<Secret>) -> wasmtime::Result<String> {
         self.session.count_call();
-        Ok(self.table.get(&secret)?.reveal().to_owned())
+        let value = self.table.get(&secret)?.reveal();
+        self.session.log().hide(value);
+        Ok(value.to_owned())
     }
 
     async fn drop(&mut self, secret: Resource<Secret>) -> wasmtime::Result<()> {

@@ -4,7 +4,7 @@ use wasmtime::component::Resource;
 
 use super::session::Reach;
 use super::{Column, Cursor, Date, DateTime, DbError, HANDLES_MAX, Kind, OpenDatabase, SqlError, Time, Value};
-use crate::capability::{View, denied};
+use crate::capability::{View, denied, quoted};
 use crate::wit::capabilities::agent::runtime::sql as wit;
 
 /// The outer error traps, the inner one is the guest's to handle.
@@ -16,9 +16,10 @@ impl wit::HostConnection for View<'_> {
     fn open(&mut self, name: String) -> Answer<Resource<OpenDatabase>> {
         self.session.count_call();
         let Some((grant, _)) = self.session.plan().sql_grant(&name) else {
-            let line = format!("[grants] sql = [{{ name = {name:?} }}]");
+            let name = quoted(&name);
+            let line = format!("[grants] sql = [{{ name = {name} }}]");
             self.session.note_denied("sql", &name, &line);
-            return Ok(Err(wit::Error::AccessDenied(denied(&format!("the database {name:?}"), &line))));
+            return Ok(Err(wit::Error::AccessDenied(denied(&format!("the database {name}"), &line))));
         };
         if self.session.sql.handles >= HANDLES_MAX {
             let text = format!("a task has at most {HANDLES_MAX} connections open");

@@ -7,21 +7,25 @@
 
 mod codec;
 mod connection;
+mod kept;
 mod pool;
 mod provision;
+mod running;
 mod statement;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgMessageTooLarge, PgPoolOptions, PgTypeTooDeep};
+use sqlx::{ConnectOptions as _, PgPool};
 
 use self::connection::PostgresConnection;
 use self::pool::{AgentPool, Slots};
 use self::provision::Installation;
-use super::{ConnectionCounts, Database, DbError, ProvisionError, SqlConnection, SqlError};
+use super::{ConnectionCounts, Database, DbError, ERROR_TEXT_BYTES_MAX, MESSAGE_BYTES_MAX};
+use super::{ProvisionError, SqlConnection, SqlError};
+use crate::capability::{Cause, log};
 use crate::catalog::Migration;
 use crate::manifest::{SqlGrant, TransactionMode};
 use crate::task::AgentName;
@@ -30,14 +34,22 @@ use crate::task::AgentName;
 const ADMIN_CONNECTIONS_MAX: u32 = 2;
 /// How long a new connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most connections in the names of agents, over all agents of one host, unless told otherwise.
+const CONNECTIONS_MAX: usize = 16;
+/// Most of those for one agent, unless told otherwise: half, so that one agent cannot hold off the others.
+const CONNECTIONS_PER_AGENT_MAX: usize = 8;
+/// Connections that one host has in its own name beside agents': records, catalog, provisioning.
+const OWN_CONNECTIONS: usize = 12;
+/// How long a host that ends waits for the statements of tasks that it has stopped to be gone at the server.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a server is used.
 #[derive(Clone, Debug)]
 pub struct PostgresConfig {
     /// Where it is, and the host's own role: one that may create roles and schemas.
     pub options: PgConnectOptions,
-    /// Most connections in the names of agents, over all agents of this host. PostgreSQL allows 100 by default, for all
-    /// hosts of a fleet and everyone else.
+    /// Most connections in the names of agents, over all agents of this host: 16, for PostgreSQL allows 100 by default, for
+    /// all hosts of a fleet and everyone else. Fewer where the server allows fewer.
     pub connections_max: usize,
     /// Most of those for one agent, so that one agent cannot hold off the others.
     pub connections_per_agent_max: usize,
@@ -64,9 +76,10 @@ impl PostgresConfig {
     #[must_use]
     pub fn new(options: PgConnectOptions) -> Self {
         Self {
-            options,
-            connections_max: 16,
-            connections_per_agent_max: 8,
+            // The statement that makes a role has its password in it, and a slow statement is logged as a warning.
+            options: options.disable_statement_logging(),
+            connections_max: CONNECTIONS_MAX,
+            connections_per_agent_max: CONNECTIONS_PER_AGENT_MAX,
             acquire_timeout: Duration::from_secs(5),
             keeps_records: false,
         }
@@ -87,17 +100,27 @@ impl Postgres {
     ///
     /// # Errors
     /// The server cannot be reached, or the role may not create the schema.
-    pub async fn connect(config: PostgresConfig) -> Result<Self, ProvisionError> {
+    pub async fn connect(mut config: PostgresConfig) -> Result<Self, ProvisionError> {
+        // What other roles may have made outside of `pg_catalog` is not for the host to find; and the driver would log its
+        // statements, passwords of agents included.
+        config.options = config
+            .options
+            .options([("search_path", "pg_catalog")])
+            .message_bytes_max(MESSAGE_BYTES_MAX)
+            .disable_statement_logging();
         let pool = PgPoolOptions::new()
             .max_connections(ADMIN_CONNECTIONS_MAX)
             .acquire_timeout(CONNECT_TIMEOUT)
             .test_before_acquire(true);
-        let admin = pool.connect_with(config.options.clone()).await.map_err(|error| ProvisionError::Unavailable {
+        let unreachable = |error: sqlx::Error| ProvisionError::Unavailable {
             what: "no connection to PostgreSQL could be made: check DATABASE_URL and that the server runs",
             source: error.into(),
-        })?;
-        let installation = provision::install(&admin).await?;
+        };
+        let admin = pool.connect_with(config.options.clone()).await.map_err(unreachable)?;
+        config.connections_max = config.connections_max.min(connections_allowed(&admin).await.map_err(unreachable)?);
+        let installation = provision::install(&admin, &config.options).await?;
         let slots = Arc::new(Slots::new(config.connections_max));
+        slots.look_after_idle();
         Ok(Self { admin, config, installation, slots, pools: RwLock::default() })
     }
 
@@ -110,7 +133,7 @@ impl Postgres {
         let made = || {
             let login = self.installation.login(agent);
             let end_task = self.config.keeps_records.then(|| self.installation.end_task());
-            AgentPool::new(&login, &self.config, self.admin.clone(), end_task, Arc::clone(&self.slots))
+            AgentPool::new(login, &self.config, self.admin.clone(), end_task, Arc::clone(&self.slots))
         };
         Arc::clone(pools.entry(agent.clone()).or_insert_with(made))
     }
@@ -163,6 +186,8 @@ impl Database for Postgres {
         for pool in pools {
             pool.retire_idle();
         }
+        // Statements of tasks that were stopped are being ended through `admin`.
+        let _ = tokio::time::timeout(END_TIMEOUT, self.slots.all_free()).await;
         self.admin.close().await;
     }
 }
@@ -174,38 +199,90 @@ impl std::fmt::Debug for Postgres {
     }
 }
 
-/// What a failure of the driver means to an agent.
+/// How many connections a host may open in the names of agents: what the server allows, less the host's own.
+async fn connections_allowed(admin: &PgPool) -> Result<usize, sqlx::Error> {
+    let allowed: i32 = sqlx::query_scalar(
+        "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int",
+    )
+    .fetch_one(admin)
+    .await?;
+    let left = usize::try_from(allowed).unwrap_or_default().saturating_sub(OWN_CONNECTIONS).max(1);
+    if left < CONNECTIONS_MAX {
+        tracing::warn!(
+            max_connections = allowed,
+            agents = left,
+            "PostgreSQL allows few connections: agents wait for them"
+        );
+    }
+    Ok(left)
+}
+
+/// What a failure of the driver means to an agent. One that ended the session ([`DbError::ended_session`]) may have been
+/// the server's end as well: see `connection::told`.
 fn lowered(error: sqlx::Error) -> SqlError {
     match error {
-        sqlx::Error::Database(database) if !ends_connection(&*database) => {
-            SqlError::Query(Box::new(db_error(database)))
+        sqlx::Error::Database(database) if !is_the_servers(&*database) => SqlError::Query(Box::new(db_error(database))),
+        sqlx::Error::Io(error) => match limit_in(&error) {
+            Some(text) => SqlError::LimitExceeded(text),
+            None => unreachable_database(error.into()),
+        },
+        // What PostgreSQL said was not understood. The agent makes it say so: with another `client_encoding`, or with
+        // operators of its own for the driver's questions about a type. Not a host's failure, which would be tried again
+        // without end.
+        sqlx::Error::Protocol(_)
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::RowNotFound
+        | sqlx::Error::TypeNotFound { .. } => {
+            let text = log::escaped(&error.to_string(), ERROR_TEXT_BYTES_MAX);
+            SqlError::Conversion(format!("the answer of PostgreSQL could not be read: {text}"))
         }
-        other => SqlError::Unavailable { what: "the connection to the database broke", source: other.into() },
+        other => unreachable_database(other.into()),
     }
 }
 
-/// Whether the server closed the connection with this: an operator's order, a crash, or no slot (classes 57P, 53, 08).
-/// `57014`, a cancelled statement, does not.
-fn ends_connection(error: &dyn sqlx::error::DatabaseError) -> bool {
-    error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("53300") || code.starts_with("08"))
+fn unreachable_database(source: Cause) -> SqlError {
+    SqlError::Unavailable { what: "the connection to the database broke", source }
+}
+
+/// The cap of the driver's that this is.
+fn limit_in(error: &std::io::Error) -> Option<String> {
+    let inner = error.get_ref()?;
+    if let Some(error) = inner.downcast_ref::<PgMessageTooLarge>() {
+        let (bytes, max) = (error.message_bytes, error.message_bytes_max);
+        return Some(format!("a row (or an error) of {bytes} bytes: at most {max}"));
+    }
+    inner.downcast_ref::<PgTypeTooDeep>().map(ToString::to_string)
+}
+
+/// Whether the server is at its end with this, and not the agent: a crash, no slot, no connection (`57P02` and on, 53300,
+/// class 08). `57P01`, an operator's order, is one that agents can give too.
+fn is_the_servers(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error
+        .code()
+        .is_some_and(|code| ["57P02", "57P03", "57P04", "53300"].contains(&code.as_ref()) || code.starts_with("08"))
 }
 
 fn db_error(error: Box<dyn sqlx::error::DatabaseError>) -> DbError {
+    let text = |text: &str| {
+        let end = text.floor_char_boundary(ERROR_TEXT_BYTES_MAX);
+        text.get(..end).unwrap_or_default().to_owned()
+    };
     match error.try_downcast::<sqlx::postgres::PgDatabaseError>() {
         Ok(error) => DbError {
             sqlstate: error.code().to_owned(),
             severity: format!("{:?}", error.severity()).to_ascii_uppercase(),
-            message: error.message().to_owned(),
-            detail: error.detail().map(str::to_owned),
-            table: error.table().map(str::to_owned),
-            column: error.column().map(str::to_owned),
-            constraint: error.constraint().map(str::to_owned),
+            message: text(error.message()),
+            detail: error.detail().map(text),
+            table: error.table().map(text),
+            column: error.column().map(text),
+            constraint: error.constraint().map(text),
         },
         // The driver is PostgreSQL's, so this does not happen; `XX000` is its "internal error".
         Err(other) => DbError {
             sqlstate: "XX000".to_owned(),
             severity: "ERROR".to_owned(),
-            message: other.message().to_owned(),
+            message: text(other.message()),
             detail: None,
             table: None,
             column: None,

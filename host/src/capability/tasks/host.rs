@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     BODY_BYTES_MAX, DELAY_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, NOTE_BYTES_MAX, OverLimit,
 };
-use crate::capability::{View, denied, log};
+use crate::capability::{View, denied, quoted};
 use crate::records::Progress;
 use crate::task::{AgentName, FollowUp, Task, TaskId};
 use crate::wit::capabilities::agent::runtime::tasks::{Error, Host, SubmitOptions};
@@ -37,7 +37,8 @@ impl Host for View<'_> {
         if let Some(sink) = &self.session.progress {
             #[expect(clippy::cast_possible_truncation, reason = "a fraction for people; seven digits are plenty")]
             let fraction = if fraction.is_nan() { 0.0 } else { fraction.clamp(0.0, 1.0) as f32 };
-            sink.note(Progress { fraction, note: log::escaped(&note.unwrap_or_default(), NOTE_BYTES_MAX) });
+            let note = self.session.log().presentable(&note.unwrap_or_default(), NOTE_BYTES_MAX);
+            sink.note(Progress { fraction, note });
         }
         Ok(())
     }
@@ -47,9 +48,10 @@ impl View<'_> {
     fn submit_follow_up(&mut self, agent: &str, body: Vec<u8>, options: SubmitOptions) -> Result<String, Error> {
         let granted = self.session.plan().manifest().grants.tasks.iter().find(|name| name.as_str() == agent);
         let Some(agent) = granted.cloned() else {
-            let line = format!("[grants] tasks = [{agent:?}]");
-            self.session.note_denied("tasks", agent, &line);
-            return Err(Error::AccessDenied(denied(&format!("tasks of {agent:?}"), &line)));
+            let agent = quoted(agent);
+            let line = format!("[grants] tasks = [{agent}]");
+            self.session.note_denied("tasks", &agent, &line);
+            return Err(Error::AccessDenied(denied(&format!("tasks of {agent}"), &line)));
         };
         if !self.session.directory().is_deployed(&agent) {
             return Err(Error::UnknownAgent(format!("no agent {agent} is deployed")));

@@ -25,6 +25,8 @@ pub const ENQUEUED_AT: &str = "x-enqueued-at";
 /// Before this moment, in Unix milliseconds, a delivery goes round through a delay queue again: how delays longer than
 /// the longest delay queue are made.
 pub const NOT_BEFORE: &str = "x-not-before";
+/// How long the host that receives a delivery keeps it before it runs, in milliseconds: what its delay queue was too short.
+pub const DELAY_REST: &str = "x-delay-rest";
 /// The outcome's name, in results and dead letters.
 pub const ERROR_TYPE: &str = "x-error-type";
 /// What went wrong, in results and dead letters.
@@ -66,6 +68,7 @@ pub(super) fn is_ours(name: &str) -> bool {
             | PARTITION_KEY
             | ENQUEUED_AT
             | NOT_BEFORE
+            | DELAY_REST
             | ERROR_TYPE
             | ERROR_MESSAGE
             | FAILED_AT
@@ -98,7 +101,7 @@ pub(super) fn that_travel_on(headers: &BTreeMap<String, HeaderValue>) -> BTreeMa
         .iter()
         .filter(|(name, _)| {
             let name = name.to_ascii_lowercase();
-            !is_the_brokers(&name) && name != NOT_BEFORE
+            !is_the_brokers(&name) && !matches!(name.as_str(), NOT_BEFORE | DELAY_REST)
         })
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
@@ -118,7 +121,7 @@ pub(crate) fn counted_size(headers: &BTreeMap<String, HeaderValue>) -> usize {
 }
 
 fn counted_entry_size(name: &str, value: &HeaderValue) -> usize {
-    let is_stamp = matches!(name, ATTEMPT | ENQUEUED_AT | DEADLINE | GENERATION | NOT_BEFORE)
+    let is_stamp = matches!(name, ATTEMPT | ENQUEUED_AT | DEADLINE | GENERATION | NOT_BEFORE | DELAY_REST)
         && value_size(value) <= STAMP_BYTES_MAX;
     if is_stamp || is_the_brokers(&name.to_ascii_lowercase()) { 0 } else { entry_size(name, value) }
 }

@@ -107,6 +107,11 @@ pub(crate) fn not_before_ms(message: &Message) -> Option<UnixMs> {
     message.headers.get(headers::NOT_BEFORE).and_then(HeaderValue::as_count)
 }
 
+/// How long a delivery is kept before it runs, in milliseconds, as far as the message says so properly.
+pub(crate) fn delay_rest_ms(message: &Message) -> Option<u64> {
+    message.headers.get(headers::DELAY_REST).and_then(HeaderValue::as_count)
+}
+
 /// The key of a task that is to run in turn with others of its key. A value that is no text is none: the message is
 /// malformed, and runs nowhere.
 pub(crate) fn partition_key(message: &Message) -> Option<String> {

@@ -136,6 +136,7 @@ impl Doubles {
         http::router(
             config,
             Ports {
+                memory: crate::memory::MemoryLedger::new(500_000_000, 1_000),
                 submit: Arc::new(self.clone()),
                 connectivity: self.connectivity.subscribe(),
                 records: Arc::new(self.clone()),

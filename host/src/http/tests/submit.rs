@@ -81,13 +81,14 @@ async fn a_failed_publication_is_503_and_leaves_no_record() {
 }
 
 #[tokio::test]
-async fn without_a_durable_record_there_is_no_202() {
-    let (doubles, _published) = Doubles::new();
+async fn without_a_durable_record_there_is_no_202_and_nothing_runs() {
+    let (doubles, mut published) = Doubles::new();
     let router = doubles.router(Config::default());
     doubles.lock().records_fail = true;
     let detail = post(&router, TASKS, &[], "x").await.problem(503, "unavailable");
     assert!(!detail.contains("hunter2"), "{detail}");
     post(&router, BATCH, &[], "1\n").await.problem(503, "unavailable");
+    assert!(published.try_recv().is_err(), "what is not taken does not run");
 }
 
 #[tokio::test]

@@ -2,22 +2,25 @@
 //!
 //! Receipts belong to the session: they report to a queue that dies with it, so a receipt of a lost channel does nothing.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
 use futures::stream::{self, SelectAll, Stream, StreamExt as _};
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Connection};
+use lapin::{Channel, Connection, Consumer};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Source;
-use crate::broker::amqp::convert;
+use super::prefetch::Prefetch;
 use crate::broker::amqp::declare::{self, answered};
 use crate::broker::amqp::watermark::Watermark;
+use crate::broker::amqp::{AmqpConfig, convert};
 use crate::delivery::{BrokerError, Delivery, Receipt, Settle};
+use crate::memory::{Charge, MemoryLedger};
 
 /// How a session ended.
 pub(super) enum End {
@@ -37,6 +40,11 @@ const STRAGGLER_DELAY: Duration = Duration::from_millis(100);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Settlements taken from the queue at a time.
 const BATCH: usize = 256;
+/// How often a consumer that has paused looks whether others have made room.
+const RESUME_EVERY: Duration = Duration::from_millis(50);
+/// What of the room for bodies one consumer's prefetch is to fill, and what has to be free before one that has paused goes
+/// on: a fraction.
+const ROOM_SHARE: u64 = 2;
 /// What became of a delivery.
 #[derive(Clone, Copy, Debug)]
 enum Settled {
@@ -51,6 +59,8 @@ struct SessionReceipt {
     tag: u64,
     settled: mpsc::UnboundedSender<Settled>,
     spent: bool,
+    /// The message is held for as long.
+    _body: Charge,
 }
 
 impl SessionReceipt {
@@ -80,14 +90,33 @@ impl Drop for SessionReceipt {
     }
 }
 
-/// What comes over the channel: deliveries, and the end of one of its consumers.
-type Arrivals = SelectAll<Box<dyn Stream<Item = Arrival> + Send + Sync + Unpin>>;
+/// What comes over the channel: deliveries, and the end of one of its consumers; with the generation of the consumer.
+type Arrivals = SelectAll<Box<dyn Stream<Item = (u64, Arrival)> + Send + Sync + Unpin>>;
 type Arrival = Option<lapin::Result<lapin::message::Delivery>>;
+
+/// Consumers in the place of those before: with another prefetch, or none for a while. RabbitMQ fixes the prefetch of a
+/// consumer when it is made.
+type Change = Pin<Box<dyn Future<Output = lapin::Result<Vec<Consumer>>> + Send>>;
+
+/// A delivery that nobody has taken yet.
+struct Held {
+    delivery: lapin::message::Delivery,
+    body: Charge,
+}
 
 struct Session {
     channel: Channel,
     arrivals: Arrivals,
     consumer_tags: Vec<ShortString>,
+    /// Counts the changes of the consumers. The end of one of an earlier generation was asked for.
+    generation: u64,
+    change: Option<Change>,
+    memory: MemoryLedger,
+    prefetch: Prefetch,
+    /// Whether nothing is consumed until there is room for bodies again.
+    paused: bool,
+    /// Read from the channel as they come, so that their size is known, and not handed over yet.
+    held: VecDeque<Held>,
     settled_sender: mpsc::UnboundedSender<Settled>,
     settled: mpsc::UnboundedReceiver<Settled>,
     marks: Watermark,
@@ -106,11 +135,12 @@ struct Session {
 pub(super) async fn run<T, F: Fn(Delivery, &str) -> Option<T>>(
     connection: &Connection,
     source: &mut Source<T, F>,
-    predeclared: bool,
+    AmqpConfig { predeclared, memory, .. }: &AmqpConfig,
     closing: &CancellationToken,
 ) -> Result<End, BrokerError> {
-    declare::apply(connection, &source.declarations, predeclared).await?;
-    let mut session = Session::open(connection, source).await.map_err(|error| BrokerError(error.to_string()))?;
+    declare::apply(connection, &source.declarations, *predeclared).await?;
+    let opened = Session::open(connection, source, memory).await;
+    let mut session = opened.map_err(|error| BrokerError(error.to_string()))?;
     source.live.set(true);
     match session.pump(source, closing).await {
         Ok(end) => {
@@ -125,21 +155,24 @@ impl Session {
     async fn open<T, F: Fn(Delivery, &str) -> Option<T>>(
         connection: &Connection,
         source: &Source<T, F>,
+        memory: &MemoryLedger,
     ) -> lapin::Result<Self> {
         let channel = answered(connection.create_channel()).await?;
-        answered(channel.basic_qos(source.prefetch, BasicQosOptions::default())).await?;
-        let (mut arrivals, mut consumer_tags) = (Arrivals::new(), Vec::with_capacity(source.queues.len()));
-        for queue in &source.queues {
-            let (queue, options) = (queue.as_str().into(), BasicConsumeOptions::default());
-            let consumer = answered(channel.basic_consume(queue, "".into(), options, FieldTable::default())).await?;
-            consumer_tags.push(consumer.tag());
-            arrivals.push(Box::new(consumer.map(Some).chain(stream::iter([None]))));
-        }
+        let prefetch = Prefetch::new(source.prefetch);
+        // What is kept in order is not handed back out of turn, and comes few at a time in any case.
+        let first = if source.order.is_some() { source.prefetch } else { prefetch.current() };
+        let consumers = consume(channel.clone(), source.queues.clone(), first).await?;
         let (settled_sender, settled) = mpsc::unbounded_channel();
-        Ok(Self {
+        let mut session = Self {
             channel,
-            arrivals,
-            consumer_tags,
+            arrivals: Arrivals::new(),
+            consumer_tags: Vec::new(),
+            generation: 0,
+            change: None,
+            memory: memory.clone(),
+            prefetch,
+            paused: false,
+            held: VecDeque::new(),
             settled_sender,
             settled,
             marks: Watermark::default(),
@@ -147,7 +180,20 @@ impl Session {
             stragglers_max: usize::from(source.prefetch / 2).max(1),
             each_at_once: source.order.is_some(),
             stragglers_since: None,
-        })
+        };
+        session.listen_to(consumers);
+        Ok(session)
+    }
+
+    fn listen_to(&mut self, consumers: Vec<Consumer>) {
+        let generation = if self.paused { 0 } else { self.generation };
+        if !self.paused {
+            self.consumer_tags = consumers.iter().map(Consumer::tag).collect();
+        }
+        for consumer in consumers {
+            let arrivals = consumer.map(Some).chain(stream::iter([None]));
+            self.arrivals.push(Box::new(arrivals.map(move |arrival| (generation, arrival))));
+        }
     }
 
     /// Moves deliveries out and settlements in. An error is the channel's end.
@@ -157,6 +203,8 @@ impl Session {
         closing: &CancellationToken,
     ) -> lapin::Result<End> {
         let mut flush = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+        let mut resume = tokio::time::interval(RESUME_EVERY);
+        resume.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut flush_set, mut stopping) = (false, false);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -176,23 +224,30 @@ impl Session {
                     self.flush(false).await?;
                     arm(self.marks.untold() > 0, &mut flush_set, flush.as_mut());
                 }
-                next = next(&mut self.arrivals, source.deliveries.as_ref()), if !stopping => match next {
-                    Next::Delivery(delivery, permit) => {
-                        let tag = delivery.delivery_tag;
-                        self.outstanding += 1;
-                        let delivery = self.receive(*delivery);
-                        if let Some(accepted) = (source.accept)(delivery.0, &delivery.1) {
-                            permit.send(accepted);
+                changed = changed(&mut self.change) => {
+                    let consumers = changed?;
+                    self.listen_to(consumers);
+                }
+                _ = resume.tick(), if self.paused && !stopping => self.resume_if_room(source),
+                next = next(&mut self.arrivals, source.deliveries.as_ref(), !self.held.is_empty()), if !stopping => {
+                    match next {
+                        Next::Place(permit) => self.hand_over(source, permit),
+                        Next::Delivery(delivery) => {
+                            self.arrive(*delivery, source).await?;
+                            let place = source.deliveries.as_ref().and_then(|deliveries| deliveries.try_reserve().ok());
+                            place.into_iter().for_each(|permit| self.hand_over(source, permit));
                         }
-                        tracing::trace!(consumer = source.name, tag, "delivered");
+                        Next::NobodyTakesThem => source.stop.cancel(),
+                        Next::Ended(_, Some(error)) => return Err(error),
+                        // One that was replaced.
+                        Next::Ended(generation, None) if generation < self.generation => {}
+                        Next::Ended(_, None) => {
+                            self.flush(true).await?;
+                            let reason = "the broker cancelled it: its queue was deleted or has moved";
+                            return Ok(End::Lost(reason.to_owned()));
+                        }
                     }
-                    Next::NobodyTakesThem => source.stop.cancel(),
-                    Next::Ended(Some(error)) => return Err(error),
-                    Next::Ended(None) => {
-                        self.flush(true).await?;
-                        return Ok(End::Lost("the broker cancelled it: its queue was deleted or has moved".to_owned()));
-                    }
-                },
+                }
             }
             if stopping && source.deliveries.take().is_some() {
                 source.live.set(false);
@@ -205,8 +260,104 @@ impl Session {
         }
     }
 
-    fn receive(&self, delivery: lapin::message::Delivery) -> (Delivery, String) {
-        let receipt = SessionReceipt { tag: delivery.delivery_tag, settled: self.settled_sender.clone(), spent: false };
+    fn in_hand(&self) -> u64 {
+        self.outstanding.saturating_add(self.held.len() as u64)
+    }
+
+    /// Bytes of bodies that one consumer's prefetch is to fill.
+    fn room_share(&self) -> u64 {
+        self.memory.bodies_bytes_max() / ROOM_SHARE
+    }
+
+    /// Takes a delivery in, and sees to it that no more come than memory holds.
+    async fn arrive<T, F: Fn(Delivery, &str) -> Option<T>>(
+        &mut self,
+        delivery: lapin::message::Delivery,
+        source: &Source<T, F>,
+    ) -> lapin::Result<()> {
+        let bytes = delivery.data.len() as u64;
+        if source.order.is_none() {
+            let in_hand = self.in_hand();
+            self.prefetch.saw(bytes);
+            if in_hand > 0 && self.memory.room_for_bodies() <= 0 {
+                if self.paused {
+                    // It was on its way when the consumer was cancelled.
+                    self.marks.handed_back(delivery.delivery_tag);
+                    return hand_back(&self.channel, delivery.delivery_tag).await;
+                }
+                self.pause(&source.name);
+            } else if self.change.is_none()
+                && !self.paused
+                && let Some(next) = self.prefetch.change(self.room_share(), in_hand)
+            {
+                tracing::debug!(
+                    consumer = source.name,
+                    prefetch = next,
+                    "changing a prefetch after the bodies that come"
+                );
+                self.replace(Some((source.queues.clone(), next)));
+            }
+        }
+        self.held.push_back(Held { delivery, body: self.memory.charge_body(bytes) });
+        Ok(())
+    }
+
+    /// Stops consuming until there is room.
+    fn pause(&mut self, name: &str) {
+        tracing::info!(consumer = name, "bodies take all the memory that they may; consuming no more for now");
+        self.paused = true;
+        self.replace(None);
+    }
+
+    fn resume_if_room<T, F: Fn(Delivery, &str) -> Option<T>>(&mut self, source: &Source<T, F>) {
+        let room = u64::try_from(self.memory.room_for_bodies()).unwrap_or(0);
+        let enough = self.room_share().max(self.prefetch.body_bytes());
+        if self.change.is_none() && (room >= enough || self.in_hand() == 0) {
+            self.paused = false;
+            let next = self.prefetch.resume(room.min(self.room_share()));
+            self.replace(Some((source.queues.clone(), next)));
+        }
+    }
+
+    /// Begins to consume anew and ends what consumes now, so that somebody consumes throughout; or only the latter.
+    fn replace(&mut self, consumers: Option<(Vec<String>, u16)>) {
+        self.generation += 1;
+        // With few at a time, one long task would hold the acknowledgements of all others up.
+        self.each_at_once = usize::from(self.prefetch.current()) < FLUSH_COUNT;
+        let (channel, old) = (self.channel.clone(), std::mem::take(&mut self.consumer_tags));
+        let under_way = self.change.take();
+        self.change = Some(Box::pin(async move {
+            let new = match (consumers, under_way) {
+                (Some((queues, prefetch)), _) => consume(channel.clone(), queues, prefetch).await?,
+                // What it makes ends here, and what has come to it is still to be heard.
+                (None, Some(under_way)) => {
+                    let made = under_way.await?;
+                    let tags: Vec<ShortString> = made.iter().map(Consumer::tag).collect();
+                    cancel_all(&channel, &tags).await?;
+                    made
+                }
+                (None, None) => Vec::new(),
+            };
+            cancel_all(&channel, &old).await?;
+            Ok(new)
+        }));
+    }
+
+    /// Hands the oldest over that waits.
+    fn hand_over<T, F: Fn(Delivery, &str) -> Option<T>>(&mut self, source: &Source<T, F>, place: mpsc::Permit<'_, T>) {
+        let Some(Held { delivery, body }) = self.held.pop_front() else { return };
+        let tag = delivery.delivery_tag;
+        self.outstanding += 1;
+        let delivery = self.receive(delivery, body);
+        if let Some(accepted) = (source.accept)(delivery.0, &delivery.1) {
+            place.send(accepted);
+        }
+        tracing::trace!(consumer = source.name, tag, "delivered");
+    }
+
+    fn receive(&self, delivery: lapin::message::Delivery, body: Charge) -> (Delivery, String) {
+        let (tag, settled) = (delivery.delivery_tag, self.settled_sender.clone());
+        let receipt = SessionReceipt { tag, settled, spent: false, _body: body };
         let message = convert::message(&delivery.properties, delivery.data);
         let received = Delivery { message, redelivered: delivery.redelivered, receipt: Receipt::new(receipt) };
         (received, delivery.routing_key.as_str().to_owned())
@@ -266,10 +417,16 @@ impl Session {
 
     /// Cancels the consumers at the broker and hands back what came before it heard of that.
     async fn cancel(&mut self) -> lapin::Result<()> {
-        for consumer_tag in &self.consumer_tags {
-            answered(self.channel.basic_cancel(consumer_tag.clone(), BasicCancelOptions::default())).await?;
+        if let Some(change) = self.change.take() {
+            let consumers = change.await?;
+            self.listen_to(consumers);
         }
-        while let Ok(Some(arrival)) = tokio::time::timeout(CANCEL_TIMEOUT, self.arrivals.next()).await {
+        cancel_all(&self.channel, &self.consumer_tags).await?;
+        for Held { delivery, .. } in std::mem::take(&mut self.held) {
+            self.marks.handed_back(delivery.delivery_tag);
+            hand_back(&self.channel, delivery.delivery_tag).await?;
+        }
+        while let Ok(Some((_, arrival))) = tokio::time::timeout(CANCEL_TIMEOUT, self.arrivals.next()).await {
             let Some(delivery) = arrival else { continue };
             let tag = delivery?.delivery_tag;
             self.marks.handed_back(tag);
@@ -296,9 +453,35 @@ impl Session {
         Ok(End::Stopped)
     }
 
-    async fn say_goodbye(&self) {
+    async fn say_goodbye(&mut self) {
         declare::close(&self.channel).await;
     }
+}
+
+/// Consumes these queues with a prefetch of their own each.
+async fn consume(channel: Channel, queues: Vec<String>, prefetch: u16) -> lapin::Result<Vec<Consumer>> {
+    answered(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+    let mut consumers = Vec::with_capacity(queues.len());
+    for queue in queues {
+        let (queue, options) = (queue.into(), BasicConsumeOptions::default());
+        consumers.push(answered(channel.basic_consume(queue, "".into(), options, FieldTable::default())).await?);
+    }
+    Ok(consumers)
+}
+
+async fn cancel_all(channel: &Channel, consumer_tags: &[ShortString]) -> lapin::Result<()> {
+    for consumer_tag in consumer_tags {
+        answered(channel.basic_cancel(consumer_tag.clone(), BasicCancelOptions::default())).await?;
+    }
+    Ok(())
+}
+
+/// The outcome of a change that is under way.
+async fn changed(change: &mut Option<Change>) -> lapin::Result<Vec<Consumer>> {
+    let Some(under_way) = change else { return std::future::pending().await };
+    let consumers = under_way.await;
+    *change = None;
+    consumers
 }
 
 async fn hand_back(channel: &Channel, tag: u64) -> lapin::Result<()> {
@@ -313,24 +496,27 @@ fn arm(wanted: bool, set: &mut bool, timer: Pin<&mut Sleep>) {
 }
 
 enum Next<'a, T> {
-    Delivery(Box<lapin::message::Delivery>, mpsc::Permit<'a, T>),
+    /// For one of those that wait.
+    Place(mpsc::Permit<'a, T>),
+    Delivery(Box<lapin::message::Delivery>),
     NobodyTakesThem,
-    Ended(Option<lapin::Error>),
+    Ended(u64, Option<lapin::Error>),
 }
 
-/// The next delivery, once there is room for it: until then it stays with the driver, and so with the prefetch.
-async fn next<'a, T>(arrivals: &mut Arrivals, deliveries: Option<&'a mpsc::Sender<T>>) -> Next<'a, T> {
+/// The next place for a delivery that waits, or the next delivery.
+async fn next<'a, T>(arrivals: &mut Arrivals, deliveries: Option<&'a mpsc::Sender<T>>, one_waits: bool) -> Next<'a, T> {
     let Some(deliveries) = deliveries else {
         return Next::NobodyTakesThem;
     };
-    let Ok(permit) = deliveries.reserve().await else {
-        return Next::NobodyTakesThem;
-    };
+    // Without a consumer nothing comes, and that is not an end.
+    let nothing_comes = arrivals.is_empty();
     tokio::select! {
-        arrival = arrivals.next() => match arrival.flatten() {
-            Some(Ok(delivery)) => Next::Delivery(Box::new(delivery), permit),
-            Some(Err(error)) => Next::Ended(Some(error)),
-            None => Next::Ended(None),
+        biased;
+        place = deliveries.reserve(), if one_waits => place.map_or(Next::NobodyTakesThem, Next::Place),
+        Some((generation, arrival)) = arrivals.next(), if !nothing_comes => match arrival {
+            Some(Ok(delivery)) => Next::Delivery(Box::new(delivery)),
+            Some(Err(error)) => Next::Ended(generation, Some(error)),
+            None => Next::Ended(generation, None),
         },
         () = deliveries.closed() => Next::NobodyTakesThem,
     }

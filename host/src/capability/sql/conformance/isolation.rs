@@ -2,16 +2,27 @@
 
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, TIMEOUT, agent, execute, one, open, rows, sqlstate};
-use crate::capability::sql::{Database, End, SqlError, Value};
+use super::{PATIENCE, TIMEOUT, agent, execute, migration, one, open, rows, sqlstate};
+use crate::capability::sql::{CommitError, Database, End, SqlError, Value};
 use crate::manifest::TransactionMode;
 use crate::task::AgentName;
 
+/// A table, and one whose commit ends the session.
+const OWN: &str = "\
+    CREATE SEQUENCE own_n; CREATE TABLE own (n int); CREATE TABLE doomed (n int); \
+    CREATE FUNCTION end_session() RETURNS trigger LANGUAGE plpgsql AS \
+    $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1); RETURN NULL; END $$; \
+    CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON doomed DEFERRABLE INITIALLY DEFERRED \
+    FOR EACH ROW EXECUTE FUNCTION end_session()";
+
 pub(super) async fn exercise(database: &dyn Database) {
     let victim = agent(database, "victim", "CREATE TABLE t (n int); INSERT INTO t VALUES (42)").await;
-    let intruder = agent(database, "intruder", "CREATE TABLE own (n int)").await;
+    let intruder = agent(database, "intruder", OWN).await;
     other_agents(database, &victim, &intruder).await;
     session_state(database, &intruder).await;
+    locks(database, &intruder).await;
+    own_role(database, &intruder).await;
+    own_failures(database, &intruder).await;
     time_limits(database, &intruder).await;
     dropped_statements_end(database, &intruder).await;
     dead_connections_are_replaced(database, &intruder).await;
@@ -60,34 +71,124 @@ async fn pid(database: &dyn Database, agent: &AgentName) -> Value {
     pid
 }
 
+/// Whatever a task leaves in its session, the next finds none of it: on the same connection where it was reset, on another
+/// where that is not known.
 async fn session_state(database: &dyn Database, agent: &AgentName) {
-    for commit in [true, false] {
-        let mut connection = open(database, agent).await;
-        let before = one(&mut connection, "SELECT pg_backend_pid()", &[]).await;
-        for statement in [
-            "CREATE TEMP TABLE own (secret text)",
-            "SELECT pg_advisory_lock(7)",
-            "SET search_path = pg_catalog",
-            "SET statement_timeout = 0",
-            "SELECT set_config('app.user', 'secret', false)",
-            "DECLARE left_over CURSOR WITH HOLD FOR SELECT 1",
-        ] {
-            execute(&mut connection, statement).await.unwrap();
-        }
-        connection.finish(if commit { End::Commit(None) } else { End::Rollback }).await.unwrap();
+    // Where everyone may make some: what may not be revoked by the host's role.
+    let temporary =
+        "DO $$ BEGIN CREATE TEMP TABLE own (secret text); EXCEPTION WHEN insufficient_privilege THEN END $$";
+    let usual: &[&str] = &[
+        temporary,
+        "SELECT pg_advisory_lock(7)",
+        "SELECT pg_advisory_lock_shared(8, 9)",
+        "SELECT setval('own_n', 7), nextval('own_n')",
+        "SET search_path = pg_catalog",
+        "SET statement_timeout = 0",
+        "SET idle_in_transaction_session_timeout = 0",
+        "SELECT set_config('app.user', 'secret', false)",
+        "DECLARE left_over CURSOR WITH HOLD FOR SELECT 1",
+        "DO $$ BEGIN EXECUTE 'LISTEN everything'; END $$",
+        "NOTIFY everything",
+        "SET default_transaction_read_only = on",
+    ];
+    let unusual: [&[&str]; 3] = [
+        &["DO $$ BEGIN EXECUTE 'PREPARE mine AS SELECT 1'; END $$"],
+        &["SELECT 1", "DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$"],
+        &["DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; EXECUTE 'PREPARE sqlx_s_1 AS SELECT 1'; END $$"],
+    ];
+    for round in 0..ALTERNATIONS {
+        for mode in [TransactionMode::Task, TransactionMode::Statement] {
+            for commit in [true, false] {
+                let unusual = unusual.get(round).copied();
+                let mut connection = database.open(agent, mode, TIMEOUT).await.unwrap();
+                let before = one(&mut connection, "SELECT pg_catalog.pg_backend_pid()", &[]).await;
+                for statement in unusual.unwrap_or(usual) {
+                    execute(&mut connection, statement).await.unwrap();
+                }
+                connection.finish(if commit { End::Commit(None) } else { End::Rollback }).await.unwrap();
 
-        let mut connection = open(database, agent).await;
-        let after = one(&mut connection, "SELECT pg_backend_pid()", &[]).await;
-        assert_eq!(before, after, "the connection is used again");
-        let state = "SELECT concat_ws('|', current_setting('app.user', true), current_setting('statement_timeout'), \
-                     to_regclass('pg_temp.own')::text, (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = \
-                     pg_backend_pid()), (SELECT count(*) FROM pg_cursors WHERE name = 'left_over'))";
-        let Value::Text(state) = one(&mut connection, state, &[]).await else { panic!() };
-        assert_eq!(state, "|20s|0|0");
-        // The search path leads to the agent's own table again.
-        assert_eq!(one(&mut connection, "SELECT count(*) FROM own", &[]).await, Value::Int64(0));
-        connection.finish(End::Commit(None)).await.unwrap();
+                let mut connection = open(database, agent).await;
+                let after = one(&mut connection, "SELECT pg_backend_pid()", &[]).await;
+                assert_eq!(before == after, unusual.is_none(), "round {round}, {mode:?}: the connection is used again");
+                let Value::Text(state) = one(&mut connection, STATE, &[]).await else { panic!() };
+                assert_eq!(state, "|20s|21min|off|0|0|0|0", "round {round}, {mode:?}");
+                // The search path leads to the agent's own table again.
+                assert_eq!(one(&mut connection, "SELECT count(*) FROM own", &[]).await, Value::Int64(0));
+                let error = rows(&mut connection, "SELECT lastval()", &[]).await.unwrap_err();
+                assert_eq!(sqlstate(&error), "55000", "no sequence was used in this session");
+                connection.finish(End::Rollback).await.unwrap();
+            }
+        }
     }
+}
+
+/// How often one task's session is followed by another's, in each mode and with each end.
+const ALTERNATIONS: usize = 20;
+
+const STATE: &str = "SELECT concat_ws('|', COALESCE(current_setting('app.user', true), ''), current_setting('statement_timeout'), \
+    current_setting('idle_in_transaction_session_timeout'), current_setting('default_transaction_read_only'), \
+    to_regclass('pg_temp.own')::text, \
+    (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()), \
+    (SELECT count(*) FROM pg_cursors WHERE name = 'left_over'), (SELECT count(*) FROM pg_listening_channels()), \
+    (SELECT count(*) FROM pg_prepared_statements WHERE from_sql))";
+
+/// The host waits for no lock that an agent can take: not even for those that it once took itself.
+async fn locks(database: &dyn Database, agent: &AgentName) {
+    let mut connection = open(database, agent).await;
+    for statement in [
+        "SELECT pg_advisory_lock(7018690069354017652)",
+        "SELECT pg_advisory_lock(('x' || substr(encode(sha256(current_user::text::bytea), 'hex'), 1, 16))::bit(64)::bigint)",
+    ] {
+        execute(&mut connection, statement).await.unwrap();
+    }
+    database.provision(agent, &[], &[migration("0001_create.sql", OWN)]).await.unwrap();
+    connection.finish(End::Rollback).await.unwrap();
+}
+
+/// An agent that changes its own password, or what its sessions begin with, keeps neither itself nor the host out.
+async fn own_role(database: &dyn Database, agent: &AgentName) {
+    let mut connection = open(database, agent).await;
+    for statement in [
+        "DO $$ BEGIN EXECUTE format('ALTER ROLE %I PASSWORD %L', current_user, 'mine'); END $$",
+        "DO $$ BEGIN EXECUTE format('ALTER ROLE %I SET search_path = pg_catalog', current_user); END $$",
+        "DO $$ BEGIN EXECUTE format('ALTER ROLE %I SET statement_timeout = 0', current_user); END $$",
+        "DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$",
+    ] {
+        execute(&mut connection, statement).await.unwrap();
+    }
+    // The last of them has the connection closed.
+    connection.finish(End::Commit(None)).await.unwrap();
+    let mut connection = open(database, agent).await;
+    assert_eq!(one(&mut connection, "SELECT count(*) FROM own", &[]).await, Value::Int64(0));
+    let timeout = one(&mut connection, "SELECT current_setting('statement_timeout')", &[]).await;
+    assert_eq!(timeout, Value::Text("20s".to_owned()));
+    execute(&mut connection, "DO $$ BEGIN EXECUTE format('ALTER ROLE %I RESET ALL', current_user); END $$")
+        .await
+        .unwrap();
+    connection.finish(End::Commit(None)).await.unwrap();
+}
+
+/// What an agent makes PostgreSQL say is the agent's failure, not the host's, which would be tried again without end.
+async fn own_failures(database: &dyn Database, agent: &AgentName) {
+    let mut connection = open(database, agent).await;
+    let error = rows(&mut connection, "SELECT pg_terminate_backend(pg_backend_pid())", &[]).await.unwrap_err();
+    assert_eq!(sqlstate(&error), "57P01");
+    let error = execute(&mut connection, "SELECT 1").await.unwrap_err();
+    assert!(matches!(error, SqlError::LimitExceeded(_)), "{error:?}");
+    let error = connection.finish(End::Commit(None)).await.unwrap_err();
+    assert!(matches!(error, CommitError::Aborted(_)), "{error:?}");
+
+    let mut connection = open(database, agent).await;
+    execute(&mut connection, "SET client_encoding = 'LATIN1'").await.unwrap();
+    let error = rows(&mut connection, "SELECT 1 AS \"\u{fc}\"", &[]).await.unwrap_err();
+    assert!(matches!(error, SqlError::Conversion(_)), "{error:?}");
+    connection.finish(End::Rollback).await.unwrap();
+
+    // At the commit.
+    let mut connection = open(database, agent).await;
+    execute(&mut connection, "INSERT INTO doomed VALUES (1)").await.unwrap();
+    let error = connection.finish(End::Commit(None)).await.unwrap_err();
+    assert!(matches!(&error, CommitError::Refused(error) if error.sqlstate == "57P01"), "{error:?}");
 }
 
 async fn time_limits(database: &dyn Database, agent: &AgentName) {
@@ -173,8 +274,8 @@ async fn dead_connections_are_replaced(database: &dyn Database, agent: &AgentNam
     execute(&mut doomed, "INSERT INTO own VALUES (1)").await.unwrap();
     let doomed_pid = one(&mut doomed, "SELECT pg_backend_pid()", &[]).await;
     rows(&mut connection, "SELECT pg_terminate_backend($1)", &[doomed_pid]).await.unwrap();
-    let error = execute(&mut doomed, "SELECT 1").await.unwrap_err();
-    assert!(matches!(error, SqlError::Unavailable { .. }), "{error:?}");
+    // By the agent's own order, so this is its own failure.
+    assert_eq!(sqlstate(&execute(&mut doomed, "SELECT 1").await.unwrap_err()), "57P01");
     assert!(doomed.finish(End::Commit(None)).await.is_err());
     assert_eq!(one(&mut connection, "SELECT count(*) FROM own", &[]).await, Value::Int64(0));
     connection.finish(End::Commit(None)).await.unwrap();

@@ -6,7 +6,7 @@ use super::{Value, agent};
 use crate::capability::SessionPlan;
 use crate::capability::outbound_http::{MemoryNetwork, Outbound};
 use crate::capability::sql::session::{Reach, SqlSession};
-use crate::capability::sql::{CommitError, Database, End, RESULT_BYTES_MAX, Row, SqlError};
+use crate::capability::sql::{CommitError, Database, ERROR_TEXT_BYTES_MAX, End, RESULT_BYTES_MAX, Row, SqlError};
 use crate::manifest::Manifest;
 use crate::task::AgentName;
 
@@ -19,6 +19,8 @@ pub(super) async fn exercise(database: &dyn Database) {
     streaming(database, &task).await;
     interleaving(database, &task).await;
     caps(database, &task).await;
+    before_they_are_read(database, &task).await;
+    statements_are_forgotten(database, &task).await;
     caps_by_statement(database, &plan(&agent, "statement")).await;
 }
 
@@ -99,8 +101,9 @@ async fn caps(database: &dyn Database, plan: &SessionPlan) {
         // Taken as it comes, only the number of rows and their bytes together can be too many.
         let error = rest(&mut session, id, 1_000).await.unwrap_err();
         assert!(matches!(error, SqlError::LimitExceeded(_)), "{error:?}");
+        // Not as the host's failure, which would be tried again without end.
         let error = session.execute(reach(database, plan), "SELECT 1", &[]).await.unwrap_err();
-        assert!(matches!(error, SqlError::Unavailable { .. }), "{error:?}");
+        assert!(matches!(error, SqlError::LimitExceeded(_)), "{error:?}");
         let error = session.finish(End::Commit(None)).await.unwrap_err();
         assert!(matches!(error, CommitError::Aborted(_)), "{error:?}");
     }
@@ -117,6 +120,62 @@ async fn caps(database: &dyn Database, plan: &SessionPlan) {
     let statement = format!("SELECT '{}'", "x".repeat(super::super::STATEMENT_BYTES_MAX));
     let error = session.execute(reach(database, plan), &statement, &[]).await.unwrap_err();
     assert!(matches!(error, SqlError::LimitExceeded(_)), "{error:?}");
+    session.finish(End::Commit(None)).await.unwrap();
+}
+
+/// What is far larger than it may be is not read, or not made of what was read.
+async fn before_they_are_read(database: &dyn Database, plan: &SessionPlan) {
+    let types = "DO $$ BEGIN CREATE TYPE level0 AS (n int); FOR i IN 1..40 LOOP \
+                 EXECUTE format('CREATE TYPE level%s AS (n level%s)', i, i - 1); END LOOP; END $$";
+    let statements = [
+        "SELECT repeat('x', 500000000)",
+        "SELECT n, repeat('x', 9000000) FROM generate_series(1, 3) AS n",
+        "DO $$ BEGIN RAISE EXCEPTION '%', repeat('x', 500000000); END $$",
+        "SELECT array_agg(1e131071::numeric) FROM generate_series(1, 100000)",
+        "SELECT array_agg(NULL::text) FROM generate_series(1, 2000000)",
+        "SELECT NULL::level40",
+    ];
+    for statement in statements {
+        let mut session = SqlSession::default();
+        session.execute(reach(database, plan), types, &[]).await.unwrap();
+        let error = match session.query(reach(database, plan), statement, &[]).await {
+            Ok((id, _)) => rest(&mut session, id, 1).await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert!(matches!(error, SqlError::LimitExceeded(_)), "{statement}: {error:?}");
+        let error = session.finish(End::Commit(None)).await.unwrap_err();
+        assert!(matches!(error, CommitError::Aborted(_)), "{statement}: {error:?}");
+    }
+    let mut session = SqlSession::default();
+    let many = "SELECT generate_series(1, 1000000)";
+    let error = session.execute(reach(database, plan), many, &[]).await.unwrap_err();
+    assert!(matches!(error, SqlError::LimitExceeded(_)), "{error:?}");
+    session.finish(End::Rollback).await.unwrap();
+    // An error is told, but not in any length.
+    let mut session = SqlSession::default();
+    let long = "DO $$ BEGIN RAISE EXCEPTION '%', repeat('x', 1000000); END $$";
+    let Err(SqlError::Query(error)) = session.execute(reach(database, plan), long, &[]).await else { panic!() };
+    assert_eq!(error.message.len(), ERROR_TEXT_BYTES_MAX);
+    session.finish(End::Rollback).await.unwrap();
+}
+
+/// More statements than are kept, and larger ones, and each of them again.
+async fn statements_are_forgotten(database: &dyn Database, plan: &SessionPlan) {
+    let mut session = SqlSession::default();
+    let blanks = " ".repeat(100_000);
+    for round in 0..2 {
+        for number in 0..150 {
+            let padding = if number % 10 == 0 { blanks.as_str() } else { "" };
+            let statement = format!("SELECT {number}{padding}");
+            let (id, _) = session.query(reach(database, plan), &statement, &[]).await.unwrap();
+            let rows = rest(&mut session, id, 1).await.unwrap();
+            assert_eq!(rows, vec![vec![Value::Int32(number)]], "round {round}");
+            session.forget(id);
+        }
+        let held = "SELECT count(*) < 100 AND sum(length(statement)) < 2000000 FROM pg_prepared_statements";
+        let (id, _) = session.query(reach(database, plan), held, &[]).await.unwrap();
+        assert_eq!(rest(&mut session, id, 1).await.unwrap(), vec![vec![Value::Boolean(true)]]);
+    }
     session.finish(End::Commit(None)).await.unwrap();
 }
 

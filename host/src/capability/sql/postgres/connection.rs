@@ -1,6 +1,7 @@
 //! A connection in the hands of one task.
 
 mod ending;
+mod run;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,26 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use sqlx::postgres::{PgArguments, PgStatement};
-use sqlx::{Arguments, Column as _, Either, Executor, Row as _, Statement, ValueRef};
+use sqlx::{Column as _, Connection, Either, Executor, Statement};
 use tokio::sync::mpsc;
 
-use self::ending::{COMMIT_TIMEOUT, end_task, end_transaction};
+use self::ending::{end_task, end_transaction};
+use self::run::{prepare, pump, start, told, within};
 use super::pool::{AgentPool, Checkout, Live};
 use super::{codec, lowered, statement};
-use crate::capability::sql::{Column, CommitError, Committed, End, Kind, RowBatch, SqlConnection, SqlError, Value};
+use crate::capability::sql::{Column, CommitError, Committed, End, Kind, ROWS_DROPPED_MAX, RowBatch};
+use crate::capability::sql::{SqlConnection, SqlError, Value};
 use crate::manifest::TransactionMode;
 use crate::records::Ended;
-
-/// What the host waits beyond `statement_timeout` for PostgreSQL to enforce it, before it does so itself: an agent can
-/// change the setting, not this.
-const STATEMENT_GRACE: Duration = Duration::from_secs(1);
-/// How long a connection may take to begin a transaction, which waits for nothing in the server: a server that vanished
-/// without a goodbye says nothing, and TCP alone would wait for a quarter of an hour.
-const START_TIMEOUT: Duration = Duration::from_secs(5);
-/// A batch of rows is passed on when it has so many, or so many bytes: two batches are in memory at most.
-const BATCH_ROWS: usize = 256;
-const BATCH_BYTES: usize = 256 << 10;
 
 /// A connection in the hands of one task.
 pub(super) struct PostgresConnection {
@@ -105,13 +97,13 @@ impl PostgresConnection {
     /// Remembers what makes a commit impossible.
     fn note(&mut self, error: &SqlError) {
         let spoils = match error {
-            SqlError::Query(_) => self.mode == TransactionMode::Task,
+            SqlError::Query(error) => self.mode == TransactionMode::Task || error.ended_session(),
             SqlError::Unavailable { .. } | SqlError::Conversion(_) | SqlError::LimitExceeded(_) => true,
             SqlError::Denied(_) | SqlError::BadParameter(_) => false,
         };
         if spoils && self.aborted.is_none() {
             self.aborted = Some(error.to_string());
-            self.used_up = matches!(error, SqlError::Conversion(_) | SqlError::LimitExceeded(_));
+            self.used_up = !matches!(error, SqlError::Unavailable { .. });
         }
     }
 }
@@ -127,10 +119,17 @@ impl SqlConnection for PostgresConnection {
         let work = async {
             let (statement, arguments) = prepare(&mut live, statement, parameters, timeout).await?;
             let mut results = live.connection.fetch_many(statement.query_with(arguments));
-            let mut affected = 0u64;
+            let (mut affected, mut dropped) = (0u64, 0u64);
             while let Some(result) = results.try_next().await.map_err(lowered)? {
-                if let Either::Left(done) = result {
-                    affected = affected.saturating_add(done.rows_affected());
+                match result {
+                    Either::Left(done) => affected = affected.saturating_add(done.rows_affected()),
+                    Either::Right(_) => dropped = dropped.saturating_add(1),
+                }
+                if dropped > ROWS_DROPPED_MAX {
+                    return Err(SqlError::LimitExceeded(format!(
+                        "a statement run for the number of rows that it affected gave more than {ROWS_DROPPED_MAX} rows: \
+                         query it instead"
+                    )));
                 }
             }
             Ok(affected)
@@ -212,7 +211,10 @@ impl SqlConnection for PostgresConnection {
     }
 
     fn abandon(&mut self, reason: &str) {
-        self.aborted.get_or_insert_with(|| reason.to_owned());
+        if self.aborted.is_none() {
+            self.aborted = Some(reason.to_owned());
+            self.used_up = true;
+        }
         self.state = State::Lost;
     }
 
@@ -237,12 +239,13 @@ impl SqlConnection for PostgresConnection {
                 Ok(_) | Err(_) => "ROLLBACK; ",
             },
         };
-        let ended = tokio::time::timeout(COMMIT_TIMEOUT, end_transaction(&mut live, command)).await;
-        let ended = ended.unwrap_or_else(|elapsed| Err(CommitError::Unavailable(elapsed.into())));
+        let ended = end_transaction(&mut live, command).await;
         match &ended {
             Ok(true) => {
                 live.running.now = false;
                 live.timeout = live.timeout_default;
+                // A large row, or large parameters, have left large buffers.
+                live.connection.shrink_buffers();
                 self.pool.give_back(live);
             }
             // What was committed stays committed; only the connection is not to be used again.
@@ -267,128 +270,19 @@ impl PostgresConnection {
             Err(error) => {
                 self.note(error);
                 let clean = match error {
-                    SqlError::Query(_) | SqlError::BadParameter(_) | SqlError::Denied(_) => true,
+                    SqlError::Query(error) => !error.ended_session(),
+                    SqlError::BadParameter(_) | SqlError::Denied(_) => true,
                     SqlError::Unavailable { .. } | SqlError::Conversion(_) | SqlError::LimitExceeded(_) => false,
                 };
                 if clean {
                     live.running.now = false;
                     self.state = State::Ready(live);
                 } else {
-                    // Dropped in the middle of something: the server is told to end it.
+                    // Dropped in the middle of something: the server is told to end it, unless it has.
                     self.state = State::Lost;
                 }
             }
         }
         result
     }
-}
-
-/// The first thing that a task does with a connection, in one round trip.
-async fn start(live: &mut Live, mode: TransactionMode, timeout: Duration) -> Result<(), SqlError> {
-    let mut batch = String::new();
-    if live.timeout != timeout {
-        batch = format!("SET statement_timeout = {}; ", timeout.as_millis());
-    }
-    if mode == TransactionMode::Task {
-        batch.push_str("BEGIN");
-    }
-    if !batch.is_empty() {
-        match tokio::time::timeout(START_TIMEOUT, live.connection.execute(batch.as_str())).await {
-            Ok(started) => started.map_err(lowered)?,
-            Err(elapsed) => return Err(silent(elapsed.into())),
-        };
-        live.timeout = timeout;
-    }
-    Ok(())
-}
-
-/// Prepares the statement, or finds it prepared, and encodes the parameters for it.
-async fn prepare<'q>(
-    live: &mut Live,
-    statement: &'q str,
-    parameters: &[Value],
-    timeout: Duration,
-) -> Result<(PgStatement<'q>, PgArguments), SqlError> {
-    if live.timeout != timeout {
-        // Another of the manifest's grants than the one before, with another timeout.
-        let set = format!("SET statement_timeout = {}", timeout.as_millis());
-        live.connection.execute(set.as_str()).await.map_err(lowered)?;
-        live.timeout = timeout;
-    }
-    if statement.contains('\0') {
-        return Err(SqlError::BadParameter("a statement cannot contain the character NUL".to_owned()));
-    }
-    let prepared = live.connection.prepare_with(statement, &[]).await.map_err(lowered)?;
-    let types = match prepared.parameters() {
-        Some(Either::Left(types)) => types,
-        Some(Either::Right(_)) | None => &[],
-    };
-    if types.len() != parameters.len() {
-        let text = format!("the statement has {} parameters, and {} were given", types.len(), parameters.len());
-        return Err(SqlError::BadParameter(text));
-    }
-    let mut arguments = PgArguments::default();
-    for (index, (value, of)) in parameters.iter().zip(types).enumerate() {
-        let bound = codec::encode(value, of, index.saturating_add(1)).map_err(SqlError::BadParameter)?;
-        arguments.add(bound).map_err(|error| SqlError::BadParameter(error.to_string()))?;
-    }
-    Ok((prepared, arguments))
-}
-
-/// Runs a query and passes its rows on, in batches, as fast as they are taken.
-async fn pump(
-    live: &mut Live,
-    statement: &PgStatement<'static>,
-    arguments: PgArguments,
-    kinds: &[Kind],
-    batches: &mpsc::Sender<RowBatch>,
-) -> Result<(), SqlError> {
-    let mut results = live.connection.fetch_many(statement.query_with(arguments));
-    let mut batch = RowBatch::default();
-    while let Some(result) = results.try_next().await.map_err(lowered)? {
-        let Either::Right(row) = result else { continue };
-        let mut values = Vec::with_capacity(kinds.len());
-        for (index, kind) in kinds.iter().enumerate() {
-            let raw = row.try_get_raw(index).map_err(lowered)?;
-            let value = if raw.is_null() {
-                Value::Null
-            } else {
-                let bytes = raw.as_bytes().map_err(|error| SqlError::Conversion(error.to_string()))?;
-                codec::decode(&raw.type_info(), kind, bytes).map_err(SqlError::Conversion)?
-            };
-            batch.bytes = batch.bytes.saturating_add(value.bytes());
-            values.push(value);
-        }
-        batch.rows.push(values);
-        if batch.rows.len() >= BATCH_ROWS || batch.bytes >= BATCH_BYTES {
-            // Nobody listens any more where the cursor is gone with its session; the rest is then of no use.
-            let _ = batches.send(std::mem::take(&mut batch)).await;
-        }
-    }
-    if !batch.rows.is_empty() {
-        let _ = batches.send(batch).await;
-    }
-    Ok(())
-}
-
-/// Runs a statement no longer than `timeout` and a little; nothing where it took longer.
-async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, SqlError>>) -> Option<Result<T, SqlError>> {
-    tokio::time::timeout(timeout.saturating_add(STATEMENT_GRACE), work).await.ok()
-}
-
-/// What a statement came to. One that PostgreSQL itself should have ended by now is the agent's doing, which can change
-/// that setting; unless PostgreSQL is not there any more, or not on this connection, and nobody said goodbye.
-async fn told<T>(result: Option<Result<T, SqlError>>, live: &Live, timeout: Duration) -> Result<T, SqlError> {
-    if let Some(result) = result {
-        return result;
-    }
-    if !live.running.is_there().await {
-        return Err(silent("no answer to a statement".into()));
-    }
-    let timeout = crate::units::format_duration(timeout);
-    Err(SqlError::LimitExceeded(format!("the statement ran past statement_timeout = {timeout}")))
-}
-
-fn silent(source: crate::capability::Cause) -> SqlError {
-    SqlError::Unavailable { what: "the database stopped answering", source }
 }

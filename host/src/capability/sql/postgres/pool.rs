@@ -12,18 +12,17 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, PgPool, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::kept::{KeptStatements, STATEMENTS_CACHED_MAX};
 use super::provision::Login;
+use super::running::{Running, ServerStart};
 use super::{CONNECT_TIMEOUT, PostgresConfig};
 use crate::capability::sql::SqlError;
 use crate::records::EndTask;
 
-/// Prepared statements kept per connection.
-const STATEMENTS_CACHED_MAX: usize = 64;
-/// A connection that nobody used for so long is closed rather than used: a firewall may have forgotten it.
+/// A connection that nobody used for so long is closed: it costs the server memory, and a firewall may have forgotten it.
 const IDLE_MAX: Duration = Duration::from_secs(300);
-
-/// How long the server may take to say whether it has a connection.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often idle connections are looked at.
+const IDLE_LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// The connections that one host may have open in the names of agents.
 pub(super) struct Slots {
@@ -50,6 +49,28 @@ impl Slots {
         self.closed.store(true, Ordering::Release);
     }
 
+    /// Waits until every connection is gone, at the server too.
+    pub(super) async fn all_free(&self) {
+        let _ = self.free.acquire_many(u32::try_from(self.max).unwrap_or(u32::MAX)).await;
+    }
+
+    /// Closes connections that nobody has used for long, for as long as there are slots.
+    pub(super) fn look_after_idle(self: &Arc<Self>) {
+        let slots = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(IDLE_LOOK_EVERY).await;
+                let Some(slots) = slots.upgrade() else { return };
+                slots.pools().iter().for_each(|pool| pool.close_old(IDLE_MAX));
+            }
+        });
+    }
+
+    fn pools(&self) -> Vec<Arc<AgentPool>> {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// A slot for a new connection, taken from another agent's idle one where none is free.
     async fn take(self: &Arc<Self>) -> Option<OwnedSemaphorePermit> {
         if let Ok(slot) = Arc::clone(&self.free).try_acquire_owned() {
@@ -57,12 +78,10 @@ impl Slots {
         }
         self.waiting.fetch_add(1, Ordering::AcqRel);
         let _waits = Waits(self);
-        let pools: Vec<_> = {
-            let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-            pools.iter().filter_map(Weak::upgrade).collect()
-        };
-        // One is enough; dropping it closes it and frees its slot.
-        drop(pools.iter().find_map(|pool| pool.pop_idle()));
+        // One is enough; its slot is free once it is closed.
+        if let Some(idle) = self.pools().iter().find_map(|pool| pool.pop_idle()) {
+            close(idle);
+        }
         Arc::clone(&self.free).acquire_owned().await.ok()
     }
 }
@@ -77,6 +96,7 @@ impl Drop for Waits<'_> {
 
 /// The connections of one agent.
 pub(super) struct AgentPool {
+    login: Login,
     options: PgConnectOptions,
     admin: PgPool,
     end_task: Option<EndTask>,
@@ -95,8 +115,9 @@ pub(super) struct Live {
     pub(super) timeout_default: Duration,
     /// The statement timeout in force.
     pub(super) timeout: Duration,
+    /// What the driver keeps of its statements.
+    pub(super) kept: KeptStatements,
     generation: u64,
-    _slot: OwnedSemaphorePermit,
 }
 
 /// A connection in the hands of a task, with the agent's turn.
@@ -109,7 +130,7 @@ pub(super) struct Checkout {
 
 impl AgentPool {
     pub(super) fn new(
-        login: &Login,
+        login: Login,
         config: &PostgresConfig,
         admin: PgPool,
         end_task: Option<EndTask>,
@@ -117,6 +138,7 @@ impl AgentPool {
     ) -> Arc<Self> {
         let options = login.options(&config.options).statement_cache_capacity(STATEMENTS_CACHED_MAX);
         let pool = Arc::new(Self {
+            login,
             options,
             admin,
             end_task,
@@ -164,28 +186,39 @@ impl AgentPool {
             }
         };
         let generation = self.generation.load(Ordering::Acquire);
-        let options = self.options.clone().options([("statement_timeout", statement_timeout.as_millis().to_string())]);
-        let open = async {
-            let mut connection = options.connect().await?;
-            // With its schema: a role may set a search path for itself that leads to a function of its own.
-            let row = sqlx::query("SELECT pg_catalog.pg_backend_pid()").fetch_one(&mut connection).await?;
-            Ok::<_, sqlx::Error>((connection, row.try_get::<i32, _>(0)?))
-        };
-        let (connection, pid) = match tokio::time::timeout(CONNECT_TIMEOUT, open).await {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => return Err(unavailable("no connection to the database could be made", error.into())),
-            Err(elapsed) => return Err(unavailable("no connection to the database could be made", elapsed.into())),
-        };
-        let running =
-            Running { pid, role: self.options.get_username().to_owned(), admin: self.admin.clone(), now: false };
+        let (connection, pid, server) =
+            match tokio::time::timeout(CONNECT_TIMEOUT, self.log_in(statement_timeout)).await {
+                Ok(Ok(opened)) => opened,
+                Ok(Err(error)) => return Err(unavailable("no connection to the database could be made", error.into())),
+                Err(elapsed) => return Err(unavailable("no connection to the database could be made", elapsed.into())),
+            };
+        let running = Running::new(pid, self.login.role().to_owned(), server, self.admin.clone(), slot);
         Ok(Live {
             connection,
             running,
             timeout_default: statement_timeout,
             timeout: statement_timeout,
+            kept: KeptStatements::default(),
             generation,
-            _slot: slot,
         })
+    }
+
+    /// A new session, its process at the server, and when that server started.
+    async fn log_in(&self, statement_timeout: Duration) -> Result<(PgConnection, i32, ServerStart), sqlx::Error> {
+        let options = self.options.clone().options([("statement_timeout", statement_timeout.as_millis().to_string())]);
+        let mut connection = match options.connect().await {
+            // Any role may change its own password, and an agent's is to be what the host thinks.
+            Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code == "28P01") => {
+                self.login.restore_password(&self.admin).await?;
+                options.connect().await?
+            }
+            connected => connected?,
+        };
+        // With their schema: a role may set a search path for itself that leads to functions of its own. And without a name,
+        // under which it would stay in the session.
+        let who = sqlx::query("SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_postmaster_start_time()");
+        let row = who.persistent(false).fetch_one(&mut connection).await?;
+        Ok((connection, row.try_get(0)?, row.try_get(1)?))
     }
 
     /// Takes back a connection that is outside a transaction and has been reset.
@@ -213,17 +246,18 @@ impl AgentPool {
 
     /// The connection that was used last: it is warm, and the others get old enough to be closed.
     fn pop_idle(&self) -> Option<Live> {
+        self.close_old(IDLE_MAX);
+        self.idle_connections().pop().map(|(live, _)| live)
+    }
+
+    /// Closes the connections that nobody has used for so long.
+    fn close_old(&self, idle_max: Duration) {
         let mut idle = self.idle_connections();
-        let (live, since) = idle.pop()?;
-        if since.elapsed() < IDLE_MAX {
-            return Some(live);
-        }
-        // The others are older still.
-        let old = std::mem::take(&mut *idle);
+        // In the order in which they came back.
+        let old = idle.iter().take_while(|(_, since)| since.elapsed() >= idle_max).count();
+        let old: Vec<_> = idle.drain(..old).collect();
         drop(idle);
-        close(live);
         old.into_iter().for_each(|(live, _)| close(live));
-        None
     }
 
     fn idle_connections(&self) -> MutexGuard<'_, Vec<(Live, Instant)>> {
@@ -235,45 +269,14 @@ impl AgentPool {
 fn close(live: Live) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(async move {
-            let Live { connection, _slot, .. } = live;
+            // The slot is free once this is dropped.
+            let Live { connection, running, .. } = live;
             let _ = connection.close().await;
+            drop(running);
         });
     }
 }
 
 fn unavailable(what: &'static str, source: crate::capability::Cause) -> SqlError {
     SqlError::Unavailable { what, source }
-}
-
-/// Knows whether a statement is running on the connection. Dropped while one is (the task was stopped), it has the server
-/// end it: a backend does not notice by itself that its client is gone while it computes.
-pub(super) struct Running {
-    pid: i32,
-    role: String,
-    admin: PgPool,
-    /// Set while a statement runs.
-    pub(super) now: bool,
-}
-
-impl Running {
-    /// Whether the server has this connection, as far as it says anything.
-    pub(super) async fn is_there(&self) -> bool {
-        let look = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND usename = $2)";
-        let look = sqlx::query_scalar::<_, bool>(look).bind(self.pid).bind(&self.role).fetch_one(&self.admin);
-        matches!(tokio::time::timeout(LOOK_TIMEOUT, look).await, Ok(Ok(true)))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let (true, Ok(runtime)) = (self.now, tokio::runtime::Handle::try_current()) else { return };
-        let (pid, role, admin) = (self.pid, std::mem::take(&mut self.role), self.admin.clone());
-        runtime.spawn(async move {
-            // By role too: the process may have ended meanwhile, and its number be another's.
-            let stop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND usename = $2";
-            if let Err(error) = sqlx::query(stop).bind(pid).bind(role).execute(&admin).await {
-                tracing::warn!(%error, "a statement of a stopped task could not be ended; its statement_timeout will");
-            }
-        });
-    }
 }

@@ -3,6 +3,10 @@
 //! What the host keeps is in its own schema `agent_host`: who it is (`sql_installation`), and which migrations were
 //! applied (`sql_migrations`). A migration runs under the agent's own role, so it can do no more than the agent can, and
 //! is recorded in its own transaction by a function that writes for the calling role only.
+//!
+//! Nothing here waits for an advisory lock: any role can take any of those, and keep it.
+
+mod restrict;
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -11,12 +15,12 @@ use sha2::{Digest, Sha256};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor, PgPool, Row};
 
-use super::PostgresConfig;
+use super::{MESSAGE_BYTES_MAX, PostgresConfig};
 use crate::capability::Cause;
 use crate::capability::sql::ProvisionError;
 use crate::catalog::Migration;
 use crate::records::EndTask;
-use crate::store::SCHEMA_LOCK;
+use crate::store::SchemaLock;
 use crate::task::AgentName;
 
 /// PostgreSQL cuts identifiers after so many bytes.
@@ -26,8 +30,14 @@ const MIGRATION_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a session may sit in a transaction without a statement. The host ends sessions with their task, after 20
 /// minutes at the latest; this is for hosts that hang.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(21 * 60);
-/// Most that one statement of an agent may spill to the server's disk, where the host's role may say so.
+/// Most that one session of an agent may have spilled to the server's disk, where the host's role may say so.
 const TEMP_FILES_MAX: &str = "256MB";
+/// Most connections of one agent's role at the server, over all hosts: eight hosts with all that one agent may have there,
+/// and well below PostgreSQL's default of 100 for everyone.
+const CONNECTIONS_PER_ROLE_MAX: u32 = 64;
+/// How long making a role waits for a lock that somebody else holds, such as a transaction of the agent's that changes its
+/// role.
+const LOCK_TIMEOUT: &str = "30s";
 
 const TABLES: &str = "\
 CREATE SCHEMA IF NOT EXISTS agent_host;
@@ -43,6 +53,9 @@ CREATE TABLE IF NOT EXISTS agent_host.sql_migrations (
     applied_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (role, name)
 );
+CREATE TABLE IF NOT EXISTS agent_host.sql_roles (
+    role text PRIMARY KEY
+);
 CREATE OR REPLACE FUNCTION agent_host.record_migration(name text, digest text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS
 $$ INSERT INTO agent_host.sql_migrations (role, name, digest) VALUES (session_user, $1, $2) $$;
@@ -53,13 +66,17 @@ REVOKE ALL ON FUNCTION agent_host.record_migration(text, text) FROM PUBLIC;
 pub(super) struct Installation {
     id: String,
     password_key: Vec<u8>,
+    /// Whether the server can notice by itself that a client is gone: from version 14 on.
+    checks_clients: bool,
 }
 
 /// An agent's role and schema.
+#[derive(Clone)]
 pub(super) struct Login {
     role: String,
     schema: String,
     password: String,
+    checks_clients: bool,
 }
 
 impl Installation {
@@ -73,35 +90,56 @@ impl Installation {
         // Twice, as HMAC does: a hash of the key and the name alone could be continued by whoever knows one of them.
         let inner = Sha256::new().chain_update(&self.password_key).chain_update(&role).finalize();
         let outer = Sha256::new().chain_update(&self.password_key).chain_update(inner).finalize();
-        Login { role, schema, password: hex(&outer) }
+        Login { role, schema, password: hex(&outer), checks_clients: self.checks_clients }
     }
 }
 
 impl Login {
-    /// Connect options of this role, at the same server.
+    /// The name of the role.
+    pub(super) fn role(&self) -> &str {
+        &self.role
+    }
+
+    /// Connect options of this role, at the same server. What the session starts with is said here and not in settings of
+    /// the role: any role can change its own.
     pub(super) fn options(&self, server: &PgConnectOptions) -> PgConnectOptions {
+        let mut settings = vec![
+            ("search_path", format!("\"{}\"", self.schema)),
+            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT.as_millis().to_string()),
+            ("client_min_messages", "error".to_owned()),
+        ];
+        if self.checks_clients {
+            // A backend notices within this time that its host is gone.
+            settings.push(("client_connection_check_interval", "2s".to_owned()));
+        }
         server
             .clone()
             .username(&self.role)
             .password(&self.password)
             .application_name("agent-host")
+            .message_bytes_max(MESSAGE_BYTES_MAX)
+            .options(settings)
             // The driver would log the statements of agents, values of theirs included.
             .disable_statement_logging()
     }
+
+    /// Makes the role's password what it was.
+    pub(super) async fn restore_password(&self, admin: &PgPool) -> Result<(), sqlx::Error> {
+        let Self { role, password, .. } = self;
+        tracing::warn!(role, "the password of an agent's role was changed, and is changed back");
+        admin.execute(format!("ALTER ROLE \"{role}\" PASSWORD '{password}'").as_str()).await.map(drop)
+    }
 }
 
-/// Makes the host's own tables, under a lock that hosts which start together share.
-pub(super) async fn install(admin: &PgPool) -> Result<Installation, ProvisionError> {
+/// Makes the host's own tables, under a lock that hosts which start together share, and takes from everyone what agents are
+/// not to have.
+pub(super) async fn install(admin: &PgPool, server: &PgConnectOptions) -> Result<Installation, ProvisionError> {
     let failed = |error: sqlx::Error| ProvisionError::Unavailable {
         what: "the schema agent_host could not be made: the role of DATABASE_URL must be allowed to create schemas",
         source: error.into(),
     };
+    let lock = SchemaLock::take(server).await.map_err(failed)?;
     let mut transaction = admin.begin().await.map_err(failed)?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)")
-        .bind(SCHEMA_LOCK)
-        .execute(&mut *transaction)
-        .await
-        .map_err(failed)?;
     // Notices such as "already exists, skipping" are no news.
     transaction.execute("SET LOCAL client_min_messages = warning").await.map_err(failed)?;
     transaction.execute(TABLES).await.map_err(failed)?;
@@ -114,15 +152,21 @@ pub(super) async fn install(admin: &PgPool) -> Result<Installation, ProvisionErr
         .execute(&mut *transaction)
         .await
         .map_err(failed)?;
-    let row = sqlx::query("SELECT id, password_key FROM agent_host.sql_installation")
-        .fetch_one(&mut *transaction)
-        .await
-        .map_err(failed)?;
+    let row = sqlx::query(
+        "SELECT id, password_key, current_setting('server_version_num')::int >= 140000 AS checks_clients \
+         FROM agent_host.sql_installation",
+    )
+    .fetch_one(&mut *transaction)
+    .await
+    .map_err(failed)?;
     let installation = Installation {
         id: row.try_get("id").map_err(failed)?,
         password_key: row.try_get("password_key").map_err(failed)?,
+        checks_clients: row.try_get("checks_clients").map_err(failed)?,
     };
     transaction.commit().await.map_err(failed)?;
+    restrict::everyone(admin).await.map_err(failed)?;
+    lock.release().await;
     Ok(installation)
 }
 
@@ -138,12 +182,9 @@ pub(super) async fn provision(
         source: source.into(),
     };
     // Out of the pool for good: on any failure it is closed, and the lock with it.
-    let mut connection = admin.acquire().await.map_err(unavailable)?.detach();
-    sqlx::query("SELECT pg_advisory_lock($1)")
-        .bind(lock_of(&login.role))
-        .execute(&mut connection)
-        .await
-        .map_err(unavailable)?;
+    let mut lock = admin.acquire().await.map_err(unavailable)?.detach();
+    lock_role(&mut lock, &login.role).await.map_err(unavailable)?;
+    let mut connection = config.options.connect().await.map_err(unavailable)?;
     make_role(&mut connection, login).await.map_err(unavailable)?;
     let changed = apply(&mut connection, &config.options, login, migrations).await?;
     if config.keeps_records {
@@ -151,55 +192,57 @@ pub(super) async fn provision(
         connection.execute(grant.as_str()).await.map_err(unavailable)?;
     }
     connection.close().await.map_err(unavailable)?;
+    // Closing ends the transaction, which has changed nothing.
+    lock.close().await.map_err(unavailable)?;
     Ok(changed)
 }
 
+/// Holds off others that would provision the same role, until the transaction in which this connection then is ends.
+async fn lock_role(connection: &mut PgConnection, role: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO agent_host.sql_roles (role) VALUES ($1) ON CONFLICT DO NOTHING")
+        .bind(role)
+        .execute(&mut *connection)
+        .await?;
+    connection.execute("BEGIN").await?;
+    let take = sqlx::query("SELECT FROM agent_host.sql_roles WHERE role = $1 FOR UPDATE");
+    take.bind(role).execute(connection).await.map(drop)
+}
+
 async fn make_role(connection: &mut PgConnection, login: &Login) -> Result<(), sqlx::Error> {
-    let Login { role, schema, password } = login;
+    let Login { role, schema, password, .. } = login;
     // Identifiers cannot be parameters; these hold only a-z, 0-9, '-' and '_'.
     let known =
         sqlx::query("SELECT 1 FROM pg_roles WHERE rolname = $1").bind(role).fetch_optional(&mut *connection).await?;
-    let mut statements = String::from("SET client_min_messages = warning;\n");
+    let mut statements = format!("SET client_min_messages = warning;\nSET lock_timeout = '{LOCK_TIMEOUT}';\n");
     if known.is_none() {
         let _ = writeln!(
             statements,
-            "CREATE ROLE \"{role}\" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOINHERIT PASSWORD '{password}';"
+            "CREATE ROLE \"{role}\" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOINHERIT;"
         );
     }
+    // Also where it is there: a role can change its password itself.
+    let _ = writeln!(
+        statements,
+        "ALTER ROLE \"{role}\" CONNECTION LIMIT {CONNECTIONS_PER_ROLE_MAX} PASSWORD '{password}';"
+    );
     let superuser: bool = sqlx::query("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
         .fetch_one(&mut *connection)
         .await?
         .try_get(0)?;
-    if !superuser {
+    if superuser {
+        // Only a superuser may set it; and so the agent cannot lift it.
+        let database: String =
+            sqlx::query("SELECT current_database()::text").fetch_one(&mut *connection).await?.try_get(0)?;
+        let database = database.replace('"', "\"\"");
+        let _ = writeln!(
+            statements,
+            "ALTER ROLE \"{role}\" IN DATABASE \"{database}\" SET temp_file_limit = '{TEMP_FILES_MAX}';"
+        );
+    } else {
         // Making a schema for a role, and ending its statements, takes membership in it.
         let _ = writeln!(statements, "GRANT \"{role}\" TO CURRENT_USER;");
     }
     let _ = writeln!(statements, "CREATE SCHEMA IF NOT EXISTS \"{schema}\" AUTHORIZATION \"{role}\";");
-    let version: i32 = sqlx::query("SELECT current_setting('server_version_num')::int")
-        .fetch_one(&mut *connection)
-        .await?
-        .try_get(0)?;
-    let idle_ms = IDLE_IN_TRANSACTION_TIMEOUT.as_millis().to_string();
-    let mut settings = vec![
-        ("search_path", schema.as_str()),
-        ("idle_in_transaction_session_timeout", &idle_ms),
-        ("client_min_messages", "error"),
-    ];
-    if version >= 140_000 {
-        // A backend notices within this time that its host is gone.
-        settings.push(("client_connection_check_interval", "2s"));
-    }
-    if superuser {
-        // Only a superuser may set it; and so the agent cannot lift it.
-        settings.push(("temp_file_limit", TEMP_FILES_MAX));
-    }
-    let database: String =
-        sqlx::query("SELECT current_database()::text").fetch_one(&mut *connection).await?.try_get(0)?;
-    let database = database.replace('"', "\"\"");
-    for (name, value) in settings {
-        let value = if name == "search_path" { format!("\"{value}\"") } else { format!("'{value}'") };
-        let _ = writeln!(statements, "ALTER ROLE \"{role}\" IN DATABASE \"{database}\" SET {name} = {value};");
-    }
     connection.execute(statements.as_str()).await?;
     Ok(())
 }
@@ -237,9 +280,15 @@ async fn apply(
     let result = async {
         for (migration, digest) in new {
             let failed = |source: Cause| ProvisionError::Migration { name: migration.name.clone(), source };
-            match tokio::time::timeout(MIGRATION_TIMEOUT, migrate(server, login, migration, &digest)).await {
+            let mut pid = None;
+            let migrating = migrate(server, login, migration, &digest, &mut pid);
+            match tokio::time::timeout(MIGRATION_TIMEOUT, migrating).await {
                 Ok(result) => result.map_err(|error| failed(error.into()))?,
-                Err(elapsed) => return Err(failed(elapsed.into())),
+                Err(elapsed) => {
+                    // It may have lifted its statement_timeout, and would run on.
+                    end_process(&mut *admin, &login.role, pid).await.map_err(unavailable)?;
+                    return Err(failed(elapsed.into()));
+                }
             }
         }
         Ok(true)
@@ -271,9 +320,11 @@ async fn migrate(
     login: &Login,
     migration: &Migration,
     digest: &str,
+    pid: &mut Option<i32>,
 ) -> Result<(), sqlx::Error> {
     let timeout = MIGRATION_TIMEOUT.as_millis().to_string();
     let mut connection = login.options(server).options([("statement_timeout", timeout)]).connect().await?;
+    *pid = Some(sqlx::query_scalar("SELECT pg_catalog.pg_backend_pid()").fetch_one(&mut connection).await?);
     let mut transaction = connection.begin().await?;
     transaction.execute(migration.sql.as_str()).await?;
     sqlx::query("SELECT agent_host.record_migration($1, $2)")
@@ -283,6 +334,16 @@ async fn migrate(
         .await?;
     transaction.commit().await?;
     connection.close().await
+}
+
+/// Ends the role's process of this number, if there is one.
+async fn end_process(admin: &mut PgConnection, role: &str, pid: Option<i32>) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND usename = $2")
+        .bind(pid)
+        .bind(role)
+        .execute(admin)
+        .await
+        .map(drop)
 }
 
 /// `prefix` and `name`, shortened with a hash where PostgreSQL would cut it.
@@ -295,11 +356,6 @@ fn identifier(prefix: &str, name: &str) -> String {
     let hash: String = hex(&Sha256::digest(name)).chars().take(HASH_DIGITS).collect();
     let kept: String = whole.chars().take(IDENTIFIER_BYTES_MAX - HASH_DIGITS - 1).collect();
     format!("{kept}_{hash}")
-}
-
-fn lock_of(role: &str) -> i64 {
-    let digest = Sha256::digest(role);
-    digest.first_chunk::<8>().map_or(0, |bytes| i64::from_be_bytes(*bytes))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -315,7 +371,7 @@ mod tests {
 
     #[test]
     fn long_names_stay_apart_and_fit() {
-        let installation = Installation { id: "0123abcd".to_owned(), password_key: vec![1; 48] };
+        let installation = Installation { id: "0123abcd".to_owned(), password_key: vec![1; 48], checks_clients: true };
         let name = |last: &str| AgentName::parse(&["a".repeat(62).as_str(), last].concat()).unwrap();
         let (one, other) = (installation.login(&name("x")), installation.login(&name("y")));
         assert!(one.role.len() <= IDENTIFIER_BYTES_MAX && one.schema.len() <= IDENTIFIER_BYTES_MAX);

@@ -5,7 +5,7 @@ use sqlx::TypeInfo;
 use sqlx::postgres::{PgTypeInfo, PgTypeKind};
 
 use super::{EPOCH, numeric, oid};
-use crate::capability::sql::{Date, DateTime, Kind, Time, Value};
+use crate::capability::sql::{Date, DateTime, Kind, RESULT_BYTES_MAX, SqlError, Time, Value};
 
 /// Which values a column of this type has.
 pub(in super::super) fn kind(of: &PgTypeInfo) -> Kind {
@@ -42,11 +42,39 @@ pub(in super::super) fn kind(of: &PgTypeInfo) -> Kind {
     }
 }
 
-/// The value that these bytes are, in a column of this type.
+/// Why bytes are no value.
+#[derive(Debug, PartialEq, Eq)]
+pub(in super::super) enum Refusal {
+    /// A text for the guest: a value that has no counterpart, such as an infinite date.
+    NoCounterpart(String),
+    /// The value would take more bytes than are left.
+    TooLarge,
+}
+
+impl From<String> for Refusal {
+    fn from(text: String) -> Self {
+        Self::NoCounterpart(text)
+    }
+}
+
+impl From<Refusal> for SqlError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoCounterpart(text) => Self::Conversion(text),
+            Refusal::TooLarge => Self::LimitExceeded(format!("the result is larger than {RESULT_BYTES_MAX} bytes")),
+        }
+    }
+}
+
+/// The value that these bytes are, in a column of this type. It is not made where it would take more than `bytes_max`: some
+/// values are far larger than their bytes, `1e131071::numeric` ten thousand times, and an array of NULLs six times.
 ///
 /// # Errors
-/// A text for the guest: a value that has no counterpart, such as an infinite date.
-pub(in super::super) fn decode(of: &PgTypeInfo, kind: &Kind, bytes: &[u8]) -> Result<Value, String> {
+/// See [`Refusal`].
+pub(in super::super) fn decode(of: &PgTypeInfo, kind: &Kind, bytes: &[u8], bytes_max: usize) -> Result<Value, Refusal> {
+    if bytes.len() > bytes_max {
+        return Err(Refusal::TooLarge);
+    }
     let broken = || format!("a value of type {} is not in PostgreSQL's binary format", of.name());
     Ok(match kind {
         Kind::Boolean => Value::Boolean(*bytes.first().ok_or_else(broken)? != 0),
@@ -63,11 +91,23 @@ pub(in super::super) fn decode(of: &PgTypeInfo, kind: &Kind, bytes: &[u8]) -> Re
         Kind::DateTime => Value::DateTime(date_time(i64::from_be_bytes(fixed(bytes).ok_or_else(broken)?))?),
         Kind::Uuid => Value::Uuid(uuid::Uuid::from_bytes(fixed(bytes).ok_or_else(broken)?).to_string()),
         Kind::Json => Value::Json(json(of, bytes).ok_or_else(broken)?.to_vec()),
+        Kind::Decimal if numeric::digits(bytes).is_some_and(|digits| digits > bytes_max) => {
+            return Err(Refusal::TooLarge);
+        }
         Kind::Decimal => Value::Decimal(numeric::decode(bytes).ok_or_else(broken)?),
-        Kind::ArrayInt32 => Value::ArrayInt32(array(bytes, &|item| fixed(item).map(i32::from_be_bytes))?),
-        Kind::ArrayInt64 => Value::ArrayInt64(array(bytes, &|item| fixed(item).map(i64::from_be_bytes))?),
-        Kind::ArrayDecimal => Value::ArrayDecimal(array(bytes, &numeric::decode)?),
-        Kind::ArrayText => Value::ArrayText(array(bytes, &text)?),
+        Kind::ArrayInt32 => {
+            Value::ArrayInt32(array(bytes, bytes_max, &|_| 0, &|item| fixed(item).map(i32::from_be_bytes))?)
+        }
+        Kind::ArrayInt64 => {
+            Value::ArrayInt64(array(bytes, bytes_max, &|_| 0, &|item| fixed(item).map(i64::from_be_bytes))?)
+        }
+        Kind::ArrayDecimal => Value::ArrayDecimal(array(
+            bytes,
+            bytes_max,
+            &|item| numeric::digits(item).unwrap_or_default(),
+            &numeric::decode,
+        )?),
+        Kind::ArrayText => Value::ArrayText(array(bytes, bytes_max, &<[u8]>::len, &text)?),
         Kind::Other(_) => Value::Unsupported(bytes.to_vec()),
     })
 }
@@ -128,8 +168,14 @@ fn time_of(time: chrono::NaiveTime) -> Time {
     }
 }
 
-/// The items of a one-dimensional array.
-fn array<T>(bytes: &[u8], item: &dyn Fn(&[u8]) -> Option<T>) -> Result<Vec<Option<T>>, String> {
+/// The items of a one-dimensional array, where they take no more than `bytes_max`: each its own size, and what it holds
+/// beside that.
+fn array<T>(
+    bytes: &[u8],
+    bytes_max: usize,
+    held: &dyn Fn(&[u8]) -> usize,
+    item: &dyn Fn(&[u8]) -> Option<T>,
+) -> Result<Vec<Option<T>>, Refusal> {
     let broken = || "an array is not in PostgreSQL's binary format".to_owned();
     let mut rest = bytes;
     let word = |rest: &mut &[u8]| -> Result<i32, String> {
@@ -143,21 +189,27 @@ fn array<T>(bytes: &[u8], item: &dyn Fn(&[u8]) -> Option<T>) -> Result<Vec<Optio
         0 => return Ok(Vec::new()),
         1 => {}
         _ => {
-            return Err(
-                "an array of several dimensions has no counterpart: unnest it, or cast it with ::text".to_owned()
-            );
+            let text = "an array of several dimensions has no counterpart: unnest it, or cast it with ::text";
+            return Err(text.to_owned().into());
         }
     }
     let (count, _lower_bound) = (word(&mut rest)?, word(&mut rest)?);
     let mut items = Vec::new();
+    let mut left = bytes_max;
+    let take = |left: &mut usize, bytes: usize| -> Result<(), Refusal> {
+        *left = left.checked_sub(bytes).ok_or(Refusal::TooLarge)?;
+        Ok(())
+    };
     for _ in 0..count {
         let length = word(&mut rest)?;
+        take(&mut left, size_of::<Option<T>>())?;
         let Ok(length) = usize::try_from(length) else {
             items.push(None);
             continue;
         };
         let (one, after) = rest.split_at_checked(length).ok_or_else(broken)?;
         rest = after;
+        take(&mut left, held(one))?;
         items.push(Some(item(one).ok_or_else(broken)?));
     }
     Ok(items)

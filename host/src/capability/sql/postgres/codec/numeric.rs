@@ -2,6 +2,8 @@
 //!
 //! All of NUMERIC's range, which no decimal type of Rust has, and its NaN and infinities.
 
+use std::fmt::Write;
+
 /// Digits before the point that PostgreSQL takes at most, and digits after it.
 const INTEGER_DIGITS_MAX: usize = 131_072;
 const FRACTION_DIGITS_MAX: usize = 16_383;
@@ -85,6 +87,15 @@ fn bytes(weight: i16, sign: u16, scale: u16, groups: &[u16]) -> Vec<u8> {
     out
 }
 
+/// How many characters [`decode`] will give, about; nothing where the bytes are no NUMERIC.
+pub(super) fn digits(bytes: &[u8]) -> Option<usize> {
+    let header = bytes.first_chunk::<8>()?;
+    let [_, _, weight_high, weight_low, _, _, scale_high, scale_low] = *header;
+    let weight = usize::try_from(i16::from_be_bytes([weight_high, weight_low])).unwrap_or(0);
+    let scale = usize::from(u16::from_be_bytes([scale_high, scale_low]));
+    Some(weight.saturating_add(1).saturating_mul(4).saturating_add(scale).saturating_add(2))
+}
+
 /// Decimal digits of the binary form; nothing where the bytes are no NUMERIC.
 pub(super) fn decode(bytes: &[u8]) -> Option<String> {
     let mut words = bytes.chunks_exact(2).map(|pair| <[u8; 2]>::try_from(pair).map(u16::from_be_bytes));
@@ -101,14 +112,14 @@ pub(super) fn decode(bytes: &[u8]) -> Option<String> {
         let index = i32::from(weight).checked_sub(weight_of).and_then(|index| usize::try_from(index).ok());
         index.and_then(|index| groups.get(index)).copied().unwrap_or(0)
     };
-    let mut text = String::new();
+    let mut text = String::with_capacity(digits(bytes)?);
     if sign == NEGATIVE {
         text.push('-');
     }
     let top = i32::from(weight).max(0);
     text.push_str(&group(top).to_string());
     for weight_of in (0..top).rev() {
-        text.push_str(&format!("{:04}", group(weight_of)));
+        let _ = write!(text, "{:04}", group(weight_of));
     }
     if scale > 0 {
         text.push('.');
@@ -150,7 +161,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_decode_or_not(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = decode(&bytes);
+            if let Some(text) = decode(&bytes) {
+                // A group of bytes that PostgreSQL would not send may have a digit more.
+                prop_assert!(text.len() <= digits(&bytes).unwrap() * 2 + "-Infinity".len());
+            }
         }
 
         #[test]
