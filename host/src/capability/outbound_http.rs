@@ -80,7 +80,7 @@ impl OutboundHttp {
         let mut ctx = WasiHttpCtx::new();
         ctx.set_field_size_limit(limits::FIELDS_BYTES_MAX);
         let plan = Arc::clone(session.plan());
-        let ends_at = Instant::now() + plan.manifest().limits.timeout;
+        let ends_at = Instant::now() + plan.manifest().limits.timeout + limits::AFTER_TASK;
         // Copied only for agents that can use it: most have no grant.
         let traceparent = session.traceparent().filter(|_| !plan.manifest().grants.allowed_outbound_hosts.is_empty());
         let gate = Gate {

@@ -98,9 +98,15 @@ async fn a_response_that_does_not_end_ends_with_its_task() {
     }
     let body = json!({ "do": "get", "url": format!("http://127.0.0.1:{port}/hello") }).to_string();
     assert_eq!(host.run("fixtures", "application/json", body).await.text().await.unwrap(), "200 hello");
-    let metrics = host.get("/metrics").await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("http_client_request_duration_seconds_count{outcome=\"2xx\"}"), "{metrics}");
-    assert!(metrics.contains("http_client_request_duration_seconds_count{outcome=\"stopped\"}"), "{metrics}");
+    super::common::wait_until("both requests are counted, the one that ended with its task too", async || {
+        let metrics = host.get("/metrics").await.unwrap().text().await.unwrap();
+        let counted = |outcome| {
+            let line = format!("http_client_request_duration_seconds_count{{outcome=\"{outcome}\"}} ");
+            metrics.lines().any(|counted| counted.strip_prefix(&line).is_some_and(|count| count != "0"))
+        };
+        (counted("2xx") && counted("stopped")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

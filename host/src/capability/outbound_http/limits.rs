@@ -37,3 +37,6 @@ pub const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
 /// How long name, connection and TLS may take together where the guest sets no connect timeout. A server that is there
 /// answers within a few round trips.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after its task's time a request ends by itself. The task's own end takes its requests with it, and is what the
+/// agent shall end of; this is for what would be forgotten.
+pub const AFTER_TASK: Duration = Duration::from_secs(1);

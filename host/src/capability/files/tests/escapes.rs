@@ -217,6 +217,7 @@ async fn attempt(ground: &Ground, guest: &mut Guest, path: &str) -> usize {
     let granted = ground.path("granted").canonicalize().unwrap();
     let mut attempts = 0;
     let (read, write) = (DescriptorFlags::READ, DescriptorFlags::WRITE);
+    ground.plant();
     for follow in [PathFlags::empty(), PathFlags::SYMLINK_FOLLOW] {
         for (open, flags) in [
             (OpenFlags::empty(), read),
@@ -228,7 +229,9 @@ async fn attempt(ground: &Ground, guest: &mut Guest, path: &str) -> usize {
             (OpenFlags::CREATE | OpenFlags::EXCLUSIVE, write),
             (OpenFlags::CREATE | OpenFlags::TRUNCATE, read | write),
         ] {
-            ground.plant();
+            if open.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE) {
+                ground.plant();
+            }
             attempts += 1;
             let folder = guest.folder(0);
             let opened = answer(guest.view().open_at(folder, follow, path.to_owned(), open, flags).await);
