@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use wasmtime::component::ResourceTableError;
+use wasmtime_wasi_http::FieldMapError;
 
 use crate::capability::CapReached;
+use crate::capability::outbound_http::limits::FIELDS_BYTES_MAX;
 use crate::task::Limit;
 use crate::units::ByteSize;
 
@@ -25,7 +27,7 @@ pub(super) const START_TIME_MAX: Duration = Duration::from_secs(10);
 /// What wasmtime says of the caps for whose errors it has no public types.
 const HANDLES_WORDS: &str = "store handle limit exceeded";
 const CALL_BYTES_WORDS: &str = "fuel allocated for hostcalls has been exhausted";
-const RANDOM_BYTES_WORDS: &str = "exceeds limit";
+const RANDOM_BYTES_WORDS: &str = "requested len";
 
 /// The cap that a call ran into, if that is what the error says. `call_bytes_max` is the store's hostcall fuel.
 pub(super) fn reached(error: &wasmtime::Error, call_bytes_max: usize) -> Option<Limit> {
@@ -33,6 +35,9 @@ pub(super) fn reached(error: &wasmtime::Error, call_bytes_max: usize) -> Option<
         return Some(limit.clone());
     }
     let cap = |name, allowed| Some(Limit { name, allowed });
+    if matches!(error.downcast_ref(), Some(FieldMapError::TotalSizeTooBig | FieldMapError::TooManyFields)) {
+        return cap("host.http_fields_bytes", ByteSize(FIELDS_BYTES_MAX as u64).to_string());
+    }
     let cause = error.root_cause().to_string();
     if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) || cause.contains(HANDLES_WORDS) {
         return cap("host.handles", HANDLES_MAX.to_string());
