@@ -9,11 +9,14 @@ use serde_json::Value;
 use super::{canary_answers, deploy_canary};
 use crate::common::{Host, HostBuilder, agents_dir};
 
-/// The offsets in a binary at which one of its outermost sections begins.
+/// The offsets in a binary at which one of its outermost sections begins, up to the last that is not custom.
 fn section_offsets(wasm: &[u8]) -> Vec<usize> {
     let mut offsets = vec![8];
     let mut at = 8;
+    // Without the custom sections at its end, such as names, a module is as good.
+    let mut needed = 1;
     while at < wasm.len() {
+        let is_custom = wasm[at] == 0;
         let (mut bytes, mut shift, mut cursor) = (0_usize, 0, at + 1);
         loop {
             let byte = wasm[cursor];
@@ -25,7 +28,11 @@ fn section_offsets(wasm: &[u8]) -> Vec<usize> {
         }
         at = cursor + bytes;
         offsets.push(at);
+        if !is_custom {
+            needed = offsets.len() - 1;
+        }
     }
+    offsets.truncate(needed);
     offsets
 }
 
