@@ -21,6 +21,7 @@ use agent_host::agent::{
 use agent_host::capability::cache::MemoryCache;
 use agent_host::capability::files::Folders;
 use agent_host::capability::key_value::MemoryKeyValue;
+use agent_host::capability::outbound_http::{MemoryNetwork, Outbound};
 use agent_host::capability::secrets::EnvironmentSecrets;
 use agent_host::capability::sql::LazyDatabase;
 use agent_host::capability::tasks::ProgressSink;
@@ -118,6 +119,7 @@ fn embedded_capabilities() -> Capabilities {
         cache: Arc::new(MemoryCache::new()),
         secrets: Arc::new(EnvironmentSecrets::default()),
         directory: Arc::new(|_: &AgentName| false),
+        outbound: Arc::new(Outbound::new(Arc::new(MemoryNetwork::new()))),
     })
 }
 

@@ -18,6 +18,7 @@ use agent_host::agent::{
 use agent_host::capability::cache::MemoryCache;
 use agent_host::capability::files::Folders;
 use agent_host::capability::key_value::MemoryKeyValue;
+use agent_host::capability::outbound_http::{MemoryNetwork, Outbound};
 use agent_host::capability::secrets::EnvironmentSecrets;
 use agent_host::capability::sql::LazyDatabase;
 use agent_host::capability::tasks::ProgressSink;
@@ -164,6 +165,7 @@ impl Host {
             cache: Arc::new(MemoryCache::new()),
             secrets: Arc::new(EnvironmentSecrets::default()),
             directory: Arc::new(|_: &AgentName| false),
+            outbound: Arc::new(Outbound::new(Arc::new(MemoryNetwork::new()))),
         });
         let config = RunnerConfig { hostcall_bytes_max: 1 << 20 };
         let runner = Runner::new(&config, engine, ledger.clone(), capabilities.clone(), threads.clone());
