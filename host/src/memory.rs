@@ -5,7 +5,7 @@
 //!          ├─ baseline   measured: what is resident and accounted nowhere, such as code, drivers, pools, caches
 //!          ├─ charges    bodies and results in flight, known to the byte
 //!          ├─ promises   memories as instances start with them, until they have shown what they use of them
-//!          └─ reserved   memories as instances grow, or as their agent was seen to grow
+//!          └─ reserved   memories as instances grow and what the host holds for them, or as their agent was seen to need
 //! ```
 //!
 //! - An instance starts with far more memory than it touches (a Rust guest's stack alone is 1 MiB). That part is promised
@@ -21,6 +21,7 @@
 //! `state` is the pure part; this file adds the lock and the waiting.
 
 mod baseline;
+mod held;
 mod lease;
 mod state;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 use baseline::Baseline;
+pub use held::{HELD_FROM_BYTES, Held, Holder, NoRoom};
 pub use lease::{Admitted, Growth};
 use state::{Grant, State, Task};
 
@@ -88,7 +90,7 @@ struct Inner {
     charged_bytes: AtomicU64,
     /// Those of them that wait for their run or are in it.
     bodies_bytes: AtomicU64,
-    /// What instances grew by.
+    /// What instances grew by, and what the host holds for their tasks.
     grown_bytes: AtomicU64,
     /// Tasks that wait. Nobody has to look for what to do with memory that came free where there are none.
     waiting: AtomicUsize,

@@ -234,6 +234,15 @@ impl State {
         may
     }
 
+    /// Lets a task grow past what there is if nobody else could leave room: it is the only one.
+    pub(super) fn grow_alone(&mut self, number: u64, bytes: u64) -> bool {
+        let is_alone = self.running.len() == 1 && self.running.contains_key(&number);
+        if is_alone {
+            self.grow(number, bytes);
+        }
+        is_alone
+    }
+
     fn grow(&mut self, number: u64, bytes: u64) {
         let Some(entry) = self.running.get_mut(&number) else { return };
         entry.reserved = entry.reserved.saturating_add(bytes);

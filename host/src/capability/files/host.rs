@@ -1,22 +1,21 @@
-//! `wasi:filesystem/types` and `preopens`: what grows a folder is counted here, the rest is wasmtime-wasi's.
+//! `wasi:filesystem/types` and `preopens`: what grows a folder is counted ([`room`]), the rest is wasmtime-wasi's.
 
-use std::fs::File;
+mod room;
+mod streams;
+
 use std::io;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
-use cap_std::fs::Dir;
 use wasmtime::component::{HasData, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView};
 use wasmtime_wasi::p2::bindings::filesystem::{preopens, types};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
 
 use self::types::{ErrorCode, HostDescriptor, HostDirectoryEntryStream};
-use super::Writable;
-use super::limits::{LISTED_ENTRIES_MAX, LISTINGS_MAX, OPEN_FILES_MAX};
-use super::stream::{Reading, Writing};
+use super::limits::{LISTINGS_MAX, OPEN_FILES_MAX};
 use super::task::{Open, TaskFiles, code};
-use super::usage::{Locked, Place};
+use super::usage::Place;
 
 /// What a host call works on.
 pub struct FilesView<'a> {
@@ -47,71 +46,6 @@ pub fn add_to_linker<T: Send + 'static>(
     Ok(())
 }
 
-/// The same handle once more, for a second call.
-fn again(descriptor: &Resource<Descriptor>) -> Resource<Descriptor> {
-    Resource::new_borrow(descriptor.rep())
-}
-
-impl FilesView<'_> {
-    /// The file behind a handle, and its folder, where the folder may be written.
-    fn file(&self, descriptor: &Resource<Descriptor>) -> FsResult<Option<(Arc<File>, Writable)>> {
-        let Some(folder) = self.files.writable(descriptor) else { return Ok(None) };
-        Ok(match self.wasi.table.get(descriptor)? {
-            Descriptor::File(file) => Some((Arc::clone(&file.file), folder.clone())),
-            Descriptor::Dir(_) => None,
-        })
-    }
-
-    /// Whether something may go from one folder to the other: each is counted by itself.
-    fn check_same_folder(&self, from: &Resource<Descriptor>, to: &Resource<Descriptor>) -> FsResult<()> {
-        let both_writable = self.files.writable(from).is_some() && self.files.writable(to).is_some();
-        if both_writable && self.files.folder(from) != self.files.folder(to) {
-            return Err(ErrorCode::CrossDevice.into());
-        }
-        Ok(())
-    }
-
-    /// Takes room for an entry. The folder stays locked until it is made, and its count is stale from now on: whoever waits
-    /// for the answer may be gone when it comes, and what fails has taken its room in vain.
-    async fn growing(&mut self, descriptor: &Resource<Descriptor>, bytes: u64) -> FsResult<Option<Locked>> {
-        let Some(folder) = self.files.writable(descriptor).cloned() else { return Ok(None) };
-        let locked = folder.with_entries(bytes, 1).await;
-        let mut locked = locked.map_err(|error| self.files.failed(&error))?;
-        locked.mark_stale();
-        Ok(Some(locked))
-    }
-
-    /// Locks a folder out of which something goes.
-    async fn shrinking(&mut self, descriptor: &Resource<Descriptor>) -> Option<Locked> {
-        let folder = self.files.writable(descriptor).cloned()?;
-        let mut locked = folder.usage.lock().await;
-        locked.mark_stale();
-        Some(locked)
-    }
-
-    /// Opens, after room was made for what opening may make.
-    async fn open_counted(
-        &mut self,
-        descriptor: Resource<Descriptor>,
-        path_flags: types::PathFlags,
-        path: String,
-        open_flags: types::OpenFlags,
-        flags: types::DescriptorFlags,
-    ) -> FsResult<Resource<Descriptor>> {
-        let folder = self.files.writable(&descriptor).cloned();
-        let changes = open_flags.intersects(types::OpenFlags::CREATE | types::OpenFlags::TRUNCATE);
-        let Some(folder) = folder.filter(|_| changes) else {
-            return self.wasi.open_at(descriptor, path_flags, path, open_flags, flags).await;
-        };
-        let is_there = self.wasi.stat_at(again(&descriptor), path_flags, path.clone()).await.is_ok();
-        let entries = u64::from(!is_there && open_flags.contains(types::OpenFlags::CREATE));
-        let locked = folder.with_entries(0, entries).await;
-        let mut locked = locked.map_err(|error| self.files.failed(&error))?;
-        locked.mark_stale();
-        self.wasi.open_at(descriptor, path_flags, path, open_flags, flags).await
-    }
-}
-
 impl preopens::Host for FilesView<'_> {
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
         let directories = preopens::Host::get_directories(&mut self.wasi)?;
@@ -140,6 +74,7 @@ impl HostDescriptor for FilesView<'_> {
         buffer: Vec<u8>,
         offset: types::Filesize,
     ) -> FsResult<types::Filesize> {
+        let _held = self.files.hold(buffer.len())?;
         match self.file(&descriptor)? {
             None => self.wasi.write(descriptor, buffer, offset).await,
             Some((file, folder)) => {
@@ -156,20 +91,14 @@ impl HostDescriptor for FilesView<'_> {
     ) -> FsResult<Resource<DynOutputStream>> {
         match self.file(&descriptor)? {
             None => self.wasi.write_via_stream(descriptor, offset),
-            Some((file, folder)) => {
-                let stream = Writing::new(file, folder, Place::At(offset), self.files.stream()?);
-                Ok(self.wasi.table.push(Box::new(stream) as DynOutputStream)?)
-            }
+            Some((file, folder)) => self.stream_into(file, folder, Place::At(offset)),
         }
     }
 
     fn append_via_stream(&mut self, descriptor: Resource<Descriptor>) -> FsResult<Resource<DynOutputStream>> {
         match self.file(&descriptor)? {
             None => self.wasi.append_via_stream(descriptor),
-            Some((file, folder)) => {
-                let stream = Writing::new(file, folder, Place::End, self.files.stream()?);
-                Ok(self.wasi.table.push(Box::new(stream) as DynOutputStream)?)
-            }
+            Some((file, folder)) => self.stream_into(file, folder, Place::End),
         }
     }
 
@@ -178,10 +107,7 @@ impl HostDescriptor for FilesView<'_> {
         descriptor: Resource<Descriptor>,
         offset: types::Filesize,
     ) -> FsResult<Resource<DynInputStream>> {
-        let place = self.files.stream()?;
-        let stream = self.wasi.read_via_stream(descriptor, offset)?;
-        let inner = self.wasi.table.delete(stream)?;
-        Ok(self.wasi.table.push(Box::new(Reading { inner, _place: place }) as DynInputStream)?)
+        self.stream_out_of(descriptor, offset)
     }
 
     async fn set_size(&mut self, descriptor: Resource<Descriptor>, size: types::Filesize) -> FsResult<()> {
@@ -280,21 +206,9 @@ impl HostDescriptor for FilesView<'_> {
         if self.files.listings.len() >= LISTINGS_MAX {
             return Err(self.files.too_many(&format!("a task has at most {LISTINGS_MAX} listings of folders at once")));
         }
-        if let Descriptor::Dir(dir) = self.wasi.table.get(&descriptor)? {
-            // wasmtime-wasi takes all names at once.
-            let dir = Arc::clone(&dir.dir);
-            let counted = tokio::task::spawn_blocking(move || {
-                let dir = Dir::from_std_file(dir.try_clone()?);
-                Ok::<_, io::Error>(dir.entries()?.take(LISTED_ENTRIES_MAX + 1).count())
-            });
-            let counted = counted.await.map_err(io::Error::other).flatten().map_err(|error| code(&error))?;
-            if counted > LISTED_ENTRIES_MAX {
-                let message = format!("a folder with more than {LISTED_ENTRIES_MAX} entries cannot be listed");
-                return Err(self.files.too_many(&message));
-            }
-        }
+        let names = self.room_for_listing(&descriptor).await?;
         let listing = self.wasi.read_directory(descriptor).await?;
-        self.files.listings.insert(listing.rep());
+        self.files.listings.insert(listing.rep(), names);
         Ok(listing)
     }
 

@@ -15,6 +15,7 @@ use crate::task::AgentName;
 #[derive(Debug)]
 pub struct LazyDatabase {
     data_dir: PathBuf,
+    connections_max: usize,
     started: OnceCell<Started>,
 }
 
@@ -25,10 +26,11 @@ struct Started {
 }
 
 impl LazyDatabase {
-    /// A server that keeps its data in the folder `postgres` of `data_dir`. Nothing is started yet.
+    /// A server that keeps its data in the folder `postgres` of `data_dir`, with at most so many connections in the names of
+    /// agents. Nothing is started yet.
     #[must_use]
-    pub fn new(data_dir: PathBuf) -> Self {
-        Self { data_dir, started: OnceCell::new() }
+    pub fn new(data_dir: PathBuf, connections_max: usize) -> Self {
+        Self { data_dir, connections_max, started: OnceCell::new() }
     }
 
     async fn started(&self) -> Result<&Started, ProvisionError> {
@@ -41,7 +43,7 @@ impl LazyDatabase {
                         source: other.into(),
                     },
                 })?;
-                let database = Postgres::connect(PostgresConfig::new(server.options())).await?;
+                let database = Postgres::connect(PostgresConfig::new(server.options()).with_connections_max(self.connections_max)).await?;
                 Ok(Started { server, database })
             })
             .await
