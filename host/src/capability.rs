@@ -77,7 +77,13 @@ impl Capabilities {
     /// Capabilities over these backends.
     #[must_use]
     pub fn new(backends: Backends) -> Self {
-        Self { shared: Arc::new(Shared { backends, reads: Arc::new(Semaphore::new(VALUES_READ_MAX)), cache_counts: Mutex::default() }) }
+        Self {
+            shared: Arc::new(Shared {
+                backends,
+                reads: Arc::new(Semaphore::new(VALUES_READ_MAX)),
+                cache_counts: Mutex::default(),
+            }),
+        }
     }
 
     /// The backends, to provision, to close, and to report on.

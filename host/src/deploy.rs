@@ -9,7 +9,7 @@ use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -71,8 +71,10 @@ impl DeployedAgents {
     }
 }
 
-/// Agents of the catalog that are loaded at once. Each may hold its module in memory until it is loaded.
+/// Agents of the catalog that are loaded at once.
 const LOADS_AT_ONCE: usize = 8;
+/// What their modules may take in memory together while they are loaded, in MiB: as much as the largest one that a host takes.
+const LOADING_MIB_MAX: u32 = 128;
 /// How long a revision that did not load is left alone, after the first time and at most.
 const LOAD_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const LOAD_AGAIN_AFTER_MAX: Duration = Duration::from_secs(60);
@@ -117,7 +119,8 @@ impl Deployer {
         // Asked again: a deploy that was waited for may have changed it.
         let changed = self.to_be_loaded().await?;
         // Loading is mostly waiting for the database and the broker.
-        let loads = changed.into_iter().map(|(agent, revision)| self.follow(agent, revision));
+        let room = Semaphore::new(usize::try_from(LOADING_MIB_MAX).unwrap_or(usize::MAX));
+        let loads = changed.into_iter().map(|(agent, revision)| self.follow(agent, revision, &room));
         futures::stream::iter(loads).buffer_unordered(LOADS_AT_ONCE).try_collect::<()>().await
     }
 
@@ -132,7 +135,13 @@ impl Deployer {
         Ok(active)
     }
 
-    async fn follow(&self, agent: AgentName, revision: u64) -> Result<(), CatalogError> {
+    /// Loads a revision of the catalog, once there is room for its module.
+    async fn follow(&self, agent: AgentName, revision: u64, room: &Semaphore) -> Result<(), CatalogError> {
+        let revisions = self.catalog.revisions(&agent).await?;
+        let bytes = revisions.iter().find(|one| one.revision == revision).map_or(0, |one| one.module_bytes);
+        let mib = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX).min(LOADING_MIB_MAX);
+        // Never closed.
+        let _room = room.acquire_many(mib).await;
         let Some(stored) = self.catalog.get(&agent, revision).await? else { return Ok(()) };
         match self.load(stored).await {
             Ok(()) => {

@@ -140,7 +140,9 @@ async fn cache(config: &Config) -> Result<(Arc<dyn KeyValue>, Arc<dyn Cache>), S
 async fn database(config: &Config) -> Result<Arc<dyn Database>, String> {
     let connections_max = usize::try_from(config.sql_connections_max).unwrap_or(usize::MAX);
     match &config.database {
-        Backend::Embedded => Ok(Arc::new(LazyDatabase::new(config.data_dir.clone(), connections_max))),
+        Backend::Embedded => {
+            Ok(Arc::new(LazyDatabase::new(config.data_dir.clone()).with_connections_max(connections_max)))
+        }
         Backend::Url(url) => {
             let failed = |error: &dyn std::error::Error| format!("DATABASE_URL: {}", chain(error));
             let settings = PostgresConfig::parse(url.expose()).map_err(|error| failed(&error))?;

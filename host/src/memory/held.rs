@@ -54,7 +54,8 @@ impl Account {
         let more = whole_pages(wanted).saturating_sub(bytes.reserved);
         let granted = more == 0 || {
             let mut state = self.inner.state();
-            state.try_grow(self.number, more, self.inner.charged()) || (may_force && state.grow_alone(self.number, more))
+            state.try_grow(self.number, more, self.inner.charged())
+                || (may_force && state.grow_alone(self.number, more))
         };
         if granted {
             bytes.reserved = bytes.reserved.saturating_add(more);

@@ -122,7 +122,8 @@ impl Postgres {
             source: error.into(),
         };
         let admin = pool.connect_with(config.options.clone()).await.map_err(unreachable)?;
-        config.connections_max = config.connections_max.min(connections_allowed(&admin, config.connections_max).await.map_err(unreachable)?);
+        config.connections_max =
+            config.connections_max.min(connections_allowed(&admin, config.connections_max).await.map_err(unreachable)?);
         let installation = provision::install(&admin, &config.options).await?;
         let slots = Arc::new(Slots::new(config.connections_max));
         slots.look_after_idle();
