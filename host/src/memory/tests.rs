@@ -188,22 +188,22 @@ async fn what_the_host_holds_counts_with_the_instance_and_leaves_where_there_is_
     let share = ledger.share();
     let (task, other) =
         (ledger.try_admit(&share, grows_by(10)).unwrap(), ledger.try_admit(&share, grows_by(10)).unwrap());
-    let (mut growth, holder) = (task.growth(), task.growth().holder());
+    let mut growth = task.growth();
+    let holder = growth.holder();
     let page = usize::try_from(PAGE_BYTES).unwrap();
     assert!(growth.try_grow_to(4 * PAGE_BYTES));
-    let holder_of_growth = growth.holder();
-    let held = holder_of_growth.hold(6 * page).unwrap();
+    let held = holder.hold(6 * page).unwrap();
     assert_eq!(ledger.accounts().reserved_bytes, 20 * PAGE_BYTES, "what is reserved is free to take");
     assert!(growth.try_grow_to(5 * PAGE_BYTES));
     assert_eq!(ledger.accounts().reserved_bytes, 21 * PAGE_BYTES);
-    assert!(holder_of_growth.hold(90 * page).is_err(), "79 are free, and somebody else runs");
-    assert!(holder_of_growth.hold(page - 1).is_ok(), "nobody counts crumbs");
+    assert!(holder.hold(90 * page).is_err(), "79 are free, and somebody else runs");
+    assert!(holder.hold(page - 1).is_ok(), "nobody counts crumbs");
     drop(held);
-    assert!(holder_of_growth.hold(5 * page).is_ok());
+    assert!(holder.hold(5 * page).is_ok());
     assert_eq!(ledger.accounts().reserved_bytes, 21 * PAGE_BYTES, "what was needed once is kept for the task");
-    drop((other, holder));
-    assert!(holder_of_growth.hold(500 * page).is_ok(), "one that is alone takes what its caps allow");
-    drop((growth, holder_of_growth, task));
+    drop(other);
+    assert!(holder.hold(500 * page).is_ok(), "one that is alone takes what its caps allow");
+    drop((growth, holder, task));
     assert_eq!(ledger.accounts(), Accounts::default());
     assert_eq!(ledger.inner.grown_bytes.load(Ordering::Relaxed), 0);
 }
