@@ -194,9 +194,10 @@ impl Session {
     }
 
     /// Waits for a turn to read so many values of the largest size, and has it until what this gives is dropped.
-    pub(super) async fn turn_to_read(&self, values: usize) -> Option<OwnedSemaphorePermit> {
+    pub(super) fn turn_to_read(&self, values: usize) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
+        let turns = Arc::clone(&self.shared.reads);
         // Never closed.
-        Arc::clone(&self.shared.reads).acquire_many_owned(u32::try_from(values).unwrap_or(1)).await.ok()
+        async move { turns.acquire_many_owned(u32::try_from(values).unwrap_or(1)).await.ok() }
     }
 
     /// Where what the host holds for the task is accounted for.

@@ -9,6 +9,8 @@ use super::common::{Host, agents_dir, wait_until};
 use super::fleet::Fleet;
 use super::scripts::{metric, script, sql, unique};
 
+/// Connections to PostgreSQL that agents have.
+const CONNECTIONS_USED: &str = "db_client_connections{state=\"used\"}";
 /// More than 256 rows come at once, and then nothing for an hour: the cursor waits, not the query.
 const STALLS_IN_THE_MIDDLE: &str = "SELECT CASE WHEN i > 300 THEN pg_sleep(3600)::text ELSE repeat('x', 1000) END
     FROM generate_series(1, 400) AS i";
@@ -140,9 +142,10 @@ async fn is_cancelled(host: &Host, what: &str, id: &str) {
     assert_eq!(host.finished(id).await["status"], "cancelled", "{what}");
 }
 
+/// Waits until no instance is left, and no connection in use.
 async fn nobody_is_left(host: &Host, what: &str) {
-    let gone = async || (metric(host, "host_live_instances").await == 0).then_some(());
-    wait_until(&format!("{what}: its instance is gone"), gone).await;
+    let left = async || metric(host, "host_live_instances").await + metric(host, CONNECTIONS_USED).await;
+    wait_until(&format!("{what}: nothing is left of it"), async || (left().await == 0).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,10 +187,7 @@ async fn one_by_one(host: &Host, short: &str, long: &str) {
     // Somebody has the only connection.
     let holder = host.submit(long, "", script(&[sql("SELECT 1"), json!("sleep")])).await;
     until_running(host, &holder).await;
-    wait_until("it has the connection", async || {
-        (metric(host, "db_client_connections{state=\"used\"}").await == 1).then_some(())
-    })
-    .await;
+    wait_until("it has the connection", async || (metric(host, CONNECTIONS_USED).await == 1).then_some(())).await;
     let waits = json!({ "do": "attempt", "steps": [{ "query": "SELECT 1" }] }).to_string();
     let id = host.submit(short, "", waits).await;
     times_out(host, "a connection", &id).await;

@@ -84,6 +84,7 @@ pub(super) async fn supervise<T, F: Fn(Delivery, &str) -> Option<T>>(
             Ok(End::Behind) => {
                 let room = wait_for_room(&config.memory, ordered.body_bytes());
                 if source.stop.run_until_cancelled(room).await.is_none() {
+                    source.live.set(false);
                     return;
                 }
                 continue;

@@ -265,9 +265,13 @@ impl Session {
                 source.live.set(false);
                 self.stop_intake(source).await?;
             }
-            if (stopping || self.behind) && self.outstanding == 0 {
+            if stopping && self.outstanding == 0 {
                 self.flush(true).await?;
-                return Ok(if stopping { End::Stopped } else { End::Behind });
+                return Ok(End::Stopped);
+            }
+            if self.behind && self.in_hand() == 0 {
+                self.flush(true).await?;
+                return Ok(End::Behind);
             }
         }
     }
