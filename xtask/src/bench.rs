@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the instance bench, then starts, the end-to-end comparison and a backlog on real services.
+//! `cargo xtask bench`: the instance bench, then the end-to-end comparison, a backlog and starts on real services.
 
 use std::process::Command;
 
@@ -25,11 +25,6 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
 
     ui::step("starting the services");
     let services = services.start(workspace)?;
-    ui::step("from a start to consuming, with 100 agents");
-    let mut start = built(workspace, "start");
-    services.apply(&mut start);
-    process::run("the start bench", &mut start)?;
-
     ui::step("throughput: agent-host against a bare consumer");
     let mut command = built(workspace, "throughput");
     command.args(args);
@@ -39,7 +34,13 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     ui::step("a standing backlog beside single tasks, and tasks that wait");
     let mut command = built(workspace, "backlog");
     services.apply(&mut command);
-    process::run("the backlog bench", &mut command)
+    process::run("the backlog bench", &mut command)?;
+
+    // Last: its 100 agents stay in the database, and every host that starts after it runs them too.
+    ui::step("from a start to consuming, with 100 agents");
+    let mut start = built(workspace, "start");
+    services.apply(&mut start);
+    process::run("the start bench", &mut start)
 }
 
 /// The program itself, not `cargo run`: for the one package alone cargo would choose other features and build it anew.
