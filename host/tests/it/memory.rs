@@ -120,7 +120,7 @@ async fn a_thousand_tasks_of_a_small_agent_run_at_once() {
 
 /// Publishes large bodies and gives their ids; with as many partition keys, where there are to be some.
 async fn publish_large(fleet: &Fleet, agent: &str, bodies: usize, keys: usize) -> Vec<String> {
-    let connection = Connection::connect(&fleet.broker.url(), ConnectionProperties::default()).await.unwrap();
+    let connection = Connection::connect(fleet.broker.url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     let body = json!({ "do": "swallow", "text": "x".repeat(8 * usize::try_from(MIB).unwrap() - 100) }).to_string();
