@@ -14,7 +14,8 @@
 //! - Growth is taken to be used, and stays accounted. A task reserves what its agent was seen to need, takes more as it
 //!   grows, and waits where there is no more: the oldest task first, before any new one is admitted.
 //! - Where all wait for each other, the youngest is asked to leave; likewise where the process comes to be larger than its
-//!   budget all the same. A task that is alone and still has not enough is refused the growth.
+//!   budget all the same, or has no room for what the host is to hold for a task: that one leaves. A task that is alone and
+//!   still has not enough is refused the growth.
 //! - New tasks are admitted in their order, those of one agent up to its share, so that its backlog holds nobody else up.
 //!   A task that needs more than there is runs alone.
 //!
@@ -101,6 +102,11 @@ impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic while holding the lock leaves plain numbers and collections, still usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// More than this is not to be resident.
+    fn full_bytes(&self) -> u64 {
+        self.budget_bytes / 100 * OVERFULL_PERCENT
     }
 
     fn charged(&self) -> u64 {
@@ -233,7 +239,7 @@ impl MemoryLedger {
             let mut baseline = self.inner.baseline.lock().unwrap_or_else(PoisonError::into_inner);
             baseline.sample(now, resident_bytes, known)
         };
-        let is_overfull = resident_bytes > self.inner.budget_bytes / 100 * OVERFULL_PERCENT;
+        let is_overfull = resident_bytes > self.inner.full_bytes();
         let granted = {
             let mut state = self.inner.state();
             state.measured(baseline, above_idle);

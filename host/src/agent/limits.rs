@@ -67,7 +67,7 @@ impl MemoryMeter {
 
     /// Whether and why growth was refused: a trap after that is `out-of-memory`.
     pub(super) fn was_refused(&self) -> Option<Refused> {
-        self.refused
+        if self.growth.was_refused_alone() { Some(Refused::Budget) } else { self.refused }
     }
 
     /// What the process may have resident, in bytes.

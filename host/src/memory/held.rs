@@ -3,6 +3,7 @@
 //! Rows, values, bodies and whatever else a guest has the host hold count like the instance's own memory: within what the
 //! task has reserved they are free to take, beyond it there has to be room. Nobody waits with them in hand: a task that has
 //! no room for what it asks leaves, as one that all others wait for would. It comes again and then has room for twice as much.
+//! One that is alone may take of the headroom, and is out of memory where that does not do.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,8 @@ use super::{Inner, whole_pages};
 /// What is smaller than this is not accounted for by itself. Of such even a thousand show in what is measured only.
 pub const HELD_FROM_BYTES: u64 = 64 << 10;
 
-/// There is no room for what a task wants the host to hold. It is to be handed back, and uses up no attempt.
+/// There is no room for what a task wants the host to hold. It is to be handed back, and uses up no attempt, unless
+/// [nobody else has the memory](super::Growth::was_refused_alone).
 #[derive(Debug, thiserror::Error)]
 #[error("the memory budget has no room for what the host was to hold for the task")]
 pub struct NoRoom;
@@ -36,6 +38,8 @@ struct Bytes {
     reserved: u64,
     peak: u64,
     asked: u64,
+    /// Whether something was refused while no other task ran.
+    refused_alone: bool,
 }
 
 impl Account {
@@ -49,14 +53,10 @@ impl Account {
     }
 
     /// Whether both may have so many bytes, without waiting.
-    fn try_reserve(&self, bytes: &mut Bytes, wanted: u64, may_force: bool) -> bool {
+    fn try_reserve(&self, bytes: &mut Bytes, wanted: u64, grow: impl FnOnce(u64) -> bool) -> bool {
         bytes.asked = bytes.asked.max(wanted);
         let more = whole_pages(wanted).saturating_sub(bytes.reserved);
-        let granted = more == 0 || {
-            let mut state = self.inner.state();
-            state.try_grow(self.number, more, self.inner.charged())
-                || (may_force && state.grow_alone(self.number, more))
-        };
+        let granted = more == 0 || grow(more);
         if granted {
             bytes.reserved = bytes.reserved.saturating_add(more);
         }
@@ -76,7 +76,9 @@ impl Account {
     pub(super) fn try_grow_to(&self, instance_bytes: u64) -> bool {
         let mut bytes = self.bytes();
         let (grown, held) = (instance_bytes.saturating_sub(self.initial_bytes).max(bytes.grown), bytes.held);
-        let may = self.try_reserve(&mut bytes, grown.saturating_add(held), false);
+        let may = self.try_reserve(&mut bytes, grown.saturating_add(held), |more| {
+            self.inner.state().try_grow(self.number, more, self.inner.charged())
+        });
         if may {
             self.has(&mut bytes, grown, held);
         }
@@ -112,11 +114,24 @@ impl Account {
         self.initial_bytes.saturating_add(self.bytes().asked)
     }
 
+    pub(super) fn was_refused_alone(&self) -> bool {
+        self.bytes().refused_alone
+    }
+
     /// The host holds so many bytes in place of so many.
     fn hold(&self, before: u64, now: u64) -> Result<(), NoRoom> {
         let mut bytes = self.bytes();
         let (grown, held) = (bytes.grown, bytes.held.saturating_sub(before).saturating_add(now));
-        if now > before && !self.try_reserve(&mut bytes, grown.saturating_add(held), true) {
+        let mut is_alone = false;
+        let may = now <= before
+            || self.try_reserve(&mut bytes, grown.saturating_add(held), |more| {
+                let (mut state, charged) = (self.inner.state(), self.inner.charged());
+                is_alone = state.is_alone(self.number);
+                state.try_grow(self.number, more, charged)
+                    || state.try_grow_alone(self.number, more, charged, self.inner.full_bytes())
+            });
+        if !may {
+            bytes.refused_alone |= is_alone;
             return Err(NoRoom);
         }
         self.has(&mut bytes, grown, held);

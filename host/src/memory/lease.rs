@@ -90,6 +90,12 @@ impl Growth {
         self.account.inner.budget_bytes
     }
 
+    /// Whether the host was refused to hold something for the task while no other task ran.
+    #[must_use]
+    pub fn was_refused_alone(&self) -> bool {
+        self.account.was_refused_alone()
+    }
+
     /// The most that instance and host have held for the task at a time, in bytes.
     #[must_use]
     pub fn peak_bytes(&self) -> u64 {

@@ -93,11 +93,12 @@ pub(super) fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, re
     if error.downcast_ref::<Stopped>().is_some() {
         return Outcome::TimedOut(Limit { name: "limits.cpu", allowed: format_duration(limits.cpu) });
     }
-    // It comes again, and then has room.
-    if error.downcast_ref::<NoRoom>().is_some() {
+    let refused = store.data().memory.was_refused();
+    // Others have the memory: it comes again, and then has room.
+    if error.downcast_ref::<NoRoom>().is_some() && refused != Some(Refused::Budget) {
         return Outcome::Interrupted;
     }
-    match store.data().memory.was_refused() {
+    match refused {
         Some(Refused::Limit) => {
             return Outcome::OutOfMemory(Limit { name: "limits.memory", allowed: limits.memory.to_string() });
         }

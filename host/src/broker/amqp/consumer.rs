@@ -7,7 +7,7 @@ mod registered;
 mod session;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,9 +17,7 @@ use super::link::{Backoff, Link};
 use super::order::Order;
 use crate::broker::topology::Declaration;
 use crate::delivery::Delivery;
-use crate::memory::MemoryLedger;
 pub(super) use live::{Live, Part};
-use prefetch::Prefetch;
 use session::End;
 
 /// What to consume, and where deliveries go.
@@ -28,7 +26,7 @@ pub(super) struct Source<T, F: Fn(Delivery, &str) -> Option<T>> {
     pub(super) name: String,
     /// The queues.
     pub(super) queues: Vec<String>,
-    /// Most unsettled deliveries of each; fewer while they are large.
+    /// Most unsettled deliveries of each. Where there is no order to keep, fewer while they are large.
     pub(super) prefetch: u16,
     /// What has to exist for them.
     pub(super) declarations: Vec<Declaration>,
@@ -45,20 +43,6 @@ pub(super) struct Source<T, F: Fn(Delivery, &str) -> Option<T>> {
     pub(super) stop: CancellationToken,
 }
 
-/// How often a consumer that let deliveries go looks for room, and how long: each is to get one through, however full it is.
-const ROOM_LOOK_EVERY: Duration = Duration::from_millis(50);
-const ROOM_PATIENCE: Duration = Duration::from_secs(1);
-
-async fn wait_for_room(memory: &MemoryLedger, bytes: u64) {
-    let enough = async {
-        while u64::try_from(memory.room_for_bodies()).unwrap_or(0) < bytes {
-            tokio::time::sleep(ROOM_LOOK_EVERY).await;
-        }
-    };
-    // Whether there was room or not.
-    let _ = tokio::time::timeout(ROOM_PATIENCE, enough).await;
-}
-
 /// Keeps a consumer registered at the broker until it is stopped.
 pub(super) async fn supervise<T, F: Fn(Delivery, &str) -> Option<T>>(
     mut source: Source<T, F>,
@@ -67,30 +51,20 @@ pub(super) async fn supervise<T, F: Fn(Delivery, &str) -> Option<T>>(
     closing: CancellationToken,
 ) {
     let mut backoff = Backoff::new(&config);
-    let mut ordered = Prefetch::new(source.prefetch);
     loop {
         let connection = tokio::select! {
             () = source.stop.cancelled() => return,
             connection = link.wait() => connection,
         };
         let began = Instant::now();
-        let end = session::run(&connection, &mut source, &mut ordered, &config, &closing).await;
-        // One that is about to go on is as good as there.
-        source.live.set(matches!(end, Ok(End::Behind)));
+        let end = session::run(&connection, &mut source, &config, &closing).await;
+        source.live.set(false);
         if let Some(order) = &source.order {
             order.lost();
         }
         drop(connection);
         match end {
             Ok(End::Stopped) => return,
-            Ok(End::Behind) => {
-                let room = wait_for_room(&config.memory, ordered.body_bytes());
-                if source.stop.run_until_cancelled(room).await.is_none() {
-                    source.live.set(false);
-                    return;
-                }
-                continue;
-            }
             Ok(End::Lost(reason)) => {
                 tracing::warn!(consumer = source.name, reason, "lost a consumer; remaking it");
             }

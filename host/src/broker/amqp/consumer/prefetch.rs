@@ -7,7 +7,7 @@ const INITIAL: u16 = 16;
 const FORGET: u64 = 64;
 
 /// The prefetch of one consumer, after the bodies that it sees.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Prefetch {
     max: u16,
     current: u16,

@@ -26,8 +26,6 @@ use crate::memory::{Charge, MemoryLedger};
 pub(super) enum End {
     /// It was told to.
     Stopped,
-    /// It let deliveries go for want of room. They are the broker's again, in their order, once the channel is closed.
-    Behind,
     /// The broker or the network ended it, for this reason.
     Lost(String),
 }
@@ -57,8 +55,6 @@ struct Session {
     consumers: Consumers,
     memory: MemoryLedger,
     prefetch: Prefetch,
-    /// Whether deliveries that have an order were let go: whatever comes after them is let go too.
-    behind: bool,
     /// Read from the channel as they come, so that their size is known, and not handed over yet.
     held: VecDeque<Held>,
     settled_sender: mpsc::UnboundedSender<Settled>,
@@ -79,18 +75,14 @@ struct Session {
 pub(super) async fn run<T, F: Fn(Delivery, &str) -> Option<T>>(
     connection: &Connection,
     source: &mut Source<T, F>,
-    ordered: &mut Prefetch,
     AmqpConfig { predeclared, memory, .. }: &AmqpConfig,
     closing: &CancellationToken,
 ) -> Result<End, BrokerError> {
     declare::apply(connection, &source.declarations, *predeclared).await?;
-    let prefetch = if source.order.is_some() { ordered.clone() } else { Prefetch::new(source.prefetch) };
-    let opened = Session::open(connection, source, prefetch, memory).await;
+    let opened = Session::open(connection, source, memory).await;
     let mut session = opened.map_err(|error| BrokerError(error.to_string()))?;
     source.live.set(true);
-    let ended = session.pump(source, closing).await;
-    ordered.clone_from(&session.prefetch);
-    match ended {
+    match session.pump(source, closing).await {
         Ok(end) => {
             session.say_goodbye().await;
             Ok(end)
@@ -103,15 +95,12 @@ impl Session {
     async fn open<T, F: Fn(Delivery, &str) -> Option<T>>(
         connection: &Connection,
         source: &Source<T, F>,
-        mut prefetch: Prefetch,
         memory: &MemoryLedger,
     ) -> lapin::Result<Self> {
         let channel = answered(connection.create_channel()).await?;
-        // Each of several queues gets its part of what fits.
-        let first = match &source.order {
-            Some(_) => prefetch.resume(memory.bodies_bytes_max() / ROOM_SHARE / source.queues.len().max(1) as u64),
-            None => prefetch.current(),
-        };
+        let prefetch = Prefetch::new(source.prefetch);
+        // What is kept in order is not handed back out of turn, and comes few at a time in any case.
+        let first = if source.order.is_some() { source.prefetch } else { prefetch.current() };
         let consumers = Consumers::register(channel.clone(), source.queues.clone(), first).await?;
         let (settled_sender, settled) = mpsc::unbounded_channel();
         Ok(Self {
@@ -119,7 +108,6 @@ impl Session {
             consumers,
             memory: memory.clone(),
             prefetch,
-            behind: false,
             held: VecDeque::new(),
             settled_sender,
             settled,
@@ -185,10 +173,6 @@ impl Session {
                 self.flush(true).await?;
                 return Ok(End::Stopped);
             }
-            if self.behind && self.in_hand() == 0 {
-                self.flush(true).await?;
-                return Ok(End::Behind);
-            }
         }
     }
 
@@ -208,11 +192,7 @@ impl Session {
         source: &Source<T, F>,
     ) -> lapin::Result<()> {
         let bytes = delivery.data.len() as u64;
-        if source.order.is_some() {
-            if self.is_to_be_let_go(bytes, &source.name) {
-                return Ok(());
-            }
-        } else {
+        if source.order.is_none() {
             let in_hand = self.in_hand();
             self.prefetch.saw(bytes);
             if in_hand > 0 && self.memory.room_for_bodies() <= 0 {
@@ -236,21 +216,6 @@ impl Session {
         }
         self.held.push_back(Held { delivery, body: self.memory.charge_body(bytes) });
         Ok(())
-    }
-
-    /// Whether a delivery that has an order is not to be held. Neither its consumer can be replaced, nor can it be handed
-    /// back: either way later ones of its key might be run before it, here or on another host. So it stays unsettled, without
-    /// its body, and so does everything after it. What is held is worked off, and then the channel is closed: that gives the
-    /// rest back in its order.
-    fn is_to_be_let_go(&mut self, bytes: u64, name: &str) -> bool {
-        if !self.behind {
-            self.prefetch.saw(bytes);
-            self.behind = self.in_hand() > 0 && self.memory.room_for_bodies() <= 0;
-            if self.behind {
-                tracing::info!(consumer = name, "bodies take all the memory that they may; working those off first");
-            }
-        }
-        self.behind
     }
 
     /// Stops consuming until there is room.
