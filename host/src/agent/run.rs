@@ -248,7 +248,8 @@ impl Parts {
         let stops = (stops, admitted.leave());
         let Called { completion, session, asked_bytes } = called(store, revision, task, stops, spent).await;
         drop((admitted, alive, lifted));
-        match completion.outcome {
+        let settled = settle_effects(session, completion, run.as_ref()).await;
+        match settled.0.outcome {
             // Also where the host drains: it may come back to this one.
             Outcome::Interrupted => {
                 let limit_bytes = revision.manifest.limits.memory.0.saturating_add(HELD_BYTES_MAX);
@@ -256,7 +257,7 @@ impl Parts {
             }
             _ => self.returned.forget(&task.id),
         }
-        settle_effects(session, completion, run.as_ref()).await
+        settled
     }
 
     /// Waits for a place and for memory, unless it is stopped meanwhile.

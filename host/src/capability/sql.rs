@@ -139,6 +139,9 @@ pub enum CommitError {
     /// PostgreSQL refused to commit: a deferred constraint, or a conflict with another transaction. Nothing was committed.
     #[error("the transaction could not be committed")]
     Refused(#[source] Box<DbError>),
+    /// Rows that the agent did not take had no room. Nothing was committed, and the task is to be handed back.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The connection broke. Whether it was committed is unknown.
     #[error("the connection to the database broke during the commit")]
     Unavailable(#[source] Cause),

@@ -157,6 +157,12 @@ impl Holder {
         Self { account: Some(Arc::clone(account)) }
     }
 
+    /// See [`Growth`](super::Growth::was_refused_alone).
+    #[must_use]
+    pub fn was_refused_alone(&self) -> bool {
+        self.account.as_ref().is_some_and(|account| account.was_refused_alone())
+    }
+
     /// Nothing yet.
     #[must_use]
     pub fn nothing(&self) -> Held {

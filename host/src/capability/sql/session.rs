@@ -168,7 +168,8 @@ impl SqlSession {
             self.settle_stream().await;
         }
         if commit && self.had_no_room {
-            return Err(CommitError::Unavailable(NoRoom.into()));
+            let alone = self.holder.was_refused_alone();
+            return Err(if alone { CommitError::Aborted(NoRoom.to_string()) } else { NoRoom.into() });
         }
         let Some(connection) = self.connection else { return Ok(Committed::Effects) };
         let result = connection.finish(end).await;
