@@ -24,7 +24,8 @@ pub use in_hand::InHand;
 use metrics::AgentMetrics;
 pub use metrics::DispatchMetrics;
 pub use settlement::{Policy, Settlement, settlement};
-pub use slot::AgentSlot;
+use slot::Choice;
+pub use slot::{AgentSlot, Place, Shelf};
 pub use suspect::Quarantine;
 
 use std::fmt;
@@ -89,6 +90,9 @@ struct Attempt {
     redelivered: bool,
     task: Task,
     revision: Arc<Revision>,
+    slot: Arc<AgentSlot>,
+    /// How it ends without a run, where it is pinned to a revision that cannot be had.
+    refused: Option<Outcome>,
     started_at_ms: UnixMs,
     host: Arc<str>,
     records: Arc<dyn Inbox>,
@@ -117,30 +121,82 @@ impl Dispatcher {
 
     /// Runs an agent's deliveries until its consumer is stopped.
     pub async fn serve(self: Arc<Self>, slot: Arc<AgentSlot>, mut consumer: Consumer) {
-        let metrics = self.metrics.of(&slot.name());
+        let metrics = self.metrics.of(slot.name());
         while let Some(delivery) = consumer.deliveries.recv().await {
             let processing = metrics.processing();
-            // Admission first: a delivery that cannot run yet stays unsettled, and the prefetch holds the rest back.
-            let revision = slot.active();
-            let admission = (slot.admit(&revision).await, slot.count_running());
             let Delivery { message, redelivered, receipt } = delivery;
             let dispatcher = Arc::clone(&self);
-            // Read before the task is spawned, and boxed: the runtime moves what it is given several times, to its end.
-            match self.read(message, redelivered, revision, &metrics) {
-                Ok(attempt) => self.under_way.spawn(Box::pin(async move {
-                    dispatcher.handle(&attempt, receipt, admission).await;
-                    processing.observe_duration();
-                })),
-                Err((message, malformed)) => {
-                    let agent = slot.name();
+            let task = match self.read(slot.name(), &message) {
+                Ok(task) => task,
+                Err(malformed) => {
+                    let (agent, running) = (slot.name().clone(), slot.count_running());
                     self.under_way.spawn(Box::pin(async move {
                         dispatcher.settle_malformed(&message, receipt, &agent, malformed).await;
                         processing.observe_duration();
-                        drop(admission);
-                    }))
+                        drop(running);
+                    }));
+                    continue;
                 }
             };
+            let place = match slot.choose(&task) {
+                Some(Choice::Place(place)) => place,
+                Some(Choice::Pinned(number)) => {
+                    let (slot, metrics) = (Arc::clone(&slot), Arc::clone(&metrics));
+                    // Loading it holds nobody else up.
+                    self.under_way.spawn(Box::pin(async move {
+                        let delivery = Delivery { message, redelivered, receipt };
+                        dispatcher.handle_pinned(&slot, delivery, task, number, metrics).await;
+                        processing.observe_duration();
+                    }));
+                    continue;
+                }
+                // Nothing is served any more: whoever serves it gets it.
+                None => {
+                    receipt.hand_back();
+                    continue;
+                }
+            };
+            // Admission before the run: a delivery that cannot run yet stays unsettled, and the prefetch holds the rest back.
+            let admission = (place.admit().await, slot.count_running());
+            // Made before it is spawned, and boxed: the runtime moves what it is given several times, to its end.
+            let attempt = self.attempt(message, redelivered, task, &place, &slot, &metrics);
+            self.under_way.spawn(Box::pin(async move {
+                dispatcher.handle(&attempt, receipt, admission).await;
+                processing.observe_duration();
+            }));
         }
+    }
+
+    /// Runs a task on a revision that no new task goes to.
+    async fn handle_pinned(
+        &self,
+        slot: &Arc<AgentSlot>,
+        delivery: Delivery,
+        task: Task,
+        number: u64,
+        metrics: Arc<AgentMetrics>,
+    ) {
+        let Delivery { message, redelivered, receipt } = delivery;
+        let (place, refused) = match slot.pinned(number).await {
+            Ok(Some(place)) => (Some(place), None),
+            Ok(None) => {
+                let agent = slot.name();
+                let message = format!("x-revision pins it to revision {number}, and {agent} has none of that number");
+                (None, Some(Outcome::Rejected { message }))
+            }
+            Err(why) => {
+                let message = format!("revision {number}, to which it is pinned, cannot be had just now: {why}");
+                (None, Some(Outcome::HostError { message }))
+            }
+        };
+        let active = || slot.active().and_then(|active| slot.place(active.number));
+        let Some(place) = place.or_else(active) else { return receipt.hand_back() };
+        let admission = (if refused.is_none() { place.admit().await } else { None }, slot.count_running());
+        let mut attempt = self.attempt(message, redelivered, task, &place, slot, &metrics);
+        if let Some(attempt) = Arc::get_mut(&mut attempt) {
+            attempt.refused = refused;
+        }
+        self.handle(&attempt, receipt, admission).await;
     }
 
     /// Notes those tasks as running that have been for a while, until it is told to end.
@@ -174,35 +230,37 @@ impl Dispatcher {
     }
 
     /// Reads a message as a task.
-    fn read(
+    fn read(&self, agent: &AgentName, message: &Message) -> Result<Task, Malformed> {
+        let (bytes, max) = (message.body.len(), self.payload_bytes_max);
+        if bytes > max {
+            let reason = format!("its body has {bytes} bytes, expected at most {max} (payload_bytes_max)");
+            return Err(envelope::malformed(message, &reason));
+        }
+        envelope::parse(agent, message, unix_ms_now())
+    }
+
+    fn attempt(
         &self,
         message: Message,
         redelivered: bool,
-        revision: Arc<Revision>,
+        task: Task,
+        place: &Place,
+        slot: &Arc<AgentSlot>,
         metrics: &Arc<AgentMetrics>,
-    ) -> Result<Arc<Attempt>, (Message, Malformed)> {
-        let (bytes, max) = (message.body.len(), self.payload_bytes_max);
-        let started_at_ms = unix_ms_now();
-        let read = if bytes > max {
-            let reason = format!("its body has {bytes} bytes, expected at most {max} (payload_bytes_max)");
-            Err(envelope::malformed(&message, &reason))
-        } else {
-            envelope::parse(&revision.agent, &message, started_at_ms)
-        };
-        match read {
-            Ok(task) => Ok(Arc::new(Attempt {
-                message,
-                redelivered,
-                task,
-                revision,
-                started_at_ms,
-                host: Arc::clone(&self.host),
-                records: Arc::clone(&self.records),
-                metrics: Arc::clone(metrics),
-                is_noted_as_running: AtomicBool::new(false),
-            })),
-            Err(malformed) => Err((message, malformed)),
-        }
+    ) -> Arc<Attempt> {
+        Arc::new(Attempt {
+            message,
+            redelivered,
+            task,
+            revision: Arc::clone(place.revision()),
+            slot: Arc::clone(slot),
+            refused: None,
+            started_at_ms: unix_ms_now(),
+            host: Arc::clone(&self.host),
+            records: Arc::clone(&self.records),
+            metrics: Arc::clone(metrics),
+            is_noted_as_running: AtomicBool::new(false),
+        })
     }
 
     async fn handle(&self, attempt: &Arc<Attempt>, receipt: Receipt, admission: impl Send) {
@@ -277,6 +335,7 @@ impl Dispatcher {
         let ran = self.runner.run(Arc::clone(attempt) as Arc<dyn Run>, stops).await;
         hold.ran();
         attempt.metrics.ran(&ran.0);
+        attempt.slot.count_outcome(&attempt.task, attempt.revision.number, &ran.0);
         ran
     }
 
@@ -321,11 +380,7 @@ impl Attempt {
         if self.task.is_expired(self.started_at_ms) {
             return Some(Outcome::Expired);
         }
-        let (pinned, active) = (self.task.revision?, self.revision.number);
-        // On another revision than its sender asked for it might do anything; a dead letter tells.
-        (pinned != active).then(|| Outcome::Rejected {
-            message: format!("x-revision pins it to revision {pinned}, but revision {active} is the active one"),
-        })
+        self.refused.clone()
     }
 
     /// Notes that it runs, once.
