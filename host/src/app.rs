@@ -22,6 +22,7 @@ use crate::agent::compile::{self, CompileJob};
 use crate::agent::{ChildCompiler, Codes, CompileLimits, Engine, EngineConfig, Loader, Runner, RunnerConfig};
 use crate::agents::{Activation, Agents};
 use crate::capability::files::FilesRoot;
+use crate::catalog::Actor;
 use crate::cli::{CompileArguments, Composition, StartError};
 use crate::config::{Backend, Config};
 use crate::delivery::{Broker, PublishError, Route, Submitter, envelope};
@@ -51,9 +52,6 @@ const GUESTS_BEFORE_NEW: u32 = 4;
 const GUESTS_BEFORE_TIMERS: u32 = GUESTS_BEFORE_NEW;
 /// Largest linear memory that the pool has room for; a manifest may ask for no more.
 const MEMORY_BYTES_MAX: usize = 500 << 20;
-/// How often the catalog is looked at for what other hosts deployed: twice within the 5 s that the contract allows.
-const CATALOG_POLL: Duration = Duration::from_secs(2);
-
 /// Folder of compiled code under the data folder.
 const CODE_FOLDER: &str = "code";
 
@@ -169,6 +167,8 @@ impl App {
             records: backends.records.clone(),
             agents: Arc::clone(&deployer) as Arc<dyn Agents>,
             dead_letters: Arc::new(dead_letters),
+            events: backends.events.clone(),
+            host: Arc::clone(&dispatcher.host),
             metrics: Arc::new(move || observer.render()),
             draining: draining.clone(),
             memory: ledger,
@@ -211,7 +211,10 @@ impl App {
         }
         self.deployer.start_is_over();
         tracing::info!(agents = self.deployer.active().len(), "ready");
-        self.background.spawn(follow_catalog(Arc::clone(&self.deployer), self.draining.clone()));
+        let (deployer, draining) = (Arc::clone(&self.deployer), self.draining.clone());
+        self.background.spawn(async move { deployer.follow(draining).await });
+        let (deployer, draining) = (Arc::clone(&self.deployer), self.draining.clone());
+        self.background.spawn(async move { deployer.watch_canaries(draining).await });
         Ok(())
     }
 
@@ -288,7 +291,7 @@ impl Drop for GuestThreads {
 pub(crate) async fn deploy_folder(agents: &dyn Agents, path: &std::path::Path, activation: Activation) -> bool {
     let deployed = match Package::read(path) {
         Ok(Package { manifest, upload }) => {
-            agents.deploy(&manifest.agent.name, upload, activation).await.map_err(anyhow::Error::from)
+            agents.deploy(&manifest.agent.name, upload, activation, Actor::new("agents folder")).await.map_err(anyhow::Error::from)
         }
         Err(error) => Err(error.into()),
     };
@@ -296,20 +299,6 @@ pub(crate) async fn deploy_folder(agents: &dyn Agents, path: &std::path::Path, a
         tracing::error!("{} is not deployed: {error:#}", path.display());
     }
     deployed.is_ok()
-}
-
-async fn follow_catalog(deployer: Arc<Deployer>, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(CATALOG_POLL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        if let Err(error) = deployer.follow_catalog().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the catalog of agents cannot be read");
-        }
-    }
 }
 
 fn dispatcher(

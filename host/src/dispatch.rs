@@ -24,7 +24,7 @@ pub use in_hand::InHand;
 use metrics::AgentMetrics;
 pub use metrics::DispatchMetrics;
 pub use settlement::{Policy, Settlement, settlement};
-use slot::Choice;
+use slot::Admission;
 pub use slot::{AgentSlot, Place, Shelf};
 pub use suspect::Quarantine;
 
@@ -138,9 +138,10 @@ impl Dispatcher {
                     continue;
                 }
             };
-            let place = match slot.choose(&task) {
-                Some(Choice::Place(place)) => place,
-                Some(Choice::Pinned(number)) => {
+            // Admission before the run: a delivery that cannot run yet stays unsettled, and the prefetch holds the rest back.
+            let (place, permit) = match slot.admit(&task).await {
+                Admission::Place(place, permit) => (place, permit),
+                Admission::Pinned(number) => {
                     let (slot, metrics) = (Arc::clone(&slot), Arc::clone(&metrics));
                     // Loading it holds nobody else up.
                     self.under_way.spawn(Box::pin(async move {
@@ -151,13 +152,12 @@ impl Dispatcher {
                     continue;
                 }
                 // Nothing is served any more: whoever serves it gets it.
-                None => {
+                Admission::Nowhere => {
                     receipt.hand_back();
                     continue;
                 }
             };
-            // Admission before the run: a delivery that cannot run yet stays unsettled, and the prefetch holds the rest back.
-            let admission = (place.admit().await, slot.count_running());
+            let admission = (permit, slot.count_running());
             // Made before it is spawned, and boxed: the runtime moves what it is given several times, to its end.
             let attempt = self.attempt(message, redelivered, task, &place, &slot, &metrics);
             self.under_way.spawn(Box::pin(async move {

@@ -76,11 +76,13 @@ impl Place {
 }
 
 /// Where a task runs.
-pub(super) enum Choice {
-    /// Here.
-    Place(Place),
+pub(super) enum Admission {
+    /// Here, and it may start.
+    Place(Place, Option<OwnedSemaphorePermit>),
     /// On a revision that is not loaded.
     Pinned(u64),
+    /// Nowhere on this host.
+    Nowhere,
 }
 
 impl AgentSlot {
@@ -154,14 +156,23 @@ impl AgentSlot {
         self.running.load(Ordering::Relaxed)
     }
 
-    /// Where a task is to run: on the revision that it is pinned to, or on the one that its id goes to.
-    pub(super) fn choose(&self, task: &Task) -> Option<Choice> {
-        let serving = self.serving();
-        let number = task.revision.unwrap_or_else(|| serving.traffic.revision_of(&task.id));
-        match serving.places.get(&number) {
-            Some(place) => Some(Choice::Place(place.clone())),
-            None => task.revision.map(Choice::Pinned),
+    /// Waits until a task may run on the revision that it is pinned to, or on the one that its id goes to at that moment.
+    pub(super) async fn admit(&self, task: &Task) -> Admission {
+        loop {
+            let number = self.revision_of(task);
+            let Some(place) = self.place(number) else {
+                return task.revision.map_or(Admission::Nowhere, Admission::Pinned);
+            };
+            let permit = place.admit().await;
+            // While it waited, new tasks may have been directed elsewhere.
+            if task.revision.is_some() || self.revision_of(task) == number {
+                return Admission::Place(place, permit);
+            }
         }
+    }
+
+    fn revision_of(&self, task: &Task) -> u64 {
+        task.revision.unwrap_or_else(|| self.serving().traffic.revision_of(&task.id))
     }
 
     /// The place of a revision that is not among those that new tasks go to; nothing where the agent has no such one.
