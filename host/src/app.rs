@@ -341,7 +341,7 @@ fn deployer(
         catalog: Arc::clone(&backends.catalog),
         broker: Arc::clone(&backends.broker),
         capabilities: backends.capabilities.clone(),
-        files,
+        files: Arc::new(files),
         dispatcher: Arc::clone(dispatcher),
         concurrency_max: AGENT_INSTANCES_MAX,
         deployed,

@@ -40,7 +40,7 @@ pub struct Deployer {
     /// What agents may use: their schemas are made here, their secrets looked for.
     pub capabilities: Capabilities,
     /// Where folders are granted.
-    pub files: FilesRoot,
+    pub files: Arc<FilesRoot>,
     /// What runs their tasks.
     pub dispatcher: Arc<Dispatcher>,
     /// Most instances of one agent alive at once on this host, whatever its manifest says.

@@ -17,9 +17,12 @@ mod auth;
 mod batch;
 mod dead_letters;
 mod drain;
+mod events;
 mod extract;
+mod failures;
 mod health;
 mod intake;
+mod lifecycle;
 mod openapi;
 mod problem;
 mod revisions;
@@ -48,11 +51,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::agents::Agents;
+use crate::catalog::Events;
 use crate::dead_letters::DeadLetters;
 use crate::delivery::{Connectivity, Submitter};
 use crate::memory::MemoryLedger;
 use crate::records::TaskRecords;
 use crate::units::ByteSize;
+use failures::Failures;
 use intake::Intake;
 
 /// Largest body of one task, by default (contract, section 4).
@@ -119,6 +124,10 @@ pub struct Ports {
     pub agents: Arc<dyn Agents>,
     /// The tasks that failed for good.
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// The audit log.
+    pub events: Arc<dyn Events>,
+    /// The name of this host in it.
+    pub host: Arc<str>,
     /// Renders all metrics in Prometheus' text format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Cancelled when the host begins to drain: readiness turns false, and waits and event streams end.
@@ -133,12 +142,13 @@ struct ApiState {
     ports: Ports,
     intake: Intake,
     uploads: Semaphore,
+    failures: Failures,
 }
 
 /// The API as a service: `axum::serve` it.
 pub fn router(config: Config, ports: Ports) -> Router {
     let intake = Intake::new(&config, ports.memory.clone());
-    let state = Arc::new(ApiState { config, ports, intake, uploads: Semaphore::new(UPLOADS_MAX) });
+    let state = Arc::new(ApiState { config, ports, intake, uploads: Semaphore::new(UPLOADS_MAX), failures: Failures::default() });
     let (routes, document) = documented(&state).split_for_parts();
     let text: Arc<str> = document.to_pretty_json().unwrap_or_default().into();
     routes
@@ -159,10 +169,18 @@ fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(tasks::output))
         .routes(routes!(tasks::events))
         .route_layer(middleware::from_fn_with_state(Arc::clone(state), auth::tasks));
+    let changes = OpenApiRouter::new()
+        .routes(routes!(lifecycle::rollback))
+        .routes(routes!(lifecycle::traffic))
+        .routes(routes!(lifecycle::pause))
+        .routes(routes!(lifecycle::resume))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(state), auth::admin))
+        .route_layer(DefaultBodyLimit::max(extract::JSON_BYTES_MAX));
     let admin = OpenApiRouter::new()
         .routes(routes!(agents::list))
-        .routes(routes!(agents::show))
+        .routes(routes!(agents::show, lifecycle::remove))
         .routes(routes!(revisions::deploy))
+        .routes(routes!(events::list))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::show, dead_letters::drop_one))
         .routes(routes!(dead_letters::redrive_one))
@@ -175,7 +193,7 @@ fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(health::metrics))
         .routes(routes!(openapi::document));
     // Handlers bound what they read themselves, each by its own limit.
-    open.merge(tasks).merge(admin).layer(DefaultBodyLimit::disable())
+    open.merge(tasks).merge(admin).layer(DefaultBodyLimit::disable()).merge(changes)
 }
 
 /// Outputs are whatever agents make of what strangers send: no browser may take one for a page of this host.

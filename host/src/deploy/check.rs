@@ -11,7 +11,7 @@ use crate::agents::{DeployError, Deployed, Upload};
 use crate::capability::Capabilities;
 use crate::capability::files::Folders;
 use crate::capability::secrets::variable;
-use crate::catalog::NewRevision;
+use crate::catalog::{NewRevision, Traffic};
 use crate::manifest::Manifest;
 use crate::task::AgentName;
 use crate::text::escaped;
@@ -77,8 +77,12 @@ impl Deployer {
     pub(super) async fn running_already(&self, content: &NewRevision) -> Result<Option<Deployed>, DeployError> {
         let Some(deployed) = self.find(&content.agent) else { return Ok(None) };
         let Some(active) = deployed.slot.active() else { return Ok(None) };
-        let is_split = deployed.slot.traffic().0.canary.is_some();
-        if active.digest != content.digest || is_split {
+        if active.digest != content.digest {
+            return Ok(None);
+        }
+        // Not as this host has it: another one may have directed tasks elsewhere a moment ago.
+        let traffic = self.entry(&content.agent).await?.and_then(|entry| entry.traffic);
+        if traffic != Some(Traffic::all_to(active.number)) {
             return Ok(None);
         }
         let stored = self.catalog.get(&content.agent, active.number).await?;

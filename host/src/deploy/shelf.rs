@@ -16,7 +16,7 @@ pub(super) struct CatalogShelf {
     loader: Loader,
     catalog: Arc<dyn Catalog>,
     capabilities: Capabilities,
-    files: FilesRoot,
+    files: Arc<FilesRoot>,
 }
 
 impl Deployer {
@@ -25,7 +25,7 @@ impl Deployer {
             loader: self.loader.clone(),
             catalog: Arc::clone(&self.catalog),
             capabilities: self.capabilities.clone(),
-            files: self.files.clone(),
+            files: Arc::clone(&self.files),
         }
     }
 }

@@ -8,6 +8,7 @@ mod dead_letters;
 mod documented;
 mod follow;
 mod intake;
+mod lifecycle;
 mod submit;
 
 use axum::Router;

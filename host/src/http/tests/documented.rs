@@ -2,22 +2,28 @@ use super::*;
 use crate::http::Config;
 
 /// The routes that there are, as the contract names them.
-const ROUTES: [(&str, &str); 19] = [
+const ROUTES: [(&str, &str); 25] = [
     ("get", "/healthz"),
     ("get", "/metrics"),
     ("get", "/openapi.json"),
     ("get", "/readyz"),
     ("get", "/v1/agents"),
+    ("delete", "/v1/agents/{agent}"),
     ("get", "/v1/agents/{agent}"),
+    ("post", "/v1/agents/{agent}/pause"),
+    ("post", "/v1/agents/{agent}/resume"),
     ("post", "/v1/agents/{agent}/revisions"),
+    ("post", "/v1/agents/{agent}/rollback"),
     ("post", "/v1/agents/{agent}/tasks"),
     ("post", "/v1/agents/{agent}/tasks:batch"),
+    ("put", "/v1/agents/{agent}/traffic"),
     ("get", "/v1/dead-letters"),
     ("delete", "/v1/dead-letters/{id}"),
     ("get", "/v1/dead-letters/{id}"),
     ("post", "/v1/dead-letters/{id}/redrive"),
     ("post", "/v1/dead-letters:drop"),
     ("post", "/v1/dead-letters:redrive"),
+    ("get", "/v1/events"),
     ("delete", "/v1/tasks/{id}"),
     ("get", "/v1/tasks/{id}"),
     ("get", "/v1/tasks/{id}/events"),
@@ -64,7 +70,7 @@ async fn references_within_the_document_resolve() {
 async fn what_is_not_there_is_a_problem_document_too() {
     let (doubles, _published) = Doubles::new();
     let router = doubles.router(Config::default());
-    for path in ["/", "/v2", "/v1/tasks", "/v1/dead-letters:resend", "/v1/agents/echo/rollback"] {
+    for path in ["/", "/v2", "/v1/tasks", "/v1/dead-letters:resend", "/v1/agents/echo/promote"] {
         get(&router, path).await.problem(404, "unknown-route");
     }
     let answer = send(&router, request(Method::PUT, "/v1/agents", &[], "")).await;

@@ -9,8 +9,12 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::{Activation, AgentInfo, AgentState, Agents, DeployError, Deployed, Upload};
-use crate::catalog::{CatalogError, RevisionSummary};
+use crate::agents::{
+    Activation, AgentInfo, AgentState, Agents, ChangeError, DeployError, Deployed, Difference, Plan, Upload,
+};
+use crate::catalog::{
+    Actor, AgentEntry, CatalogError, Change, ChangeRefused, Event, Events, NewEvent, RevisionSummary, Tally, Traffic,
+};
 use crate::dead_letters::{DeadLetters, DeadLettersError, Opened, Redriven, Selection};
 use crate::delivery::{BrokerError, Connectivity, Message, PublishError, Submitter};
 use crate::http::{self, Config, Ports};
@@ -35,6 +39,11 @@ pub(crate) struct State {
     pub(crate) agents: Vec<AgentInfo>,
     pub(crate) deploys: Vec<(AgentName, Upload, Activation)>,
     pub(crate) deploy_result: Option<Result<Deployed, DeployError>>,
+    /// Changes of agents that were made, by whom.
+    pub(crate) changes: Vec<(AgentName, Change, bool, Actor)>,
+    pub(crate) change_result: Option<ChangeError>,
+    /// The oldest first.
+    pub(crate) events: Vec<NewEvent>,
     /// The dead letters, in any order.
     pub(crate) letters: Vec<Opened>,
     /// Ids of those that cannot be redriven.
@@ -64,6 +73,9 @@ pub(crate) fn agent_info(name: &str) -> AgentInfo {
         name: AgentName::parse(name).unwrap(),
         revision: 2,
         manifest: Arc::new(Manifest::parse(&manifest).unwrap()),
+        traffic: Traffic::all_to(2),
+        tallies: Vec::new(),
+        history: Vec::new(),
         revisions: [1, 2]
             .map(|revision| RevisionSummary {
                 revision,
@@ -118,6 +130,9 @@ impl Doubles {
             agents: vec![agent_info("echo")],
             deploys: Vec::new(),
             deploy_result: None,
+            changes: Vec::new(),
+            change_result: None,
+            events: Vec::new(),
             letters: Vec::new(),
             redriven: Vec::new(),
             unsendable: Vec::new(),
@@ -142,6 +157,8 @@ impl Doubles {
                 records: Arc::new(self.clone()),
                 agents: Arc::new(self.clone()),
                 dead_letters: Arc::new(self.clone()),
+                events: Arc::new(self.clone()),
+                host: "here:8080".into(),
                 metrics: Arc::new(|| "agent_queue_depth 0\n".to_owned()),
                 draining: self.draining.clone(),
             },
@@ -371,10 +388,18 @@ impl Agents for Doubles {
     }
 
     async fn get(&self, agent: &AgentName) -> Result<Option<AgentInfo>, CatalogError> {
-        Ok(self.lock().agents.iter().find(|info| info.name == *agent).cloned())
+        let info = self.lock().agents.iter().find(|info| info.name == *agent).cloned();
+        let history = self.events(Some(agent), None, 20).await?;
+        Ok(info.map(|info| AgentInfo { history, ..info }))
     }
 
-    async fn deploy(&self, agent: &AgentName, upload: Upload, activation: Activation) -> Result<Deployed, DeployError> {
+    async fn deploy(
+        &self,
+        agent: &AgentName,
+        upload: Upload,
+        activation: Activation,
+        _: Actor,
+    ) -> Result<Deployed, DeployError> {
         let mut state = self.lock();
         state.deploys.push((agent.clone(), upload, activation));
         state.deploy_result.take().unwrap_or(Ok(Deployed {
@@ -384,5 +409,75 @@ impl Agents for Doubles {
             known: false,
             active: activation == Activation::Always,
         }))
+    }
+
+    async fn plan(&self, _: &AgentName, upload: Upload) -> Result<Plan, DeployError> {
+        let difference = Difference {
+            what: "limits.memory".to_owned(),
+            from: Some("\"64MiB\"".to_owned()),
+            to: Some("\"1MiB\"".to_owned()),
+        };
+        let module_bytes = upload.module.len() as u64;
+        Ok(Plan { digest: "sha256:3".to_owned(), module_bytes, known: None, active: Some(2), differences: vec![difference] })
+    }
+
+    async fn change(&self, agent: &AgentName, change: Change, force: bool, who: Actor) -> Result<(), ChangeError> {
+        let mut state = self.lock();
+        if let Some(error) = state.change_result.take() {
+            return Err(error);
+        }
+        let Some(info) = state.agents.iter_mut().find(|info| info.name == *agent) else {
+            return Err(ChangeRefused::NotDeployed.into());
+        };
+        let mut entry = AgentEntry::new(agent.clone());
+        (entry.traffic, entry.previous) = (Some(info.traffic), Some(1));
+        let changed = entry.changed(&change)?;
+        match changed.traffic {
+            Some(traffic) => {
+                (info.traffic, info.revision) = (traffic, traffic.active);
+                info.tallies = traffic.canary.map(|canary| (canary.revision, Tally::default())).into_iter().collect();
+                info.state = if changed.is_paused { AgentState::Paused } else { AgentState::Consuming };
+            }
+            None => state.agents.retain(|info| info.name != *agent),
+        }
+        state.changes.push((agent.clone(), change, force, who));
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl Events for Doubles {
+    async fn log(&self, event: NewEvent) -> Result<(), CatalogError> {
+        self.lock().events.push(event);
+        Ok(())
+    }
+
+    async fn events(
+        &self,
+        agent: Option<&AgentName>,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<Event>, CatalogError> {
+        let state = self.lock();
+        if state.records_fail {
+            return Err(CatalogError { action: "read", source: away() });
+        }
+        let numbered = (1_u64..).zip(state.events.iter());
+        let meant = numbered.filter(|(id, event)| {
+            before.is_none_or(|before| *id < before) && (agent.is_none() || event.agent.as_ref() == agent)
+        });
+        let event = |(id, event): (u64, &NewEvent)| Event {
+            id,
+            at_ms: 1_795_442_888_000 + id,
+            actor: event.actor.as_str().to_owned(),
+            host: event.host.clone(),
+            action: event.action.to_owned(),
+            agent: event.agent.as_ref().map(ToString::to_string),
+            detail: event.detail.clone(),
+        };
+        let mut events: Vec<_> = meant.map(event).collect();
+        events.reverse();
+        events.truncate(usize::try_from(limit).unwrap());
+        Ok(events)
     }
 }
