@@ -23,6 +23,7 @@ mod failures;
 mod health;
 mod intake;
 mod lifecycle;
+mod live;
 mod openapi;
 mod problem;
 mod revisions;
@@ -35,6 +36,7 @@ mod view;
 pub(crate) mod tests;
 
 pub use auth::{Auth, Token};
+pub use live::{AgentLive, HostLive, Snapshot, STREAMS_MAX};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +130,8 @@ pub struct Ports {
     pub events: Arc<dyn Events>,
     /// The name of this host in it.
     pub host: Arc<str>,
+    /// How the host does, as it changes every second.
+    pub live: watch::Receiver<Arc<Snapshot>>,
     /// Renders all metrics in Prometheus' text format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Cancelled when the host begins to drain: readiness turns false, and waits and event streams end.
@@ -143,12 +147,13 @@ struct ApiState {
     intake: Intake,
     uploads: Semaphore,
     failures: Failures,
+    streams: Arc<Semaphore>,
 }
 
 /// The API as a service: `axum::serve` it.
 pub fn router(config: Config, ports: Ports) -> Router {
     let intake = Intake::new(&config, ports.memory.clone());
-    let state = Arc::new(ApiState { config, ports, intake, uploads: Semaphore::new(UPLOADS_MAX), failures: Failures::default() });
+    let state = Arc::new(ApiState { config, ports, intake, uploads: Semaphore::new(UPLOADS_MAX), failures: Failures::default(), streams: Arc::new(Semaphore::new(STREAMS_MAX)) });
     let (routes, document) = documented(&state).split_for_parts();
     let text: Arc<str> = document.to_pretty_json().unwrap_or_default().into();
     routes
@@ -181,6 +186,8 @@ fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(agents::show, lifecycle::remove))
         .routes(routes!(revisions::deploy))
         .routes(routes!(events::list))
+        .routes(routes!(tasks::search))
+        .routes(routes!(live::stream))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::show, dead_letters::drop_one))
         .routes(routes!(dead_letters::redrive_one))

@@ -28,10 +28,12 @@ mod memory;
 mod order;
 mod port;
 mod postgres;
+mod search;
 
 pub use dead_letters::{DeadLetter, DeadLetterCursor, DeadLetterFilter, Taken, outgoing_id};
 pub use memory::{MemoryLimits, MemoryRecords};
 pub use port::{DeadLetterList, Inbox, Outbox, Records, TaskRecords};
+pub use search::{TaskCursor, TaskFilter, TaskPage};
 pub use postgres::{EndTask, PostgresRecords, PostgresSettings};
 
 /// How long records are shown after their task's end, unless configured: 24 hours (contract, section 4).

@@ -15,6 +15,8 @@ const LOAD_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const LOAD_AGAIN_AFTER_MAX: Duration = Duration::from_secs(60);
 /// How often the catalog is looked at where nobody tells of a change: twice within the 5 s that the contract allows.
 const POLL: Duration = Duration::from_secs(2);
+/// Pause between two looks: whoever may use the database may also tell of changes that there are not.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A change of the catalog that this host could not follow.
 pub(super) struct NotLoaded {
@@ -42,19 +44,24 @@ impl Deployer {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let changed = self.catalog.changed();
         tokio::pin!(changed);
-        let mut is_told = true;
+        let (mut is_listening, mut is_to_look) = (true, false);
+        let mut not_before = tokio::time::Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                told = &mut changed, if is_told => {
-                    // Where the catalog is away it is looked at every 2 s.
-                    is_told = told.is_ok();
+                told = &mut changed, if is_listening => {
+                    // Where the catalog is away it is tried again with the next tick.
+                    (is_listening, is_to_look) = (told.is_ok(), true);
                     changed.set(self.catalog.changed());
                 }
-                _ = ticks.tick() => is_told = true,
-            }
-            if let Err(error) = self.follow_catalog().await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the catalog of agents cannot be read");
+                _ = ticks.tick() => (is_listening, is_to_look) = (true, true),
+                () = tokio::time::sleep_until(not_before), if is_to_look => {
+                    is_to_look = false;
+                    if let Err(error) = self.follow_catalog().await {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "the catalog of agents cannot be read");
+                    }
+                    not_before = tokio::time::Instant::now() + PAUSE;
+                }
             }
         }
     }

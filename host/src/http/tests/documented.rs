@@ -2,7 +2,8 @@ use super::*;
 use crate::http::Config;
 
 /// The routes that there are, as the contract names them.
-const ROUTES: [(&str, &str); 25] = [
+const ROUTES: [(&str, &str); 28] = [
+    ("get", "/"),
     ("get", "/healthz"),
     ("get", "/metrics"),
     ("get", "/openapi.json"),
@@ -24,6 +25,8 @@ const ROUTES: [(&str, &str); 25] = [
     ("post", "/v1/dead-letters:drop"),
     ("post", "/v1/dead-letters:redrive"),
     ("get", "/v1/events"),
+    ("get", "/v1/live"),
+    ("get", "/v1/tasks"),
     ("delete", "/v1/tasks/{id}"),
     ("get", "/v1/tasks/{id}"),
     ("get", "/v1/tasks/{id}/events"),
@@ -70,7 +73,7 @@ async fn references_within_the_document_resolve() {
 async fn what_is_not_there_is_a_problem_document_too() {
     let (doubles, _published) = Doubles::new();
     let router = doubles.router(Config::default());
-    for path in ["/", "/v2", "/v1/tasks", "/v1/dead-letters:resend", "/v1/agents/echo/promote"] {
+    for path in ["/v2", "/v1", "/v1/dead-letters:resend", "/v1/agents/echo/promote"] {
         get(&router, path).await.problem(404, "unknown-route");
     }
     let answer = send(&router, request(Method::PUT, "/v1/agents", &[], "")).await;

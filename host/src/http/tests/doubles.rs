@@ -20,7 +20,8 @@ use crate::delivery::{BrokerError, Connectivity, Message, PublishError, Submitte
 use crate::http::{self, Config, Ports};
 use crate::manifest::Manifest;
 use crate::records::{
-    Cancelled, DeadLetter, DeadLetterCursor, NewTask, Queued, RecordsError, Status, TaskRecord, TaskRecords,
+    Cancelled, DeadLetter, DeadLetterCursor, NewTask, Queued, RecordsError, Status, TaskCursor, TaskFilter, TaskPage,
+    TaskRecord, TaskRecords,
 };
 use crate::task::{AgentName, Failure, Output, Task, TaskId, UnixMs, Usage};
 
@@ -60,6 +61,7 @@ pub(crate) struct Doubles {
     pub(crate) publishing: Arc<Semaphore>,
     pub(crate) connectivity: watch::Sender<Connectivity>,
     pub(crate) draining: CancellationToken,
+    pub(crate) live: watch::Sender<Arc<http::Snapshot>>,
     published: mpsc::UnboundedSender<(Task, Option<Duration>)>,
 }
 
@@ -142,6 +144,7 @@ impl Doubles {
             publishing: Arc::new(Semaphore::new(1_000_000)),
             connectivity: watch::Sender::new(Connectivity::Up),
             draining: CancellationToken::new(),
+            live: watch::Sender::default(),
             published,
         };
         (doubles, seen)
@@ -159,6 +162,7 @@ impl Doubles {
                 dead_letters: Arc::new(self.clone()),
                 events: Arc::new(self.clone()),
                 host: "here:8080".into(),
+                live: self.live.subscribe(),
                 metrics: Arc::new(|| "agent_queue_depth 0\n".to_owned()),
                 draining: self.draining.clone(),
             },
@@ -290,6 +294,30 @@ impl TaskRecords for Doubles {
             return Err(RecordsError { action: "read", is_passing: true, source: away() });
         }
         Ok(state.records.get(id).and_then(|record| record.state.borrow().clone()))
+    }
+
+    async fn search(
+        &self,
+        filter: TaskFilter,
+        after: Option<TaskCursor>,
+        limit: u32,
+    ) -> Result<TaskPage, RecordsError> {
+        let state = self.lock();
+        if state.records_fail {
+            return Err(RecordsError { action: "read", is_passing: true, source: away() });
+        }
+        let mut tasks: Vec<_> = state.records.values().filter_map(|record| record.state.borrow().clone()).collect();
+        tasks.retain(|task| {
+            filter.agent.as_ref().is_none_or(|agent| task.agent == *agent)
+                && filter.status.is_none_or(|status| task.status == status)
+                && after.as_ref().is_none_or(|after| task.id < after.id)
+        });
+        tasks.sort_by(|a, b| b.id.cmp(&a.id));
+        let limit = usize::try_from(limit).unwrap();
+        let more = tasks.len() > limit;
+        tasks.truncate(limit);
+        let next = tasks.last().filter(|_| more).map(|last| TaskCursor { at: 0, id: last.id.clone() });
+        Ok(TaskPage { tasks, next })
     }
 
     fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>> {
