@@ -3,6 +3,7 @@
 
 mod backends;
 mod dev;
+mod live;
 mod memory;
 mod observe;
 mod outside;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -156,6 +158,9 @@ impl App {
         let observer = observe::Observer::new(&registry, ledger.clone(), Arc::clone(&deployer))
             .map_err(|error| internal("registering metrics", error))?;
         background.spawn(observer.clone().watch_queues(draining.clone()));
+        let (snapshots, live) = watch::channel(Arc::<http::Snapshot>::default());
+        let host = Arc::clone(&dispatcher.host);
+        background.spawn(live::run(observer.clone(), registry.clone(), host, snapshots, draining.clone()));
         background.spawn(dispatcher.relay.clone().run(drained.clone()));
         background.spawn(Arc::clone(&dispatcher).watch_cancelled(drained.clone()));
         background.spawn(Arc::clone(&dispatcher).note_running(drained.clone()));
@@ -169,6 +174,7 @@ impl App {
             dead_letters: Arc::new(dead_letters),
             events: backends.events.clone(),
             host: Arc::clone(&dispatcher.host),
+            live,
             metrics: Arc::new(move || observer.render()),
             draining: draining.clone(),
             memory: ledger,

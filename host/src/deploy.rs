@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::follow::NotLoaded;
+pub use self::report::Seen;
 use crate::agent::{Loader, Revision, Runner};
 use crate::agents::{Activation, AgentInfo, Agents, ChangeError, DeployError, Deployed, Plan, Upload};
 use crate::capability::Capabilities;

@@ -1,13 +1,13 @@
 //! Looking through the tasks.
 
 use super::*;
-use crate::records::{TaskCursor, TaskFilter};
+use crate::records::{Ending, TaskCursor, TaskFilter};
 
 pub(super) async fn tasks_are_found_page_by_page(records: impl Records) {
     let agent = crate::task::AgentName::parse(&format!("s{}", uuid::Uuid::now_v7().simple())).expect("a name");
     let mut made = Vec::new();
     for number in 0..5_u64 {
-        let task = NewTask { agent: agent.clone(), ..new_task() };
+        let task = NewTask { agent: agent.clone(), ..new_task("x") };
         let task = NewTask { enqueued_at_ms: task.enqueued_at_ms + number, ..task };
         queued(&records, &task).await;
         if number % 2 == 1 {
