@@ -15,6 +15,7 @@
 mod agents;
 mod auth;
 mod batch;
+mod dashboard;
 mod dead_letters;
 mod drain;
 mod events;
@@ -195,6 +196,7 @@ fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(dead_letters::drop_all))
         .route_layer(middleware::from_fn_with_state(Arc::clone(state), auth::admin));
     let open = OpenApiRouter::with_openapi(openapi::Description::openapi())
+        .routes(routes!(dashboard::page))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
@@ -207,6 +209,8 @@ fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
 async fn harden(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    // The dashboard has a policy of its own.
+    let policy = headers.entry(header::CONTENT_SECURITY_POLICY);
+    policy.or_insert(HeaderValue::from_static("default-src 'none'; sandbox"));
     response
 }
