@@ -26,7 +26,7 @@ use crate::agents::{Activation, Agents};
 use crate::capability::files::FilesRoot;
 use crate::catalog::Actor;
 use crate::cli::{CompileArguments, Composition, StartError};
-use crate::config::{Backend, Config};
+use crate::config::{Backend, Config, ConfigErrors};
 use crate::delivery::{Broker, PublishError, Route, Submitter, envelope};
 use crate::deploy::{DeployedAgents, Deployer};
 use crate::dispatch::{DispatchMetrics, Dispatcher, Quarantine};
@@ -124,7 +124,7 @@ pub struct App {
     /// Cancelled when no task is under way any more.
     drained: CancellationToken,
     background: TaskTracker,
-    http: tokio::task::JoinHandle<std::io::Result<()>>,
+    http: tokio::task::JoinHandle<()>,
     _guests: GuestThreads,
     grace: Duration,
 }
@@ -136,12 +136,14 @@ impl App {
     /// [`StartError`], saying what is missing.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let registry = Registry::new();
+        let tls = tls(&config)?;
         let ledger = MemoryLedger::new(config.memory_budget.0, INSTANCES_MAX);
         let deployed = Arc::new(DeployedAgents::default());
         let Outside { listener, backends, agents, files } =
             Outside::reach(&config, &deployed, &registry, &ledger).await?;
         let address = listener.local_addr().map_err(|error| internal("reading the bound address", error))?;
-        tracing::info!("listening on http://{address}");
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        tracing::info!("listening on {scheme}://{address}");
         let guests = GuestThreads::start().map_err(|error| internal("starting the guests' threads", error))?;
         let engine = engine()?;
         let runner_config = RunnerConfig { hostcall_bytes_max: hostcall_bytes_max(&config) };
@@ -179,7 +181,8 @@ impl App {
             draining: draining.clone(),
             memory: ledger,
         };
-        let http = serve_http(listener, http::router(config.http.clone(), ports), draining.clone());
+        let router = http::router(config.http.clone(), ports);
+        let http = tokio::spawn(http::serve(listener, router, tls, draining.clone()));
         let app = Self {
             address,
             backends,
@@ -250,7 +253,7 @@ impl App {
             finished.await;
         }
         match tokio::time::timeout(CLOSE_MAX, self.http).await {
-            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(())) => {}
             Ok(failed) => tracing::error!(?failed, "the HTTP server failed"),
             Err(_elapsed) => tracing::warn!("HTTP clients that do not finish are cut off"),
         }
@@ -383,6 +386,13 @@ fn loader(config: &Config, engine: &Engine) -> Result<Loader, StartError> {
     Loader::new(engine, codes).map_err(|error| internal("linking the host's capabilities", error))
 }
 
+/// The certificate to serve with, where there is one.
+fn tls(config: &Config) -> Result<Option<http::Tls>, StartError> {
+    let Some((certificate, key)) = &config.tls else { return Ok(None) };
+    let read = http::Tls::read(certificate, key);
+    read.map(Some).map_err(|error| StartError::from(ConfigErrors(vec![backends::chain(&error)])))
+}
+
 fn engine() -> Result<Engine, StartError> {
     Engine::new(&EngineConfig { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX })
         .map_err(|error| internal("starting the WebAssembly engine", error))
@@ -392,21 +402,6 @@ fn engine() -> Result<Engine, StartError> {
 fn hostcall_bytes_max(config: &Config) -> usize {
     const MARGIN_BYTES: usize = 1 << 20;
     config.http.payload_bytes_max.max(crate::manifest::OUTPUT_BYTES_MAX).as_usize() + MARGIN_BYTES
-}
-
-fn serve_http(
-    listener: TcpListener,
-    router: axum::Router,
-    draining: CancellationToken,
-) -> tokio::task::JoinHandle<std::io::Result<()>> {
-    use axum::serve::ListenerExt;
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY cannot be set");
-        }
-    });
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    tokio::spawn(axum::serve(listener, service).with_graceful_shutdown(draining.cancelled_owned()).into_future())
 }
 
 /// How this host is called in dead letters: machine and port tell hosts of one machine apart.

@@ -28,6 +28,7 @@ mod live;
 mod openapi;
 mod problem;
 mod revisions;
+mod server;
 mod submission;
 mod submit;
 mod tasks;
@@ -37,6 +38,7 @@ mod view;
 pub(crate) mod tests;
 
 pub use auth::{Auth, Token};
+pub use server::{Tls, TlsError, serve};
 pub use live::{AgentLive, HostLive, Snapshot, STREAMS_MAX};
 
 use std::sync::Arc;
