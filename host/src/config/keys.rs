@@ -156,9 +156,6 @@ pub const KEYS: [Key; 26] = [
     ),
 ];
 
-/// Settings of the contract that this version does not have: (name, variable, what to do instead).
-pub(super) const UNSUPPORTED: [(&str, &str, &str); 0] = [];
-
 /// Variables of other programs that an operator may expect a host to follow, and that this version does not:
 /// (variable, what to do instead).
 pub(super) const IGNORED: [(&str, &str); 1] = [(

@@ -31,6 +31,7 @@ mod lifecycle;
 mod loss;
 mod memory;
 mod misbehaving;
+mod operate;
 mod outbound;
 mod samples;
 mod scripts;
