@@ -18,6 +18,7 @@ mod cancelling;
 mod common;
 mod compiling;
 mod conflicts;
+mod dashboard;
 mod delays;
 mod delivery;
 mod escapes;

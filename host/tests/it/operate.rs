@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::common::{Host, HostBuilder, agents_dir, wait_until};
+use super::delivery::Stranger;
 use super::fleet::Fleet;
 use super::scripts::unique;
 
@@ -64,19 +66,47 @@ async fn converged(hosts: &[&Host], name: &str, traffic: Value, state: &str) -> 
 
 #[tokio::test]
 async fn a_pinned_task_runs_on_its_revision_and_one_of_none_is_refused() {
-    let host = HostBuilder::bare().start().await;
+    let (host, stranger) = (HostBuilder::real().start().await, Stranger::connect().await);
     let name = unique("pin");
+    for description in ["one", "two", "three"] {
+        assert_eq!(host.deploy(&name, &manifest(&name, description), echo()).await.status(), 201);
+    }
+    let ended = async |pinned: i64| {
+        let id = uuid::Uuid::new_v4().to_string();
+        let mut headers = FieldTable::default();
+        headers.insert("x-revision".into(), AMQPValue::LongLongInt(pinned));
+        stranger.send(&name, &id, headers, b"x").await;
+        wait_until("the task has ended", async || {
+            let answer = host.get(&format!("/v1/tasks/{id}")).await.unwrap();
+            let task = (answer.status() == 200).then_some(answer)?.json::<Value>().await.unwrap();
+            ["succeeded", "failed"].contains(&task["status"].as_str().unwrap()).then_some(task)
+        })
+        .await
+    };
+    for pinned in [1, 3, 2, 1] {
+        let task = ended(pinned).await;
+        assert_eq!((&task["status"], &task["revision"]), (&"succeeded".into(), &pinned.into()), "{task}");
+    }
+    let refused = ended(9).await;
+    assert_eq!((&refused["status"], &refused["failure"]["type"]), (&"failed".into(), &"rejected".into()));
+    let message = refused["failure"]["message"].as_str().unwrap();
+    assert!(message.contains("pins it to revision 9"), "{message}");
+}
+
+#[tokio::test]
+async fn a_rollback_goes_to_the_revision_before() {
+    let host = HostBuilder::bare().start().await;
+    let name = unique("back");
     for description in ["one", "two"] {
         assert_eq!(host.deploy(&name, &manifest(&name, description), echo()).await.status(), 201);
     }
-    // Over HTTP nobody can pin; what an AMQP client would send is sent by a redrive of the recorded message elsewhere.
+    let path = format!("/v1/agents/{name}/rollback");
     let id = host.submit(&name, "", "x").await;
     assert_eq!(host.finished(&id).await["revision"], 2);
-    assert_eq!(post(&host, &format!("/v1/agents/{name}/rollback"), json!({})).await["revision"], 1);
+    assert_eq!(post(&host, &path, json!({})).await["revision"], 1);
     let id = host.submit(&name, "", "x").await;
     assert_eq!(host.finished(&id).await["revision"], 1);
-    let (status, problem) =
-        change(&host, reqwest::Method::POST, &format!("/v1/agents/{name}/rollback"), Some(json!({"revision": 9}))).await;
+    let (status, problem) = change(&host, reqwest::Method::POST, &path, Some(json!({"revision": 9}))).await;
     assert!(status == 422 && problem["type"] == "urn:problem-type:agent-host:unknown-revision", "{problem}");
 }
 
