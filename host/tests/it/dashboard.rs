@@ -57,7 +57,7 @@ async fn every_page_draws_itself_in_a_browser() {
     ] {
         let profile = tempfile::tempdir().unwrap();
         let output = Command::new("chromium")
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--dump-dom"])
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--timeout=5000", "--dump-dom"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg(host.url(&format!("/{page}")))
             .kill_on_drop(true)
