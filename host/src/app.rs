@@ -299,9 +299,10 @@ impl Drop for GuestThreads {
 /// Deploys an agent's folder, or says why not and goes on.
 pub(crate) async fn deploy_folder(agents: &dyn Agents, path: &std::path::Path, activation: Activation) -> bool {
     let deployed = match Package::read(path) {
-        Ok(Package { manifest, upload }) => {
-            agents.deploy(&manifest.agent.name, upload, activation, Actor::new("agents folder")).await.map_err(anyhow::Error::from)
-        }
+        Ok(Package { manifest, upload }) => agents
+            .deploy(&manifest.agent.name, upload, activation, Actor::new("agents folder"))
+            .await
+            .map_err(anyhow::Error::from),
         Err(error) => Err(error.into()),
     };
     if let Err(error) = &deployed {

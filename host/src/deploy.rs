@@ -180,7 +180,7 @@ impl Deployer {
         };
         let manifest = Arc::new(Manifest::parse(&stored.content.manifest)?);
         let revision = self.checked(&stored.content, &manifest).await?.number(number, &self.capabilities);
-        tracing::info!(%agent, revision = number, digest = revision.digest, "loaded");
+        tracing::info!(%agent, revision = number, digest = %revision.digest, "loaded");
         Ok(Arc::new(revision))
     }
 

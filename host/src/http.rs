@@ -38,8 +38,8 @@ mod view;
 pub(crate) mod tests;
 
 pub use auth::{Auth, Token};
+pub use live::{AgentLive, ErrorLive, HostLive, STREAMS_MAX, Snapshot};
 pub use server::{Tls, TlsError, serve};
-pub use live::{AgentLive, HostLive, Snapshot, STREAMS_MAX};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,7 +156,14 @@ struct ApiState {
 /// The API as a service: `axum::serve` it.
 pub fn router(config: Config, ports: Ports) -> Router {
     let intake = Intake::new(&config, ports.memory.clone());
-    let state = Arc::new(ApiState { config, ports, intake, uploads: Semaphore::new(UPLOADS_MAX), failures: Failures::default(), streams: Arc::new(Semaphore::new(STREAMS_MAX)) });
+    let state = Arc::new(ApiState {
+        config,
+        ports,
+        intake,
+        uploads: Semaphore::new(UPLOADS_MAX),
+        failures: Failures::default(),
+        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+    });
     let (routes, document) = documented(&state).split_for_parts();
     let text: Arc<str> = document.to_pretty_json().unwrap_or_default().into();
     routes
@@ -177,17 +184,14 @@ fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(tasks::output))
         .routes(routes!(tasks::events))
         .route_layer(middleware::from_fn_with_state(Arc::clone(state), auth::tasks));
-    let changes = OpenApiRouter::new()
-        .routes(routes!(lifecycle::rollback))
-        .routes(routes!(lifecycle::traffic))
-        .routes(routes!(lifecycle::pause))
-        .routes(routes!(lifecycle::resume))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(state), auth::admin))
-        .route_layer(DefaultBodyLimit::max(extract::JSON_BYTES_MAX));
     let admin = OpenApiRouter::new()
         .routes(routes!(agents::list))
         .routes(routes!(agents::show, lifecycle::remove))
         .routes(routes!(revisions::deploy))
+        .routes(routes!(lifecycle::rollback))
+        .routes(routes!(lifecycle::traffic))
+        .routes(routes!(lifecycle::pause))
+        .routes(routes!(lifecycle::resume))
         .routes(routes!(events::list))
         .routes(routes!(tasks::search))
         .routes(routes!(live::stream))
@@ -204,7 +208,7 @@ fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(health::metrics))
         .routes(routes!(openapi::document));
     // Handlers bound what they read themselves, each by its own limit.
-    open.merge(tasks).merge(admin).layer(DefaultBodyLimit::disable()).merge(changes)
+    open.merge(tasks).merge(admin).layer(DefaultBodyLimit::disable())
 }
 
 /// Outputs are whatever agents make of what strangers send: no browser may take one for a page of this host.

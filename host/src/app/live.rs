@@ -75,21 +75,21 @@ fn sample(registry: &Registry) -> Sample {
             if agent.is_empty() {
                 continue;
             }
-            let mut of = || sample.entry(agent.to_owned()).or_default();
+            let counts = sample.entry(agent.to_owned()).or_default();
             match family.name() {
-                "agent_settlements" => of().settled += metric.get_counter().value(),
-                "faas_invocations" => of().attempts += metric.get_counter().value(),
+                "agent_settlements" => counts.settled += metric.get_counter().get_value(),
+                "faas_invocations" => counts.attempts += metric.get_counter().get_value(),
                 "faas_errors" => {
                     let reason = label(metric, "error_type").to_owned();
-                    *of().errors.entry(reason).or_default() += metric.get_counter().value();
+                    *counts.errors.entry(reason).or_default() += metric.get_counter().get_value();
                 }
                 "messaging_process_duration_seconds" => {
                     let buckets = metric.get_histogram().get_bucket();
-                    of().took =
+                    counts.took =
                         buckets.iter().map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect();
                 }
-                "agent_queue_depth" => of().queue_depth = metric.get_gauge().value(),
-                "agent_dead_letter_depth" => of().dead_letters = metric.get_gauge().value(),
+                "agent_queue_depth" => counts.queue_depth = metric.get_gauge().get_value(),
+                "agent_dead_letter_depth" => counts.dead_letters = metric.get_gauge().get_value(),
                 _ => {}
             }
         }
@@ -100,9 +100,10 @@ fn sample(registry: &Registry) -> Sample {
 impl Counts {
     /// What was counted since then.
     fn since(&self, before: &Self) -> Self {
-        let errors = self.errors.iter().map(|(reason, count)| {
-            (reason.clone(), count - before.errors.get(reason).copied().unwrap_or_default())
-        });
+        let errors = self
+            .errors
+            .iter()
+            .map(|(reason, count)| (reason.clone(), count - before.errors.get(reason).copied().unwrap_or_default()));
         let took = self.took.iter().enumerate().map(|(index, (bound, count))| {
             (*bound, count.saturating_sub(before.took.get(index).map_or(0, |(_, count)| *count)))
         });
@@ -177,7 +178,11 @@ fn float(count: u64) -> f64 {
     count as f64
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "gauges of counts: not negative, and small")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "gauges of counts: not negative, and small"
+)]
 fn whole(gauge: f64) -> u64 {
     gauge.max(0.0) as u64
 }

@@ -24,7 +24,9 @@ pub struct Canary {
 
 /// Weights that say nothing that a host can do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("traffic: {0}; expected one revision with 100, or two whose percentages sum to 100, such as {{\"3\":90,\"4\":10}}")]
+#[error(
+    "traffic: {0}; expected one revision with 100, or two whose percentages sum to 100, such as {{\"3\":90,\"4\":10}}"
+)]
 pub struct InvalidTraffic(String);
 
 impl Traffic {
@@ -87,7 +89,7 @@ impl Traffic {
 fn percentile(id: &TaskId) -> u64 {
     use sha2::Digest;
     let digest = sha2::Sha256::digest(id.as_str());
-    let number = digest.iter().take(7).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    let number = digest.iter().take(7).fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
     number % 100
 }
 
@@ -208,7 +210,9 @@ impl AgentEntry {
     /// Revisions that a change would send tasks to: they must exist.
     #[must_use]
     pub fn revisions(&self) -> Vec<u64> {
-        self.traffic.map(|traffic| traffic.weights().into_iter().map(|(revision, _)| revision).collect()).unwrap_or_default()
+        self.traffic
+            .map(|traffic| traffic.weights().into_iter().map(|(revision, _)| revision).collect())
+            .unwrap_or_default()
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{Actor, Added, AgentEntry, Catalog, Change, ChangeRefused, Migration, NewEvent, NewRevision, Tally, Traffic};
+use super::{
+    Actor, Added, AgentEntry, Catalog, Change, ChangeRefused, Migration, NewEvent, NewRevision, Tally, Traffic,
+};
 use crate::task::AgentName;
 
 /// Runs every case, each on agents of its own; `make` opens the catalog.
@@ -75,7 +77,8 @@ async fn deployed(catalog: &impl Catalog, revisions: u64) -> AgentName {
 
 async fn numbers_from_one_and_knows_what_it_has(catalog: impl Catalog) {
     let (agent, other) = (new_agent(), new_agent());
-    let added = async |revision| catalog.add(revision, event(&agent, "added")).await.expect("the catalog takes a revision");
+    let added =
+        async |revision| catalog.add(revision, event(&agent, "added")).await.expect("the catalog takes a revision");
     assert_eq!(added(revision(&agent, "m1", "one")).await, Added::New(1));
     assert_eq!(added(revision(&agent, "m2", "one")).await, Added::New(2), "another manifest is another revision");
     assert_eq!(added(revision(&agent, "m1", "two")).await, Added::New(3), "another module is another revision");
@@ -140,7 +143,8 @@ async fn changes_what_there_is_and_refuses_the_rest(catalog: impl Catalog) {
     assert!(paused.is_paused && paused.change == after.change + 1);
     let late = changed(&catalog, &agent, Change::EndCanary { of_change: after.change }).await;
     assert_eq!(late, Err(ChangeRefused::Overtaken));
-    let ended = changed(&catalog, &agent, Change::EndCanary { of_change: paused.change }).await.expect("it is that one");
+    let ended =
+        changed(&catalog, &agent, Change::EndCanary { of_change: paused.change }).await.expect("it is that one");
     assert_eq!((ended.traffic, ended.is_paused), (Some(Traffic::all_to(2)), true));
     let back = changed(&catalog, &agent, Change::RollBack).await.expect("there was one before");
     assert_eq!(back.traffic, Some(Traffic::all_to(3)));

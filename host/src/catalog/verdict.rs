@@ -36,26 +36,34 @@ pub fn verdict(active: Tally, canary: Tally) -> Option<Worse> {
 /// The upper tail of the hypergeometric distribution: of all tasks, as many as the canary had are drawn; at least as many
 /// failures as it had are among them.
 fn probability_of_at_least(active: Tally, canary: Tally) -> f64 {
-    let (drawn, other) = (canary.tasks(), active.tasks());
-    let failures = active.failed.saturating_add(canary.failed);
-    let most = drawn.min(failures);
-    let (drawn_f, other_f) = (float(drawn), float(other));
-    let failures_f = float(failures);
-    let first = ln_choose(drawn_f, float(canary.failed)) + ln_choose(other_f, float(active.failed))
-        - ln_choose(drawn_f + other_f, failures_f);
-    let (mut term, mut sum) = (first.exp(), 0.0);
-    let mut failed = canary.failed;
-    loop {
-        sum += term;
-        // Beyond its peak the distribution falls faster than geometrically: what is left is less than the last digits.
-        if failed >= most || term < sum * 1e-12 && float(failed) * (drawn_f + other_f) > drawn_f * failures_f {
-            return sum.min(1.0);
-        }
-        let k = float(failed);
-        // The next term by the ratio of two neighbours.
-        term *= (drawn_f - k) * (failures_f - k) / ((k + 1.0) * (other_f - failures_f + k + 1.0));
-        failed += 1;
+    let (drawn, other) = (float(canary.tasks()), float(active.tasks()));
+    let (failed, failures) = (float(canary.failed), float(active.failed) + float(canary.failed));
+    let of = |k: f64| {
+        let ln = ln_choose(drawn, k) + ln_choose(other, failures - k) - ln_choose(drawn + other, failures);
+        ln.exp()
+    };
+    // From the peak on terms fall, each by the ratio to its neighbour, so the tail that lies beyond it is summed.
+    if failed * (drawn + other) > drawn * failures {
+        let next = |k: f64| (drawn - k) * (failures - k) / ((k + 1.0) * (other - failures + k + 1.0));
+        sum_of(of(failed), failed, 1.0, drawn.min(failures), next)
+    } else if failed > 0.0 {
+        let next = |k: f64| k * (other - failures + k) / ((drawn - k + 1.0) * (failures - k + 1.0));
+        1.0 - sum_of(of(failed - 1.0), failed - 1.0, -1.0, (failures - other).max(0.0), next)
+    } else {
+        1.0
     }
+}
+
+/// A term and those behind it, up to the last one or to where they add nothing.
+fn sum_of(first: f64, from: f64, step: f64, last: f64, next: impl Fn(f64) -> f64) -> f64 {
+    const NOTHING: f64 = 1e-15;
+    let (mut term, mut sum, mut k) = (first, 0.0, from);
+    while (last - k) * step >= 0.0 && term > sum * NOTHING {
+        sum += term;
+        term *= next(k);
+        k += step;
+    }
+    sum.min(1.0)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 tasks")]
@@ -114,6 +122,7 @@ mod tests {
         assert!(verdict(tally(10, 1_000), tally(40, 200)).is_some(), "20 % beside 1 %");
         assert!(verdict(tally(100, 1_000), tally(21, 200)).is_none(), "10 % beside 10.5 %");
         assert!(verdict(tally(900, 1_000), tally(1, 200)).is_none(), "a better one");
+        assert!(verdict(tally(90_000, 100_000), tally(1, 20_000)).is_none(), "a far better one");
         assert!(verdict(Tally::default(), tally(50, 50)).is_none(), "nothing to compare it with");
         assert!(verdict(tally(1_000, 1_000_000), tally(600, 300_000)).is_some());
     }
@@ -138,7 +147,11 @@ mod tests {
                 let (mut active, mut canary) = (Tally::default(), Tally::default());
                 let is_alarm = (0..1_000).any(|_| {
                     let of = if random.fraction() < share { &mut canary } else { &mut active };
-                    if random.fraction() < ratio { of.failed += 1 } else { of.succeeded += 1 }
+                    if random.fraction() < ratio {
+                        of.failed += 1
+                    } else {
+                        of.succeeded += 1
+                    }
                     verdict(active, canary).is_some()
                 });
                 alarms += u32::from(is_alarm);

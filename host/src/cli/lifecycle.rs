@@ -86,22 +86,12 @@ impl Events {
 }
 
 /// `agents pause` and `agents resume`.
-pub(super) async fn change(
-    agent: &str,
-    verb: &str,
-    client: &Client,
-    console: &mut Console<'_>,
-) -> Result<(), Failed> {
+pub(super) async fn change(agent: &str, verb: &str, client: &Client, console: &mut Console<'_>) -> Result<(), Failed> {
     print_agent(&client.json(client.request(Method::POST, &["v1", "agents", agent, verb])).await?, console)
 }
 
 /// `agents remove`.
-pub(super) async fn remove(
-    agent: &str,
-    force: bool,
-    client: &Client,
-    console: &mut Console<'_>,
-) -> Result<(), Failed> {
+pub(super) async fn remove(agent: &str, force: bool, client: &Client, console: &mut Console<'_>) -> Result<(), Failed> {
     let mut request = client.request(Method::DELETE, &["v1", "agents", agent]);
     if force {
         request = request.query(&[("force", "true")]);

@@ -53,7 +53,8 @@ impl Deployer {
 fn told(change: &Change, now: &AgentEntry, next: &AgentEntry) -> (&'static str, String) {
     let traffic = |entry: &AgentEntry| {
         let weights = entry.traffic.map(|traffic| traffic.weights()).unwrap_or_default();
-        let parts: Vec<_> = weights.iter().map(|(revision, percent)| format!("revision {revision}: {percent} %")).collect();
+        let parts: Vec<_> =
+            weights.iter().map(|(revision, percent)| format!("revision {revision}: {percent} %")).collect();
         parts.join(", ")
     };
     let direction = || format!("from {} to {}", traffic(now), traffic(next));

@@ -53,7 +53,9 @@ mod tests {
     #[test]
     fn the_page_asks_nobody_else_and_makes_no_html_of_text() {
         assert!(POLICY.is_some());
-        for forbidden in ["innerHTML", "insertAdjacentHTML", "document.write", "eval(", " style=\"", "src=", "@import", "url("] {
+        for forbidden in
+            ["innerHTML", "insertAdjacentHTML", "document.write", "eval(", " style=\"", "src=", "@import", "url("]
+        {
             assert!(!PAGE.contains(forbidden), "{forbidden}");
         }
         let others = PAGE.matches("http://").count() + PAGE.matches("https://").count();

@@ -6,9 +6,9 @@ mod cursor;
 
 use std::sync::Arc;
 
-use axum::{Extension, Json};
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::Deserialize;
 
 use self::cursor::{cursor, cursor_text};

@@ -51,9 +51,8 @@ impl OfAddress<'_> {
     pub(super) fn check(&self) -> Result<(), Problem> {
         let Some(address) = self.address else { return Ok(()) };
         let counts = self.all.counts();
-        let is_over = counts
-            .get(&address)
-            .is_some_and(|count| count.failures >= FAILURES_MAX && count.since.elapsed() < WINDOW);
+        let is_over =
+            counts.get(&address).is_some_and(|count| count.failures >= FAILURES_MAX && count.since.elapsed() < WINDOW);
         if !is_over {
             return Ok(());
         }

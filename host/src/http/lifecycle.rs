@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
-use bytes::Bytes;
 use serde::Deserialize;
 
 use super::ApiState;
@@ -82,10 +82,10 @@ pub(crate) async fn rollback(
     AgentPath(agent): AgentPath,
     Extension(who): Extension<Actor>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Result<Json<AgentView>, Problem> {
-    let wanted: RollbackRequest = if body.is_empty() { RollbackRequest::default() } else { json(&headers, &body)? };
-    let change = wanted.revision.map_or(Change::RollBack, Change::Activate);
+    let wanted: Option<RollbackRequest> = json(&headers, body).await?;
+    let change = wanted.unwrap_or_default().revision.map_or(Change::RollBack, Change::Activate);
     api.change_agent(agent, change, who).await
 }
 
@@ -108,9 +108,10 @@ pub(crate) async fn traffic(
     AgentPath(agent): AgentPath,
     Extension(who): Extension<Actor>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Result<Json<AgentView>, Problem> {
-    let weights: BTreeMap<String, u32> = json(&headers, &body)?;
+    let weights: Option<BTreeMap<String, u32>> = json(&headers, body).await?;
+    let weights = weights.unwrap_or_default();
     let number = |text: &str| {
         text.parse::<u64>().map_err(|_| Problem::bad_request(format!("{text:?}: expected a revision's number")))
     };

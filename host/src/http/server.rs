@@ -57,7 +57,11 @@ impl Tls {
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let file = |path: &Path, expected| {
             let path = path.display().to_string();
-            move |error: &dyn std::fmt::Display| TlsError::File { path: path.clone(), reason: error.to_string(), expected }
+            move |error: &dyn std::fmt::Display| TlsError::File {
+                path: path.clone(),
+                reason: error.to_string(),
+                expected,
+            }
         };
         let unreadable = file(certificate, "a certificate, its own first");
         let chain = CertificateDer::pem_file_iter(certificate).map_err(|error| unreadable(&error))?;
@@ -151,8 +155,7 @@ async fn exchange(
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let served = tokio::select! {
         served = serving.as_mut() => served,
@@ -180,9 +183,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let draining = CancellationToken::new();
-        let router = Router::new().route("/", axum::routing::get(|info: ConnectInfo<SocketAddr>| async move {
-            info.0.ip().to_string()
-        }));
+        let router = Router::new()
+            .route("/", axum::routing::get(|info: ConnectInfo<SocketAddr>| async move { info.0.ip().to_string() }));
         let serving = tokio::spawn(serve_within(head_timeout, listener, router, tls, draining.clone()));
         (address, draining, serving)
     }

@@ -29,12 +29,8 @@ pub trait TaskRecords: Send + Sync + 'static {
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError>;
 
     /// Looks through the tasks, from `after` on, for at most `limit` of them. A page may have fewer, and still name a next one.
-    async fn search(
-        &self,
-        filter: TaskFilter,
-        after: Option<TaskCursor>,
-        limit: u32,
-    ) -> Result<TaskPage, RecordsError>;
+    async fn search(&self, filter: TaskFilter, after: Option<TaskCursor>, limit: u32)
+    -> Result<TaskPage, RecordsError>;
 
     /// Follows a record until it is terminal: the receiver holds the newest known state (`None` while unknown), also of
     /// tasks that run on other hosts (those within half a second).

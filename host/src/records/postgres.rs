@@ -266,9 +266,8 @@ impl TaskRecords for PostgresRecords {
         after: Option<TaskCursor>,
         limit: u32,
     ) -> Result<TaskPage, RecordsError> {
-        let found = self.seldom.run(async |connection| {
-            search::search(connection, &filter, after.as_ref(), limit).await
-        });
+        let found =
+            self.seldom.run(async |connection| search::search(connection, &filter, after.as_ref(), limit).await);
         found.await.map_err(read)
     }
 

@@ -65,7 +65,8 @@ async fn every_page_draws_itself_in_a_browser() {
             .await
             .expect("chromium is installed");
         let document = String::from_utf8_lossy(&output.stdout);
-        let main = document.split_once("<main").map_or("", |(_, main)| main.split("</main>").next().unwrap_or_default());
+        let main =
+            document.split_once("<main").map_or("", |(_, main)| main.split("</main>").next().unwrap_or_default());
         assert!(main.contains(&drawn), "{page} has no {drawn:?}:\n{main}");
         assert!(!main.contains("role=\"alert\""), "{page}:\n{main}");
     }

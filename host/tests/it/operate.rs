@@ -222,7 +222,8 @@ async fn a_fleet_is_operated_under_load_and_loses_nothing() {
     let mut third = fleet.host().start().await;
     let mut windows: Vec<Window> = Vec::new();
     let mut slowest = Duration::ZERO;
-    let begin = |windows: &mut Vec<Window>, revision| windows.push(Window { revision, from_ms: now_ms(), to_ms: u64::MAX });
+    let begin =
+        |windows: &mut Vec<Window>, revision| windows.push(Window { revision, from_ms: now_ms(), to_ms: u64::MAX });
     let end = |windows: &mut Vec<Window>, keep: &[u64]| {
         let open = windows.iter_mut().filter(|window| window.to_ms == u64::MAX && !keep.contains(&window.revision));
         open.for_each(|window| window.to_ms = now_ms());
@@ -245,7 +246,8 @@ async fn a_fleet_is_operated_under_load_and_loses_nothing() {
             begin(&mut windows, revision - 1);
             let rolled = post(host, &format!("{path}/rollback"), json!({})).await;
             assert_eq!(rolled["revision"], revision - 1);
-            slowest = slowest.max(converged(&hosts, &name, json!({(revision - 1).to_string(): 100}), "consuming").await);
+            slowest =
+                slowest.max(converged(&hosts, &name, json!({(revision - 1).to_string(): 100}), "consuming").await);
             end(&mut windows, &[revision - 1]);
         }
     }
@@ -260,7 +262,8 @@ async fn a_fleet_is_operated_under_load_and_loses_nothing() {
     let form = reqwest::multipart::Form::new()
         .part("module", reqwest::multipart::Part::bytes(fixtures()).file_name("m"))
         .text("manifest", manifest(&name, "a bad one"));
-    let added = first.client().post(first.url(&format!("{path}/revisions?activate=false"))).multipart(form).send().await;
+    let added =
+        first.client().post(first.url(&format!("{path}/revisions?activate=false"))).multipart(form).send().await;
     assert_eq!(added.unwrap().json::<Value>().await.unwrap()["status"], "inactive");
     begin(&mut windows, 9);
     let (status, split) =
@@ -289,9 +292,9 @@ async fn a_fleet_is_operated_under_load_and_loses_nothing() {
     for id in &ids {
         let task = second.finished(id).await;
         let (revision, started) = (task["revision"].as_u64().unwrap(), task["started_at"].as_u64().unwrap());
-        let was_meant = windows.iter().any(|window| {
-            window.revision == revision && (window.from_ms..=window.to_ms).contains(&started)
-        });
+        let was_meant = windows
+            .iter()
+            .any(|window| window.revision == revision && (window.from_ms..=window.to_ms).contains(&started));
         assert!(was_meant, "{task} ran on a revision that was not active when it started");
         match (task["status"].as_str().unwrap(), revision) {
             ("succeeded", _) if revision != 9 => succeeded += 1,
@@ -300,7 +303,9 @@ async fn a_fleet_is_operated_under_load_and_loses_nothing() {
         }
     }
     assert!(failed >= 10 && succeeded > failed, "{failed} failed, {succeeded} succeeded");
-    eprintln!("{succeeded} tasks succeeded, {failed} failed on the canary; the slowest host followed after {slowest:?}");
+    eprintln!(
+        "{succeeded} tasks succeeded, {failed} failed on the canary; the slowest host followed after {slowest:?}"
+    );
     drop((first, second, fourth));
     fleet.end().await;
 }

@@ -75,7 +75,7 @@ impl PostgresCatalog {
                 .await?;
         }
         let rows = sqlx::query(SUMS).bind(agent.as_str()).bind(signed(of_change)).fetch_all(&self.pool).await?;
-        let sum = |row: &PgRow| {
+        let sum = |row: &PgRow| -> Result<_, sqlx::Error> {
             let tally = Tally { succeeded: unsigned(row.try_get(1)?), failed: unsigned(row.try_get(2)?) };
             Ok((unsigned(row.try_get(0)?), tally))
         };
@@ -100,7 +100,10 @@ async fn write(connection: &mut PgConnection, entry: &AgentEntry) -> Result<(), 
     .bind(signed(entry.change))
     .execute(&mut *connection)
     .await?;
-    sqlx::query("DELETE FROM canary_counts WHERE agent = $1").bind(entry.agent.as_str()).execute(&mut *connection).await?;
+    sqlx::query("DELETE FROM canary_counts WHERE agent = $1")
+        .bind(entry.agent.as_str())
+        .execute(&mut *connection)
+        .await?;
     // Not by pg_notify(), which is taken from PUBLIC. It arrives with the commit.
     sqlx::query(NOTIFY).execute(&mut *connection).await.map(drop)
 }

@@ -446,7 +446,13 @@ impl Agents for Doubles {
             to: Some("\"1MiB\"".to_owned()),
         };
         let module_bytes = upload.module.len() as u64;
-        Ok(Plan { digest: "sha256:3".to_owned(), module_bytes, known: None, active: Some(2), differences: vec![difference] })
+        Ok(Plan {
+            digest: "sha256:3".to_owned(),
+            module_bytes,
+            known: None,
+            active: Some(2),
+            differences: vec![difference],
+        })
     }
 
     async fn change(&self, agent: &AgentName, change: Change, force: bool, who: Actor) -> Result<(), ChangeError> {

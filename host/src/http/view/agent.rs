@@ -136,7 +136,12 @@ impl From<AgentInfo> for AgentView {
             running: info.running,
             queue_depth: info.queue_depth,
             dead_letters: info.dead_letters,
-            traffic: info.traffic.weights().into_iter().map(|(revision, percent)| (revision.to_string(), percent)).collect(),
+            traffic: info
+                .traffic
+                .weights()
+                .into_iter()
+                .map(|(revision, percent)| (revision.to_string(), percent))
+                .collect(),
             trial: info
                 .tallies
                 .into_iter()
@@ -219,7 +224,7 @@ impl PlanView {
 }
 
 /// What a deploy answers. For the description alone.
-#[derive(utoipa::ToSchema)]
+#[derive(Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "describes the answer in the OpenAPI document")]
 pub(crate) enum DeployedOrPlanView {

@@ -70,13 +70,8 @@ async fn last_looked_at(
     id: Option<&str>,
 ) -> Result<Option<TaskCursor>, sqlx::Error> {
     const LAST: &str = concat!(looked_at!("id"), " OFFSET $4");
-    let row = sqlx::query(LAST)
-        .bind(at)
-        .bind(id)
-        .bind(1_i64)
-        .bind(ROWS_LOOKED_AT - 1)
-        .fetch_optional(connection)
-        .await?;
+    let row =
+        sqlx::query(LAST).bind(at).bind(id).bind(1_i64).bind(ROWS_LOOKED_AT - 1).fetch_optional(connection).await?;
     let Some(row) = row else { return Ok(None) };
     let id: &str = row.try_get("id")?;
     let id = TaskId::parse(id).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
