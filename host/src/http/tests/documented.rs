@@ -48,7 +48,8 @@ async fn every_route_is_documented_and_everything_documented_is_a_route() {
         }
     }
     assert_eq!(documented, ROUTES);
-    for (method, path) in ROUTES {
+    // A stream without an end is asked for in tests of its own.
+    for (method, path) in ROUTES.into_iter().filter(|(_, path)| *path != "/v1/live") {
         let path = path.replace("{agent}", "echo").replace("{id}", "unknown");
         let answer = send(&router, request(method.to_uppercase().parse().unwrap(), &path, &[], "")).await;
         let kind = answer.status.is_client_error().then(|| answer.json()["type"].as_str().unwrap().to_owned());

@@ -155,3 +155,30 @@ async fn what_is_done_with_dead_letters_is_logged() {
         [("redriven", "the dead letter of task a".to_owned(), by()), ("dropped", "2 dead letters".to_owned(), by())];
     assert_eq!(events, expected);
 }
+
+#[tokio::test]
+async fn the_live_stream_has_a_limit_and_ends_with_the_host() {
+    use axum::body::Body;
+    use futures::StreamExt as _;
+    let (doubles, _published) = Doubles::new();
+    let router = doubles.router(Config::default());
+    let open = async || {
+        use tower::ServiceExt as _;
+        router.clone().oneshot(request(Method::GET, "/v1/live", &[], Body::empty())).await.unwrap()
+    };
+    let mut streams = Vec::new();
+    for _ in 0..crate::http::STREAMS_MAX {
+        streams.push(open().await.into_body().into_data_stream());
+    }
+    assert_eq!(open().await.status(), 429);
+    let first = streams.swap_remove(0);
+    drop(streams);
+    assert_eq!(open().await.status(), 200, "a place is free again");
+    let snapshot = crate::http::Snapshot { host: "here:1".to_owned(), ..crate::http::Snapshot::default() };
+    let mut first = first;
+    let (event, _) = tokio::join!(first.next(), async { doubles.live.send_replace(std::sync::Arc::new(snapshot)) });
+    let event = String::from_utf8(event.unwrap().unwrap().to_vec()).unwrap();
+    assert!(event.starts_with("event: snapshot\n") && event.contains("\"host\":\"here:1\""), "{event}");
+    doubles.draining.cancel();
+    assert!(first.next().await.is_none());
+}
