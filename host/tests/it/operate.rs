@@ -162,6 +162,9 @@ async fn a_plan_changes_nothing() {
     assert_eq!(agent(&host, &name).await["revisions"].as_array().unwrap().len(), 1);
 }
 
+/// What a client waits between two tasks.
+const BETWEEN_TASKS: Duration = Duration::from_millis(5);
+
 /// When a revision was meant to get new tasks: from before it was asked for until every host had let go of it.
 struct Window {
     revision: u64,
@@ -198,6 +201,8 @@ impl Load {
                         continue;
                     }
                     let Ok(accepted) = answer.json::<Value>().await else { return };
+                    // What is submitted is looked at one by one in the end.
+                    tokio::time::sleep(BETWEEN_TASKS).await;
                     ids.lock().await.push(accepted["id"].as_str().unwrap().to_owned());
                 }
             });
@@ -286,6 +291,8 @@ async fn a_fleet_is_operated_under_load_and_loses_nothing() {
     let last = first.deploy(&name, &manifest(&name, "the last one"), echo()).await;
     assert_eq!(last.status(), 201);
     slowest = slowest.max(converged(&[&first, &second, &fourth], &name, json!({"10": 100}), "consuming").await);
+
+    end(&mut windows, &[10]);
 
     let ids = load.end().await;
     let (mut failed, mut succeeded) = (0, 0);
