@@ -168,18 +168,18 @@ pub(crate) async fn remove(
     Params(query): Params<RemoveQuery>,
     Extension(who): Extension<Actor>,
 ) -> Result<StatusCode, Problem> {
-    api.to_the_end(agent, Change::Remove, query.force.unwrap_or(false), who).await?;
+    api.changed_to_the_end(agent, Change::Remove, query.force.unwrap_or(false), who).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 impl ApiState {
     async fn change_agent(&self, agent: AgentName, change: Change, who: Actor) -> Result<Json<AgentView>, Problem> {
-        self.to_the_end(agent.clone(), change, false, who).await?;
+        self.changed_to_the_end(agent.clone(), change, false, who).await?;
         let info = self.ports.agents.get(&agent).await?;
         info.map(|info| Json(info.into())).ok_or_else(|| Problem::unknown_agent(agent.as_str()))
     }
 
-    async fn to_the_end(&self, agent: AgentName, change: Change, force: bool, who: Actor) -> Result<(), Problem> {
+    async fn changed_to_the_end(&self, agent: AgentName, change: Change, force: bool, who: Actor) -> Result<(), Problem> {
         let agents: Arc<dyn Agents> = Arc::clone(&self.ports.agents);
         let name = agent.clone();
         let changed = tokio::spawn(async move { agents.change(&agent, change, force, who).await }).await;

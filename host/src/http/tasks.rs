@@ -17,7 +17,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::ApiState;
-use super::extract::TaskPath;
+use super::extract::{Params, TaskPath};
 use super::problem::{Kind, Problem, ProblemDocument};
 use super::view::{CancelledView, Page, TaskView};
 use crate::records::{Cancelled, Status, TaskCursor, TaskFilter, TaskRecord};
