@@ -22,7 +22,7 @@ use crate::agent::{Loader, Revision, Runner};
 use crate::agents::{Activation, AgentInfo, Agents, ChangeError, DeployError, Deployed, Plan, Upload};
 use crate::capability::Capabilities;
 use crate::capability::files::FilesRoot;
-use crate::catalog::{Actor, Added, AgentEntry, Catalog, CatalogError, Change, NewEvent, NewRevision, Tally, Traffic};
+use crate::catalog::{Actor, Added, AgentEntry, Catalog, CatalogError, Change, NewEvent, Tally, Traffic};
 use crate::delivery::{Broker, BrokerError};
 use crate::dispatch::{AgentSlot, Dispatcher};
 use crate::manifest::Manifest;

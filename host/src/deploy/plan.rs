@@ -1,7 +1,6 @@
 //! What a deploy would change, without doing it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use toml::Value;
 use wasmparser::{Parser, Payload};
