@@ -11,6 +11,7 @@
 //! whatever is delivered twice, and wherever a host dies, the task ends once. A delivery is acknowledged last. Whatever
 //! fails before that, the message stays the broker's and comes back, and is then answered from what was recorded.
 
+mod attempt;
 mod ending;
 mod in_hand;
 mod metrics;
@@ -19,6 +20,7 @@ mod settlement;
 mod slot;
 mod suspect;
 
+use attempt::Attempt;
 use in_hand::Hold;
 pub use in_hand::InHand;
 use metrics::AgentMetrics;
@@ -28,21 +30,19 @@ use slot::Admission;
 pub use slot::{AgentSlot, Place, Shelf};
 pub use suspect::Quarantine;
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::{Recorded, Revision, Run, Runner, Stops};
-use crate::capability::tasks::ProgressSink;
+use crate::agent::{Recorded, Run, Runner, Stops};
 use crate::delivery::envelope::Malformed;
 use crate::delivery::{Broker, Consumer, Delivery, Message, Receipt, envelope};
-use crate::records::{Ending, Inbox, Progress, Status, TaskRecord, Update};
+use crate::records::{Inbox, TaskRecord};
 use crate::relay::Relay;
-use crate::task::{AgentName, Completion, Outcome, Task, UnixMs, unix_ms_now};
+use crate::task::{AgentName, Completion, Outcome, Task, unix_ms_now};
 
 /// Runs deliveries of all agents of this host.
 pub struct Dispatcher {
@@ -83,22 +83,6 @@ const CANCELLED_FROM: Duration = Duration::from_millis(200);
 const RUNNING_EVERY: Duration = Duration::from_millis(50);
 /// Tasks that have run for less are not noted: most are over by then, and nobody would have seen it.
 const RUNNING_FROM: Duration = Duration::from_millis(50);
-
-/// One delivery of a task, and what is to run it.
-struct Attempt {
-    message: Message,
-    redelivered: bool,
-    task: Task,
-    revision: Arc<Revision>,
-    slot: Arc<AgentSlot>,
-    /// How it ends without a run, where it is pinned to a revision that cannot be had.
-    refused: Option<Outcome>,
-    started_at_ms: UnixMs,
-    host: Arc<str>,
-    records: Arc<dyn Inbox>,
-    metrics: Arc<AgentMetrics>,
-    is_noted_as_running: AtomicBool,
-}
 
 /// What is known of a task before it is run.
 enum Standing {
@@ -365,71 +349,5 @@ impl Dispatcher {
             }
         }
         attempt.not_to_be_run().map_or(Standing::Open, Standing::Decided)
-    }
-}
-
-impl fmt::Debug for Attempt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Attempt").field(&self.task.id).finish()
-    }
-}
-
-impl Attempt {
-    /// How a task ends that is not worth an instance.
-    fn not_to_be_run(&self) -> Option<Outcome> {
-        if self.task.is_expired(self.started_at_ms) {
-            return Some(Outcome::Expired);
-        }
-        self.refused.clone()
-    }
-
-    /// Notes that it runs, once.
-    fn note_running(&self) {
-        if !self.is_noted_as_running.swap(true, Ordering::Relaxed) {
-            self.records.note(self.update(Status::Running, None));
-        }
-    }
-
-    fn update(&self, status: Status, completion: Option<&Completion>) -> Update {
-        let output = match completion.map(|completion| &completion.outcome) {
-            Some(Outcome::Succeeded(output)) => output.clone(),
-            _ => None,
-        };
-        Update {
-            id: self.task.id.clone(),
-            agent: self.task.agent.clone(),
-            revision: Some(self.revision.number),
-            status,
-            attempt: self.task.attempt,
-            generation: self.task.generation,
-            output,
-            failure: completion.and_then(|completion| completion.outcome.failure()),
-            usage: completion.map(|completion| completion.usage),
-            enqueued_at_ms: self.task.enqueued_at_ms,
-            started_at_ms: Some(self.started_at_ms),
-            finished_at_ms: status.is_terminal().then(unix_ms_now),
-        }
-    }
-}
-
-impl Run for Attempt {
-    fn task(&self) -> &Task {
-        &self.task
-    }
-
-    fn revision(&self) -> &Arc<Revision> {
-        &self.revision
-    }
-
-    fn ending(&self, completion: &Completion) -> Ending {
-        self.ended(completion)
-    }
-}
-
-impl ProgressSink for Attempt {
-    fn note(&self, progress: Progress) {
-        // Nothing is kept of the progress of a task that does not run yet.
-        self.note_running();
-        self.records.note_progress(&self.task.id, progress);
     }
 }

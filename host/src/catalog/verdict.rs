@@ -148,9 +148,9 @@ mod tests {
                 let is_alarm = (0..1_000).any(|_| {
                     let of = if random.fraction() < share { &mut canary } else { &mut active };
                     if random.fraction() < ratio {
-                        of.failed += 1
+                        of.failed += 1;
                     } else {
-                        of.succeeded += 1
+                        of.succeeded += 1;
                     }
                     verdict(active, canary).is_some()
                 });

@@ -179,7 +179,13 @@ impl ApiState {
         info.map(|info| Json(info.into())).ok_or_else(|| Problem::unknown_agent(agent.as_str()))
     }
 
-    async fn changed_to_the_end(&self, agent: AgentName, change: Change, force: bool, who: Actor) -> Result<(), Problem> {
+    async fn changed_to_the_end(
+        &self,
+        agent: AgentName,
+        change: Change,
+        force: bool,
+        who: Actor,
+    ) -> Result<(), Problem> {
         let agents: Arc<dyn Agents> = Arc::clone(&self.ports.agents);
         let name = agent.clone();
         let changed = tokio::spawn(async move { agents.change(&agent, change, force, who).await }).await;

@@ -185,7 +185,7 @@ async fn each_route_asks_for_its_token() {
         (Method::GET, "/v1/agents", 403, 200, 200),
         (Method::GET, "/v1/agents/echo", 403, 200, 200),
         (Method::POST, REVISIONS, 403, 403, 400),
-        (Method::POST, "/v1/agents/echo/rollback", 403, 403, 200),
+        (Method::POST, "/v1/agents/echo/rollback", 403, 403, 400),
         (Method::PUT, "/v1/agents/echo/traffic", 403, 403, 400),
         (Method::POST, "/v1/agents/echo/pause", 403, 403, 200),
         (Method::POST, "/v1/agents/echo/resume", 403, 403, 200),
