@@ -1,9 +1,11 @@
 //! The dashboard in a real browser, and what it draws from.
 
 use serde_json::Value;
-use tokio::process::Command;
 
+use super::browser::{Browser, Look};
 use super::common::{HostBuilder, wait_until};
+use super::operate::{echo, fixtures, manifest};
+use super::scripts::unique;
 
 /// The first event of a stream, as JSON.
 async fn first_event(mut answer: reqwest::Response) -> Value {
@@ -40,34 +42,84 @@ async fn the_live_stream_tells_how_the_host_does_and_has_a_limit() {
     .await;
 }
 
-/// Chromium draws each page from what the host says, within the page's own policy.
+/// Each page is drawn from what the host says, on a desk and on a phone, and nothing sticks out to the side.
 #[tokio::test]
-async fn every_page_draws_itself_in_a_browser() {
+async fn every_page_draws_itself_on_a_desk_and_on_a_phone() {
     let host = HostBuilder::bare().with_samples().start().await;
     let id = host.submit("echo", "", "hello dashboard").await;
     host.finished(&id).await;
-    for (page, drawn) in [
-        ("#/overview", "Database connections".to_owned()),
-        ("#/agents", "task-worker".to_owned()),
-        ("#/agents/echo", "revision-added".to_owned()),
-        ("#/tasks", id.clone()),
-        (&format!("#/tasks/{id}"), "hello dashboard".to_owned()),
-        ("#/dead-letters", "No task failed for good".to_owned()),
-        ("#/events", "agents folder".to_owned()),
-    ] {
-        let profile = tempfile::tempdir().unwrap();
-        let output = Command::new("chromium")
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--timeout=5000", "--dump-dom"])
-            .arg(format!("--user-data-dir={}", profile.path().display()))
-            .arg(host.url(&format!("/{page}")))
-            .kill_on_drop(true)
-            .output()
-            .await
-            .expect("chromium is installed");
-        let document = String::from_utf8_lossy(&output.stdout);
-        let main =
-            document.split_once("<main").map_or("", |(_, main)| main.split("</main>").next().unwrap_or_default());
-        assert!(main.contains(&drawn), "{page} has no {drawn:?}:\n{main}");
-        assert!(!main.contains("role=\"alert\""), "{page}:\n{main}");
+    let task = format!("tasks/{id}");
+    for (look, of) in [(Look::Desk, "desk"), (Look::DeskDark, "dark"), (Look::Phone, "phone")] {
+        let browser = Browser::start(look).await;
+        let is_dark = browser.run("return matchMedia('(prefers-color-scheme: dark)').matches").await;
+        assert_eq!(is_dark, matches!(look, Look::DeskDark));
+        for (page, name, drawn) in [
+            ("overview", "overview", "Database connections"),
+            ("agents", "agents", "task-worker"),
+            ("agents/echo", "agent", "revision-added"),
+            ("tasks", "tasks", &id),
+            (&task, "task", "hello dashboard"),
+            ("dead-letters", "dead-letters", "No task failed for good"),
+            ("events", "events", "agents folder"),
+        ] {
+            browser.go(&host.url(&format!("/#/{page}"))).await;
+            browser.sees(drawn).await;
+            assert_eq!(browser.run("return document.querySelectorAll('[role=alert]').length").await, 0, "{page}");
+            let sticks_out = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+            assert_eq!(browser.run(sticks_out).await, 0, "{page} on a {of}");
+            browser.keep_screen(&format!("{name}-{of}")).await;
+        }
+        browser.close().await;
     }
+}
+
+/// An operator's bad day: a revision that traps, seen, rolled back, and its dead letter run again.
+#[tokio::test]
+async fn an_operator_rolls_a_bad_revision_back_and_runs_its_dead_letter_again() {
+    let host = HostBuilder::real().env("AGENT_HOST_ADMIN_TOKEN", "of-the-operator").start().await;
+    let host = host.with_token("of-the-operator");
+    let name = unique("day");
+    assert_eq!(host.deploy(&name, &manifest(&name, "the good one"), echo()).await.status(), 201);
+
+    let browser = Browser::start(Look::Desk).await;
+    browser.go(&host.url("/")).await;
+    browser.answer(Some("not the token")).await;
+    // It asks again.
+    browser.answer(Some("of-the-operator")).await;
+    browser.sees(&name).await;
+
+    assert_eq!(host.deploy(&name, &manifest(&name, "the bad one"), fixtures()).await.status(), 201);
+    let id = host.submit(&name, "", r#"{"do":"trap"}"#).await;
+    assert_eq!(host.finished(&id).await["failure"]["type"], "trapped");
+
+    // By keyboard to the agents, then into the one that fails.
+    browser.press("2").await;
+    browser.click("a", &name).await;
+    browser.sees("the bad one").await;
+    browser.keep_screen("bad-revision").await;
+    browser.click("button", "Roll back").await;
+    browser.answer(None).await;
+    browser.sees("the good one").await;
+    browser.sees("rolled-back").await;
+
+    browser.press("4").await;
+    browser.click("code", &id).await;
+    browser.sees("trapped").await;
+    browser.keep_screen("dead-letter").await;
+    browser.click("button", "Redrive").await;
+    browser.answer(None).await;
+    wait_until("the task has run again", async || (host.task(&id).await["status"] == "succeeded").then_some(())).await;
+    assert_eq!(host.task(&id).await["revision"], 1);
+
+    browser.press("5").await;
+    browser.sees("redriven").await;
+    browser.keep_screen("events-after").await;
+    browser.press("3").await;
+    browser.sees("Search").await;
+    // To the search, by keyboard, and to the task.
+    browser.press("/").await;
+    browser.press(&format!("{id}\u{e007}")).await;
+    browser.sees("Timings of the last attempt").await;
+    assert!(browser.main().await.contains("succeeded"));
+    browser.close().await;
 }

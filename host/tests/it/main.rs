@@ -13,6 +13,7 @@
 )]
 
 mod bad_input;
+mod browser;
 mod bulk;
 mod cancelling;
 mod common;

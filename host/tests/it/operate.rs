@@ -14,19 +14,19 @@ use super::fleet::Fleet;
 use super::scripts::unique;
 
 /// A manifest of an agent for these tests; the description makes revisions differ.
-fn manifest(name: &str, description: &str) -> String {
+pub(crate) fn manifest(name: &str, description: &str) -> String {
     format!(
         "manifest_version = 1\n[agent]\nname = \"{name}\"\nmodule = \"m.wasm\"\ndescription = \"{description}\"\n\
          [limits]\ntimeout = \"10s\"\n[retry]\nmax_attempts = 1\n"
     )
 }
 
-fn echo() -> Vec<u8> {
+pub(crate) fn echo() -> Vec<u8> {
     std::fs::read(agents_dir().join("echo/echo.wasm")).expect("cargo xtask agents built it")
 }
 
 /// What traps where the body says so, and `echo` does not.
-fn fixtures() -> Vec<u8> {
+pub(crate) fn fixtures() -> Vec<u8> {
     std::fs::read(agents_dir().join("fixtures/manifest/fixtures.wasm")).expect("cargo xtask agents built it")
 }
 
