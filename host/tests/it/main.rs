@@ -14,11 +14,13 @@
 
 mod bad_input;
 mod blocking;
+mod browser;
 mod bulk;
 mod cancelling;
 mod common;
 mod compiling;
 mod conflicts;
+mod dashboard;
 mod delays;
 mod delivery;
 mod escapes;
@@ -32,6 +34,7 @@ mod lifecycle;
 mod loss;
 mod memory;
 mod misbehaving;
+mod operate;
 mod outbound;
 mod samples;
 mod scripts;
