@@ -159,8 +159,9 @@ pub const KEYS: [Key; 27] = [
     key(
         "log_filter",
         "RUST_LOG",
-        "info",
-        "which log lines are written, as `tracing` directives such as `info,agent_host=debug`",
+        "info,lapin=off",
+        "which log lines are written, as `tracing` directives such as `info,agent_host=debug`; the default leaves out what the \
+         AMQP client logs of what the host then says itself, or only asked about",
     ),
 ];
 
