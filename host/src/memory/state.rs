@@ -234,6 +234,21 @@ impl State {
         may
     }
 
+    /// Whether nobody else could leave to make room for a task.
+    pub(super) fn is_alone(&self, number: u64) -> bool {
+        self.running.len() == 1 && self.running.contains_key(&number)
+    }
+
+    /// Lets a task that is alone grow into the headroom, up to so many bytes for everything.
+    pub(super) fn try_grow_alone(&mut self, number: u64, bytes: u64, charged: u64, max: u64) -> bool {
+        let taken = self.baseline.saturating_add(self.reserved_bytes()).saturating_add(charged);
+        let may = self.is_alone(number) && taken.saturating_add(bytes) <= max;
+        if may {
+            self.grow(number, bytes);
+        }
+        may
+    }
+
     fn grow(&mut self, number: u64, bytes: u64) {
         let Some(entry) = self.running.get_mut(&number) else { return };
         entry.reserved = entry.reserved.saturating_add(bytes);
