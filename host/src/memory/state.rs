@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::{ALONE_MAX, Leave, Need, PROMISE, STUCK_MAX, whole_pages};
+use super::{ALONE_MAX, Leave, Need, PAGE_BYTES, PROMISE, STUCK_MAX, whole_pages};
 
 /// How much of what there is the tasks of one agent may take, in percent: a backlog of one agent leaves room for the next
 /// task of another.
@@ -173,7 +173,8 @@ impl State {
         let (number, leave) = (self.number(), Arc::new(Leave::default()));
         let promised = self.promise(need);
         // Less for one only that is larger than everything.
-        let reserved = whole_pages(need.growth_bytes).min(self.free(charged).saturating_sub(promised));
+        let free_pages = self.free(charged).saturating_sub(promised) / PAGE_BYTES;
+        let reserved = whole_pages(need.growth_bytes).min(free_pages * PAGE_BYTES);
         let initial = whole_pages(need.initial_bytes);
         let entry =
             Entry { share, reserved, promised, initial, since: now, leave: Arc::clone(&leave), is_leaving: false };
