@@ -2,8 +2,10 @@
 
 mod agent;
 mod dead_letter;
+mod log;
 
 pub(crate) use agent::{AgentView, DeployedOrPlanView, DeployedView, EventView, PlanView};
+pub(crate) use log::RunLogView;
 pub(crate) use dead_letter::{DeadLetterView, DroppedView, OpenedView, RedriveView, RedrivenView};
 
 use std::collections::BTreeMap;

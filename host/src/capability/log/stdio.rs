@@ -196,6 +196,8 @@ mod tests {
             bytes_max: ByteSize(bytes_max),
             bytes: Default::default(),
             cut: Default::default(),
+            kept: Default::default(),
+            ledger: Default::default(),
             hidden: HiddenValues::default(),
         })
     }
