@@ -127,8 +127,9 @@ mod tests {
 
     #[test]
     fn what_was_said_is_a_line_with_its_time() {
-        let line = serde_json::json!({ "at": 1_795_442_888_559_i64, "level": "warn", "context": "stderr", "message": "no" });
-        assert_eq!(said(&line), "  2026-11-23T14:48:08.559Z WARN  stderr: no");
+        let line =
+            serde_json::json!({ "at": 1_795_442_888_559_i64, "level": "warn", "context": "stderr", "message": "no" });
+        assert_eq!(said(&line), "  2026-11-23T14:08:08.559Z WARN  stderr: no");
         let line = serde_json::json!({ "at": 0, "level": "critical", "context": "", "message": "a" });
         assert_eq!(said(&line), "  1970-01-01T00:00:00.000Z CRITICAL a");
     }

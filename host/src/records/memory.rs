@@ -20,8 +20,9 @@ use tokio::sync::watch;
 use self::leaving::Leaving;
 use super::follow::Followers;
 use super::{
-    Cancelled, Ended, Ending, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, RUNS_KEPT_MAX, Records, RecordsError,
-    Status, TaskCursor, TaskFilter, TaskLog, TaskPage, TaskRecord, TaskRecords, UNFINISHED_RETENTION, Update, order,
+    Cancelled, Ended, Ending, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, RUNS_KEPT_MAX, Records,
+    RecordsError, Status, TaskCursor, TaskFilter, TaskLog, TaskPage, TaskRecord, TaskRecords, UNFINISHED_RETENTION,
+    Update, order,
 };
 use crate::task::{TaskId, UnixMs};
 

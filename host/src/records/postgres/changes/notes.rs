@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use super::{Lane, Pending, Statement, statements};
-use crate::records::{Progress, TaskLog};
 use crate::records::postgres::link::{Fault, Work};
 use crate::records::postgres::logs::Keep;
 use crate::records::postgres::noted::Noted;
+use crate::records::{Progress, TaskLog};
 use crate::task::TaskId;
 
 /// How often notes that have been kept back long enough are looked for, and ends that had to wait are tried again.
