@@ -183,6 +183,7 @@ fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(tasks::show, tasks::cancel))
         .routes(routes!(tasks::output))
         .routes(routes!(tasks::events))
+        .routes(routes!(tasks::logs))
         .route_layer(middleware::from_fn_with_state(Arc::clone(state), auth::tasks));
     let admin = OpenApiRouter::new()
         .routes(routes!(agents::list))

@@ -12,6 +12,7 @@
 //! - a terminal record never goes back to another status, except by a redrive, which raises its generation;
 //! - of several ends the first is kept, with what leaves with it, and the others leave nothing;
 //! - a late `queued` or `running` never overwrites a later status;
+//! - what the runs of a task said is kept for as long as its record is shown, of the last [`RUNS_KEPT_MAX`] of them;
 //! - a record is kept for the inbox's retention, 7 days by default after the task's end, and shown for 24 hours of it.
 
 use bytes::Bytes;
@@ -24,6 +25,7 @@ use crate::task::{AgentName, Failure, Output, TaskId, UnixMs, Usage};
 pub mod conformance;
 mod dead_letters;
 mod follow;
+mod log;
 mod memory;
 mod order;
 mod port;
@@ -31,6 +33,7 @@ mod postgres;
 mod search;
 
 pub use dead_letters::{DeadLetter, DeadLetterCursor, DeadLetterFilter, Taken, outgoing_id};
+pub use log::{RUNS_KEPT_MAX, TaskLog};
 pub use memory::{MemoryLimits, MemoryRecords};
 pub use port::{DeadLetterList, Inbox, Outbox, Records, TaskRecords};
 pub use postgres::{EndTask, PostgresRecords, PostgresSettings};
@@ -187,11 +190,13 @@ pub struct Ending {
     pub outgoing: Vec<Outgoing>,
     /// What the dead letter says, for listing it; of a failed task.
     pub dead_letter: Option<DeadLetter>,
+    /// What the last run said, if it did.
+    pub log: Option<TaskLog>,
 }
 
 impl From<Update> for Ending {
     fn from(update: Update) -> Self {
-        Self { update, outgoing: Vec::new(), dead_letter: None }
+        Self { update, outgoing: Vec::new(), dead_letter: None, log: None }
     }
 }
 

@@ -3,9 +3,11 @@
 //! Pure data. Nothing here knows a broker, an engine or a database, so every other module may import it and it imports
 //! none of them. Values are checked once, when they are made: code that holds an [`AgentName`] need not check it again.
 
+mod log;
 mod names;
 mod outcome;
 
+pub use log::RunLog;
 pub use names::{AgentName, InvalidName, TaskId};
 pub use outcome::{Completion, Failure, FollowUp, Limit, Outcome, Output, Usage};
 

@@ -303,7 +303,21 @@ async fn records_past_their_time_are_forgotten_and_no_others() {
             .execute(&mut connection)
             .await
             .unwrap();
+        // What was said long ago by a task that ended long ago, by one that has not ended, and by one that is shown.
+        for task in [&hidden[0], &waiting, &fresh] {
+            sqlx::query(
+                "INSERT INTO agent_host.task_logs (task_id, run, generation, attempt, host, is_cut, lines, created_at)
+                 VALUES ($1, gen_random_uuid(), 0, 1, 'h', false, '', now() - interval '2 days')",
+            )
+            .bind(task.id.as_str())
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        }
         let pruning = records(&scratch).await;
+        until_true(&mut connection, "SELECT count(*) = 2 FROM agent_host.task_logs").await;
+        assert_eq!(pruning.logs(&hidden[0].id).await.unwrap(), []);
+        assert_eq!(pruning.logs(&waiting.id).await.unwrap().len(), 1);
         until_true(&mut connection, "SELECT count(*) = 1102 FROM agent_host.tasks").await;
         until_true(&mut connection, "SELECT count(*) = 1 FROM agent_host.tasks WHERE output IS NOT NULL").await;
         assert_eq!(pruning.get(&hidden[0].id).await.unwrap(), None, "it is not shown any more");

@@ -1,4 +1,6 @@
-//! `cargo xtask check`: formatting, lints, documentation, dependency rules.
+//! `cargo xtask check`: formatting, lints, documentation, dependency rules, what operators deploy.
+
+mod deploy;
 
 use std::path::Path;
 
@@ -30,6 +32,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
              (cargo install --locked cargo-deny)",
         );
     }
+
+    ui::step("what is deployed: alert rules, Kubernetes, compose");
+    deploy::run(workspace)?;
 
     ui::step("lints");
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];

@@ -9,6 +9,7 @@ mod bench;
 mod browser;
 mod chaos;
 mod check;
+mod check_api;
 mod client;
 mod demo;
 mod fuzz;
@@ -51,8 +52,10 @@ enum Command {
     },
     /// Kill hosts and servers at random while tasks flow, then count what was lost or done twice
     Chaos(chaos::Options),
-    /// Formatting, lints, documentation, dependency rules
+    /// Formatting, lints, documentation, dependency rules, what operators deploy
     Check,
+    /// Ask a running host for everything that its OpenAPI document allows, and more, and compare the answers with it
+    CheckApi,
     /// Feed the host anything that a client can send or upload, and check what must always hold
     Fuzz {
         /// Which of the targets in fuzz/
@@ -111,6 +114,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Test { args } => test::run(&workspace, args),
         Command::Chaos(options) => chaos::run(&workspace, options),
         Command::Check => check::run(&workspace),
+        Command::CheckApi => check_api::run(&workspace),
         Command::Fuzz { target, seconds, args } => fuzz::run(&workspace, target, *seconds, args),
         Command::Services { keep } => services::run(&workspace, *keep),
         Command::Agents { names } => agents::build(&workspace, names),

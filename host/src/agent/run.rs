@@ -280,6 +280,7 @@ impl Parts {
     fn store(&self, revision: &Revision, session: Session, growth: Growth) -> Store<InstanceState> {
         let session = session.with_holder(growth.holder());
         let limits = &revision.manifest.limits;
+        session.log().account_to(&self.ledger);
         let stderr = Stdio::error(session.log());
         let mut wasi = WasiCtxBuilder::new();
         wasi.max_random_size(RANDOM_BYTES_MAX.0).stdout(Stdio::output(session.log())).stderr(stderr.clone());
@@ -364,7 +365,7 @@ async fn called(
     }
     let mut session = state.session;
     session.add_calls(state.http.requests());
-    let completion = Completion { outcome, usage, init: state.init, follow_ups: Vec::new() };
+    let completion = Completion { outcome, usage, init: state.init, follow_ups: Vec::new(), log: None };
     Called { completion, session, asked_bytes }
 }
 

@@ -3,6 +3,8 @@
 //! A line is the guest's, so it is shown as text: control characters and characters that reorder text are escaped, so
 //! that no line can look like another record. Lines and the whole of a task's log are cut at a limit. What an agent
 //! prints is logged too, with `stdout` (at `info`) or `stderr` (at `warn`) for its context.
+//!
+//! The same lines, those of every level, are gathered to be kept with the task.
 
 mod host;
 mod stdio;
@@ -10,18 +12,29 @@ mod stdio;
 pub use stdio::Stdio;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use serde::Serialize;
 
 use super::SessionPlan;
 use super::secrets::HiddenValues;
-use crate::task::{AgentName, Task, TaskId};
+use crate::memory::{Charge, MemoryLedger};
+use crate::task::{AgentName, RunLog, Task, TaskId, UnixMs, unix_ms_now};
 pub use crate::text::escaped;
 use crate::units::ByteSize;
 
 /// Longest line, in bytes. What is longer is data, and wants another place than a log.
 pub const LINE_BYTES_MAX: usize = 8 << 10;
 
+/// Bytes that are kept of the lines of one run, as JSON: as much as `limits.log` allows unless a manifest says otherwise. A
+/// thousand tasks may run at once, and what they said waits in memory for their ends.
+pub const KEPT_BYTES_MAX: usize = 256 << 10;
+/// What is accounted for at a time of it. The first so many bytes of a log show in what is measured of the process.
+const CHARGED_BYTES: usize = 16 << 10;
+
 /// How loud a line is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Every step.
     Trace,
@@ -47,8 +60,27 @@ pub struct GuestLog {
     bytes_max: ByteSize,
     bytes: AtomicU64,
     cut: AtomicBool,
+    kept: Mutex<Kept>,
+    ledger: OnceLock<MemoryLedger>,
     /// Secrets that the agent has looked at.
     hidden: HiddenValues,
+}
+
+/// The lines that are kept so far.
+#[derive(Debug, Default)]
+struct Kept {
+    lines: String,
+    is_cut: bool,
+    charges: Vec<Charge>,
+}
+
+/// A line as it is kept.
+#[derive(Serialize)]
+struct Line<'a> {
+    at: UnixMs,
+    level: Level,
+    context: &'a str,
+    message: &'a str,
 }
 
 impl GuestLog {
@@ -61,6 +93,8 @@ impl GuestLog {
             bytes_max: plan.manifest().limits.log,
             bytes: AtomicU64::new(0),
             cut: AtomicBool::new(false),
+            kept: Mutex::default(),
+            ledger: OnceLock::new(),
             hidden: HiddenValues::default(),
         }
     }
@@ -98,7 +132,44 @@ impl GuestLog {
         self.cut.load(Ordering::Relaxed)
     }
 
+    /// Accounts for what is kept from now on.
+    pub fn account_to(&self, ledger: &MemoryLedger) {
+        // A log has one ledger: the first.
+        let _ = self.ledger.set(ledger.clone());
+    }
+
+    /// What was said so far, if anything was, to be kept with the task.
+    #[must_use]
+    pub fn take(&self) -> Option<Arc<RunLog>> {
+        let kept = std::mem::take(&mut *self.kept());
+        let Kept { lines, is_cut, charges } = kept;
+        (!lines.is_empty()).then(|| Arc::new(RunLog::new(lines, is_cut || self.is_cut(), charges)))
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, level: Level, context: &str, message: &str) {
+        let Ok(line) = serde_json::to_string(&Line { at: unix_ms_now(), level, context, message }) else { return };
+        let mut kept = self.kept();
+        kept.is_cut |= kept.lines.len().saturating_add(line.len()) >= KEPT_BYTES_MAX;
+        // Once cut it stays so: a line that happens to fit would stand as if nothing were missing before it.
+        if kept.is_cut {
+            return;
+        }
+        kept.lines.push_str(&line);
+        kept.lines.push('\n');
+        let charges = kept.lines.len() / CHARGED_BYTES;
+        if let Some(ledger) = self.ledger.get().filter(|_| charges > kept.charges.len()) {
+            let more = charges.saturating_sub(kept.charges.len()).saturating_mul(CHARGED_BYTES);
+            // One for each step that is full; a line is shorter than a step.
+            kept.charges.push(ledger.charge(more as u64));
+        }
+    }
+
     fn record(&self, level: Level, context: &str, message: &str) {
+        self.keep(level, context, message);
         macro_rules! event {
             ($level:ident) => {
                 tracing::event!(

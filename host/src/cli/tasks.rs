@@ -1,4 +1,4 @@
-//! `tasks show|watch|cancel`.
+//! `tasks show|watch|logs|cancel`.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use super::Format;
 use super::client::Client;
 use super::failed::{Exit, Failed};
 use super::output::{Console, one_line};
-use super::show::{field, print_document};
+use super::show::{field, print_document, shown};
 
 /// `tasks`
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -19,6 +19,11 @@ pub(super) enum Tasks {
     },
     /// Print each change of a task until it ends; the exit status is 1 where it does not succeed
     Watch {
+        /// Its id
+        id: String,
+    },
+    /// Print what the runs of a task said, once they have ended
+    Logs {
         /// Its id
         id: String,
     },
@@ -34,6 +39,7 @@ impl Tasks {
         match self {
             Self::Show { id } => print_document(&client.task(id).await?, console),
             Self::Watch { id } => watch(id, client, console).await,
+            Self::Logs { id } => logs(id, client, console).await,
             Self::Cancel { id } => {
                 let cancelled = client.json(client.request(Method::DELETE, &["v1", "tasks", id])).await?;
                 match console.format {
@@ -44,6 +50,36 @@ impl Tasks {
             }
         }
     }
+}
+
+async fn logs(id: &str, client: &Client, console: &mut Console<'_>) -> Result<(), Failed> {
+    let page = client.json(client.request(Method::GET, &["v1", "tasks", id, "logs"])).await?;
+    if console.format == Format::Json {
+        return Ok(console.json(&page)?);
+    }
+    let runs = page.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if runs.is_empty() {
+        console.complain("no run of the task that has ended said anything");
+    }
+    for run in runs {
+        let [attempt, revision, host] = ["attempt", "revision", "host"].map(|name| field(run, name));
+        console.text(&format!("attempt {attempt}, revision {revision}, on {host}:"))?;
+        for line in run.get("lines").and_then(Value::as_array).into_iter().flatten() {
+            console.text(&said(line))?;
+        }
+        if run.get("is_cut").and_then(Value::as_bool) == Some(true) {
+            console.text("  (what it said beyond that was dropped)")?;
+        }
+    }
+    Ok(())
+}
+
+/// A line of a task's log, such as `  2026-01-31T12:00:00.250Z WARN  stderr: out of ideas`.
+fn said(line: &Value) -> String {
+    let context = line.get("context").and_then(Value::as_str).unwrap_or_default();
+    let separator = if context.is_empty() { "" } else { ": " };
+    let level = field(line, "level").to_uppercase();
+    format!("  {} {level:5} {context}{separator}{}", shown(line, "at"), field(line, "message"))
 }
 
 async fn watch(id: &str, client: &Client, console: &mut Console<'_>) -> Result<(), Failed> {
@@ -88,6 +124,15 @@ fn change(task: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_said_is_a_line_with_its_time() {
+        let line =
+            serde_json::json!({ "at": 1_795_442_888_559_i64, "level": "warn", "context": "stderr", "message": "no" });
+        assert_eq!(said(&line), "  2026-11-23T14:08:08.559Z WARN  stderr: no");
+        let line = serde_json::json!({ "at": 0, "level": "critical", "context": "", "message": "a" });
+        assert_eq!(said(&line), "  1970-01-01T00:00:00.000Z CRITICAL a");
+    }
 
     #[test]
     fn a_change_is_one_line() {

@@ -4,12 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use uuid::Uuid;
+
 use super::metrics::AgentMetrics;
 use super::slot::AgentSlot;
 use crate::agent::{Revision, Run};
 use crate::capability::tasks::ProgressSink;
 use crate::delivery::Message;
-use crate::records::{Ending, Inbox, Progress, Status, Update};
+use crate::records::{Ending, Inbox, Progress, Status, TaskLog, Update};
 use crate::task::{Completion, Outcome, Task, UnixMs, unix_ms_now};
 
 /// One delivery of a task, and what is to run it.
@@ -47,6 +49,27 @@ impl Attempt {
     pub(super) fn note_running(&self) {
         if !self.is_noted_as_running.swap(true, Ordering::Relaxed) {
             self.records.note(self.update(Status::Running, None));
+        }
+    }
+
+    /// What a run said, if it did.
+    pub(super) fn log(&self, completion: &Completion) -> Option<TaskLog> {
+        let log = Arc::clone(completion.log.as_ref()?);
+        Some(TaskLog {
+            run: Uuid::now_v7(),
+            task: self.task.id.clone(),
+            generation: self.task.generation,
+            attempt: self.task.attempt,
+            revision: Some(self.revision.number),
+            host: Arc::clone(&self.host),
+            log,
+        })
+    }
+
+    /// Notes what a run said, if it did.
+    pub(super) fn note_log(&self, completion: &Completion) {
+        if let Some(log) = self.log(completion) {
+            self.records.note_log(log);
         }
     }
 

@@ -17,7 +17,7 @@ impl Attempt {
         };
         let update = self.update(status, Some(completion));
         let outgoing = completion.follow_ups.iter().map(follow_up).collect();
-        let ending = Ending { update, outgoing, dead_letter: None };
+        let ending = Ending { update, outgoing, dead_letter: None, log: self.log(completion) };
         if status == Status::Failed {
             return buried(ending, &self.message, self.death_note(&completion.outcome));
         }

@@ -47,10 +47,14 @@ impl Dispatcher {
                     Err(SettleError::Publish(PublishError::Refused(_))) => {
                         Box::pin(self.conclude(attempt, completion, recorded)).await
                     }
-                    published => published,
+                    published => {
+                        attempt.note_log(completion);
+                        published
+                    }
                 }
             }
             Settlement::HandBack => {
+                attempt.note_log(completion);
                 attempt.metrics.settled(decision.name(), completion.outcome.name());
                 return receipt.hand_back();
             }
@@ -110,11 +114,20 @@ impl Dispatcher {
             Recorded::Before => None,
             Recorded::Now(ending) => {
                 self.records.was_finished(&ending.update);
+                // The agent's own transaction has no part in it.
+                attempt.note_log(completion);
                 Some(ending)
             }
             Recorded::No => {
                 let ending = Box::new(attempt.ended(completion));
-                matches!(self.finished(&ending).await?, Ended::Now).then_some(ending)
+                match self.finished(&ending).await? {
+                    Ended::Now => Some(ending),
+                    // Such as one that was cancelled while it ran: how far it came is worth knowing.
+                    Ended::Before => {
+                        attempt.note_log(completion);
+                        None
+                    }
+                }
             }
         };
         // Boxed, here and below, where it is rare: the future of every task would be as large as that of the worst.

@@ -28,6 +28,8 @@ const PUBLISHES_CONCURRENT: usize = 256;
 const LINE_CONTENT_TYPE: &str = "application/json";
 
 /// Enqueues many tasks: one JSON body a line.
+///
+/// Each request header `Task-Header-<Name>` becomes a header of every task.
 #[utoipa::path(
     post,
     path = "/v1/agents/{agent}/tasks:batch",
@@ -38,7 +40,6 @@ const LINE_CONTENT_TYPE: &str = "application/json";
         ("Idempotency-Key" = Option<String>, Header,
             description = "Sending the batch again under the same key completes it without doubles"),
         ("traceparent" = Option<String>, Header, description = "W3C trace context of the caller"),
-        ("Task-Header-{Name}" = Option<String>, Header, description = "A header of every task"),
     ),
     request_body(content = String, content_type = "application/x-ndjson",
         description = "One JSON body a line, at most 10,000 lines and 64 MiB; empty lines are skipped"),

@@ -21,6 +21,8 @@ use crate::records::{NewTask, Queued, Status, TaskRecord, body_sha256};
 use crate::task::{AgentName, Failure, Task, TaskId};
 
 /// Enqueues a task.
+///
+/// Each request header `Task-Header-<Name>` becomes a header of the task.
 #[utoipa::path(
     post,
     path = "/v1/agents/{agent}/tasks",
@@ -31,7 +33,6 @@ use crate::task::{AgentName, Failure, Task, TaskId};
         ("Idempotency-Key" = Option<String>, Header, description = "The same key, agent and body are the same task"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds for the result"),
         ("traceparent" = Option<String>, Header, description = "W3C trace context of the caller"),
-        ("Task-Header-{Name}" = Option<String>, Header, description = "A header of the task"),
     ),
     request_body(content = String, content_type = "application/octet-stream", description = "The task's body, of any type"),
     responses(

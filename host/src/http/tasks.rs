@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::ApiState;
 use super::extract::{Params, TaskPath};
 use super::problem::{Kind, Problem, ProblemDocument};
-use super::view::{CancelledView, Page, TaskView};
+use super::view::{CancelledView, Page, RunLogView, TaskView};
 use crate::records::{Cancelled, Status, TaskCursor, TaskFilter, TaskRecord};
 use crate::task::{AgentName, CONTENT_TYPE_DEFAULT, TaskId, unix_ms_now};
 
@@ -180,6 +180,32 @@ pub(crate) async fn output(State(api): State<Arc<ApiState>>, TaskPath(id): TaskP
             Err(Problem::new(Kind::NoOutput, "the task did not succeed; its failure is in GET /v1/tasks/{id}"))
         }
     }
+}
+
+/// What the runs of a task said: `wasi:logging`, standard output and standard error, of every level.
+///
+/// The lines of a run are there when it has ended, those of the last 20 runs, for as long as the task is shown. Of a run
+/// there are as many as its `limits.log` allows, and 256 KiB at most.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks/{id}/logs",
+    tag = "tasks",
+    params(("id" = String, Path, description = "The task's id")),
+    responses(
+        (status = 200, description = "The runs that said something, in their order, on one page", body = Page<RunLogView>),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown task", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The records are away", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn logs(
+    State(api): State<Arc<ApiState>>,
+    TaskPath(id): TaskPath,
+) -> Result<Json<Page<RunLogView>>, Problem> {
+    api.record(&id).await?;
+    let items = api.ports.records.logs(&id).await?.iter().map(RunLogView::from).collect();
+    Ok(Json(Page { items, next: None }))
 }
 
 /// Server-Sent Events until the task ends. Each is the task as `GET /v1/tasks/{id}` would show it.

@@ -2,9 +2,11 @@
 
 mod agent;
 mod dead_letter;
+mod log;
 
 pub(crate) use agent::{AgentView, DeployedOrPlanView, DeployedView, EventView, PlanView};
 pub(crate) use dead_letter::{DeadLetterView, DroppedView, OpenedView, RedriveView, RedrivenView};
+pub(crate) use log::RunLogView;
 
 use std::collections::BTreeMap;
 

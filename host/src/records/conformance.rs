@@ -10,6 +10,7 @@ mod changes;
 mod fleet;
 mod intake;
 mod leaving;
+mod logs;
 mod search;
 
 pub use fleet::{duplicates_agree, interleavings_end_well};
@@ -54,6 +55,8 @@ pub async fn exercise<R: Records>(make: impl AsyncFn() -> R) {
     leaving::dead_letters_are_listed_page_by_page(make().await).await;
     leaving::a_redriven_task_is_new_and_a_dropped_one_stays_failed(make().await).await;
     leaving::a_letter_of_an_absurd_generation_is_in_nobodys_way(make().await).await;
+    logs::what_runs_said_is_kept_in_their_order(make().await).await;
+    logs::an_end_that_came_too_late_leaves_no_log_and_the_last_runs_are_kept(make().await).await;
     search::tasks_are_found_page_by_page(make().await).await;
     changes::what_was_noted_is_there_after_closing(make).await;
 }

@@ -20,8 +20,9 @@ use tokio::sync::watch;
 use self::leaving::Leaving;
 use super::follow::Followers;
 use super::{
-    Cancelled, Ended, Ending, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, Records, RecordsError, Status,
-    TaskCursor, TaskFilter, TaskPage, TaskRecord, TaskRecords, UNFINISHED_RETENTION, Update, order,
+    Cancelled, Ended, Ending, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, RUNS_KEPT_MAX, Records,
+    RecordsError, Status, TaskCursor, TaskFilter, TaskLog, TaskPage, TaskRecord, TaskRecords, UNFINISHED_RETENTION,
+    Update, order,
 };
 use crate::task::{TaskId, UnixMs};
 
@@ -71,10 +72,24 @@ struct Shard {
 #[derive(Debug)]
 struct Kept {
     record: TaskRecord,
+    /// What its runs said, the oldest in front.
+    logs: VecDeque<TaskLog>,
     body_sha256: Option<[u8; 32]>,
     /// Somebody else was told that it is known, so it may not be withdrawn.
     shared: bool,
     changed_at: Instant,
+}
+
+impl Kept {
+    /// Of a record that is new.
+    fn new(record: TaskRecord, body_sha256: Option<[u8; 32]>) -> Self {
+        Self { record, logs: VecDeque::new(), body_sha256, shared: false, changed_at: Instant::now() }
+    }
+
+    /// Bytes that it holds.
+    fn weight(&self) -> usize {
+        order::weight(&self.record) + self.logs.iter().map(TaskLog::weight).sum::<usize>()
+    }
 }
 
 impl Default for MemoryRecords {
@@ -131,7 +146,7 @@ impl MemoryRecords {
             if let Entry::Occupied(entry) = shard.kept.entry(id)
                 && entry.get().changed_at <= ended_at
             {
-                self.bytes.fetch_sub(order::weight(&entry.remove().record), Ordering::Relaxed);
+                self.bytes.fetch_sub(entry.remove().weight(), Ordering::Relaxed);
             }
         }
     }
@@ -152,12 +167,7 @@ impl MemoryRecords {
                 let record = TaskRecord::from(task);
                 self.bytes.fetch_add(order::weight(&record), Ordering::Relaxed);
                 self.followers.changed(&record);
-                entry.insert(Kept {
-                    record,
-                    body_sha256: Some(task.body_sha256),
-                    shared: false,
-                    changed_at: Instant::now(),
-                });
+                entry.insert(Kept::new(record, Some(task.body_sha256)));
                 Queued::New
             }
         }
@@ -171,7 +181,7 @@ impl MemoryRecords {
         shard.kept.retain(|_, kept| {
             let stays = kept.record.status.is_terminal() || kept.changed_at.elapsed() < UNFINISHED_RETENTION;
             if !stays {
-                self.bytes.fetch_sub(order::weight(&kept.record), Ordering::Relaxed);
+                self.bytes.fetch_sub(kept.weight(), Ordering::Relaxed);
             }
             stays
         });
@@ -188,8 +198,7 @@ impl MemoryRecords {
                     self.bytes.fetch_add(order::weight(&change), Ordering::Relaxed);
                     self.followers.changed(&change);
                     let ended = change.status.is_terminal();
-                    let kept = Kept { record: change, body_sha256: None, shared: false, changed_at: Instant::now() };
-                    shard.kept.insert(id.clone(), kept);
+                    shard.kept.insert(id.clone(), Kept::new(change, None));
                     ended
                 }
                 Some(kept) if order::supersedes(&change, &kept.record) => {
@@ -228,7 +237,7 @@ impl TaskRecords for MemoryRecords {
             let may_go = |kept: &Kept| kept.record.status == Status::Queued && !kept.shared;
             if shard.kept.get(&id).is_some_and(may_go) {
                 if let Some(kept) = shard.kept.remove(&id) {
-                    self.bytes.fetch_sub(order::weight(&kept.record), Ordering::Relaxed);
+                    self.bytes.fetch_sub(kept.weight(), Ordering::Relaxed);
                 }
                 self.followers.withdrawn(&id);
             }
@@ -249,6 +258,11 @@ impl TaskRecords for MemoryRecords {
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
         self.forget();
         Ok(self.shard(id).kept.get(id).map(|kept| kept.record.clone()))
+    }
+
+    async fn logs(&self, id: &TaskId) -> Result<Vec<TaskLog>, RecordsError> {
+        self.forget();
+        Ok(self.shard(id).kept.get(id).map(|kept| kept.logs.iter().cloned().collect()).unwrap_or_default())
     }
 
     async fn search(
@@ -287,9 +301,24 @@ impl Inbox for MemoryRecords {
         }
     }
 
+    fn note_log(&self, log: TaskLog) {
+        let mut shard = self.shard(&log.task);
+        let Some(kept) = shard.kept.get_mut(&log.task) else { return };
+        self.bytes.fetch_add(log.weight(), Ordering::Relaxed);
+        kept.logs.push_back(log);
+        if kept.logs.len() > RUNS_KEPT_MAX
+            && let Some(first) = kept.logs.pop_front()
+        {
+            self.bytes.fetch_sub(first.weight(), Ordering::Relaxed);
+        }
+    }
+
     async fn finished(&self, ending: &Ending) -> Result<Ended, RecordsError> {
         if !self.change(ending.update.clone()) {
             return Ok(Ended::Before);
+        }
+        if let Some(log) = &ending.log {
+            self.note_log(log.clone());
         }
         self.leaving.add(ending.outgoing.clone());
         if let Some(letter) = &ending.dead_letter {

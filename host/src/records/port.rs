@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, NewTask, Outgoing, Progress, Queued,
-    RecordsError, Taken, TaskCursor, TaskFilter, TaskPage, TaskRecord, Update,
+    RecordsError, Taken, TaskCursor, TaskFilter, TaskLog, TaskPage, TaskRecord, Update,
 };
 use crate::task::{AgentName, TaskId, UnixMs};
 
@@ -27,6 +27,9 @@ pub trait TaskRecords: Send + Sync + 'static {
 
     /// Reads a record.
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError>;
+
+    /// What the runs of a task said, in the order in which they ended; nothing of a task that nobody knows.
+    async fn logs(&self, id: &TaskId) -> Result<Vec<TaskLog>, RecordsError>;
 
     /// Looks through the tasks, from `after` on, for at most `limit` of them. A page may have fewer, and still name a next one.
     async fn search(&self, filter: TaskFilter, after: Option<TaskCursor>, limit: u32)
@@ -46,6 +49,9 @@ pub trait Inbox: Send + Sync + 'static {
 
     /// Notes a running task's progress, likewise.
     fn note_progress(&self, id: &TaskId, progress: Progress);
+
+    /// Notes what a run said, likewise, where it is not recorded with an end: it is kept beside what other runs said.
+    fn note_log(&self, log: TaskLog);
 
     /// Records the end of a task and what leaves with it; durable when it returns.
     async fn finished(&self, ending: &Ending) -> Result<Ended, RecordsError>;

@@ -14,6 +14,7 @@ mod dead_letters;
 mod end_task;
 mod intake;
 mod link;
+mod logs;
 mod noted;
 mod outbox;
 mod prune;
@@ -38,7 +39,7 @@ use self::seldom::Seldom;
 use super::follow::Followers;
 use super::{
     Cancelled, Ended, Ending, INBOX_RETENTION_DEFAULT, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, Records,
-    RecordsError, TaskCursor, TaskFilter, TaskPage, TaskRecord, TaskRecords, Update, order,
+    RecordsError, TaskCursor, TaskFilter, TaskLog, TaskPage, TaskRecord, TaskRecords, Update, order,
 };
 use crate::store::{HostDatabase, StoreError};
 use crate::task::{TaskId, UnixMs};
@@ -260,6 +261,10 @@ impl TaskRecords for PostgresRecords {
         self.ask("read", &self.reader, |reply| reader::Lookup { id: id.clone(), reply }).await
     }
 
+    async fn logs(&self, id: &TaskId) -> Result<Vec<TaskLog>, RecordsError> {
+        self.seldom.run(async |connection| logs::read(connection, id).await).await.map_err(read)
+    }
+
     async fn search(
         &self,
         filter: TaskFilter,
@@ -290,6 +295,12 @@ impl Inbox for PostgresRecords {
         let progress = order::storable_progress(progress);
         self.followers.progressed(id, &progress);
         if !self.noted.progress(id, progress) {
+            self.notes_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn note_log(&self, log: TaskLog) {
+        if !self.noted.log(log) {
             self.notes_dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -1,6 +1,7 @@
 //! How a run ended, and what it used.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -160,13 +161,15 @@ pub struct Completion {
     pub init: Option<Duration>,
     /// Tasks that the agent submitted and that are to be published.
     pub follow_ups: Vec<FollowUp>,
+    /// What it said, if it did.
+    pub log: Option<Arc<super::RunLog>>,
 }
 
 impl Completion {
     /// Of a task that was not run.
     #[must_use]
     pub fn without_a_run(outcome: Outcome) -> Self {
-        Self { outcome, usage: Usage::default(), init: None, follow_ups: Vec::new() }
+        Self { outcome, usage: Usage::default(), init: None, follow_ups: Vec::new(), log: None }
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) async fn settle_effects(
     mut completion: Completion,
     run: &dyn Run,
 ) -> (Completion, Recorded, Option<Trouble>) {
+    // Its streams are closed, and with them their last lines are there.
+    completion.log = session.log().take();
     let make_ending = |follow_ups: &[FollowUp], host_calls: u64| {
         let mut ended = completion.clone();
         ended.usage.host_calls = host_calls;

@@ -183,6 +183,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::capability::log::KEPT_BYTES_MAX;
     use crate::capability::secrets::HiddenValues;
     use crate::task::TaskId;
     use crate::units::ByteSize;
@@ -196,6 +197,8 @@ mod tests {
             bytes_max: ByteSize(bytes_max),
             bytes: Default::default(),
             cut: Default::default(),
+            kept: Default::default(),
+            ledger: Default::default(),
             hidden: HiddenValues::default(),
         })
     }
@@ -254,6 +257,28 @@ mod tests {
         });
         assert!(log.is_cut());
         assert!(seen.len() <= 5, "{}", seen.len());
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_accounted_for() {
+        let (ledger, log) = (crate::memory::MemoryLedger::new(100 << 20, 10), log(u64::MAX));
+        log.account_to(&ledger);
+        assert_eq!(log.take(), None);
+        log.line(Level::Debug, "a \u{1b}", "b\"\n");
+        for _ in 0..100_000 {
+            log.line(Level::Info, "", "x");
+        }
+        let said = log.take().unwrap();
+        assert!(said.is_cut() && said.lines().len() <= KEPT_BYTES_MAX, "{}", said.lines().len());
+        let first: serde_json::Value = serde_json::from_str(said.lines().lines().next().unwrap()).unwrap();
+        assert_eq!(
+            (&first["level"], &first["context"], &first["message"]),
+            (&"debug".into(), &r"a \u{1b}".into(), &"b\"\\n".into())
+        );
+        let held = ledger.accounts().reserved_bytes;
+        assert!(held + (16 << 10) >= said.lines().len() as u64, "{held}");
+        drop(said);
+        assert_eq!((log.take(), ledger.accounts().reserved_bytes), (None, 0));
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@ use super::*;
 use crate::http::Config;
 
 /// The routes that there are, as the contract names them.
-const ROUTES: [(&str, &str); 28] = [
+const ROUTES: [(&str, &str); 29] = [
     ("get", "/"),
     ("get", "/healthz"),
     ("get", "/metrics"),
@@ -30,6 +30,7 @@ const ROUTES: [(&str, &str); 28] = [
     ("delete", "/v1/tasks/{id}"),
     ("get", "/v1/tasks/{id}"),
     ("get", "/v1/tasks/{id}/events"),
+    ("get", "/v1/tasks/{id}/logs"),
     ("get", "/v1/tasks/{id}/output"),
 ];
 

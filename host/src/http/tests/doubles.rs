@@ -22,8 +22,8 @@ use crate::delivery::{BrokerError, Connectivity, Message, PublishError, Submitte
 use crate::http::{self, Config, Ports};
 use crate::manifest::Manifest;
 use crate::records::{
-    Cancelled, DeadLetter, DeadLetterCursor, NewTask, Queued, RecordsError, Status, TaskCursor, TaskFilter, TaskPage,
-    TaskRecord, TaskRecords,
+    Cancelled, DeadLetter, DeadLetterCursor, NewTask, Queued, RecordsError, Status, TaskCursor, TaskFilter, TaskLog,
+    TaskPage, TaskRecord, TaskRecords,
 };
 use crate::task::{AgentName, Failure, Output, Task, TaskId, UnixMs, Usage};
 
@@ -47,6 +47,8 @@ pub(crate) struct State {
     pub(crate) change_result: Option<ChangeError>,
     /// The oldest first.
     pub(crate) events: Vec<NewEvent>,
+    /// What runs said.
+    pub(crate) logs: Vec<TaskLog>,
     /// The dead letters, in any order.
     pub(crate) letters: Vec<Opened>,
     /// Ids of those that cannot be redriven.
@@ -137,6 +139,7 @@ impl Doubles {
             changes: Vec::new(),
             change_result: None,
             events: Vec::new(),
+            logs: Vec::new(),
             letters: Vec::new(),
             redriven: Vec::new(),
             unsendable: Vec::new(),
@@ -296,6 +299,10 @@ impl TaskRecords for Doubles {
             return Err(RecordsError { action: "read", is_passing: true, source: away() });
         }
         Ok(state.records.get(id).and_then(|record| record.state.borrow().clone()))
+    }
+
+    async fn logs(&self, id: &TaskId) -> Result<Vec<TaskLog>, RecordsError> {
+        Ok(self.lock().logs.iter().filter(|log| log.task == *id).cloned().collect())
     }
 
     async fn search(

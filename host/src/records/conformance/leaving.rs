@@ -29,7 +29,7 @@ fn failed(task: &NewTask, generation: u32, failed_at_ms: u64) -> (Ending, DeadLe
         message: Bytes::from_static(b"\0letter\xff"),
     };
     let update = Update { generation, ..ended(task, Status::Failed) };
-    (Ending { update, outgoing: vec![outgoing("letter")], dead_letter: Some(letter.clone()) }, letter)
+    (Ending { update, outgoing: vec![outgoing("letter")], dead_letter: Some(letter.clone()), log: None }, letter)
 }
 
 pub(super) async fn the_first_end_counts_and_says_so(records: impl Records) {

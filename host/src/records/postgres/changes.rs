@@ -24,7 +24,7 @@ use self::upsert::{Upsert, WrittenBefore};
 use super::link::{Fault, Link, Work, WriteError, recv_batch};
 use super::noted::Sent;
 use crate::records::follow::Followers;
-use crate::records::{DeadLetter, Ended, Ending, Outgoing, TaskRecord, order};
+use crate::records::{DeadLetter, Ended, Ending, Outgoing, TaskLog, TaskRecord, order};
 
 /// What is written of a task.
 #[derive(Debug)]
@@ -32,19 +32,21 @@ pub(super) struct Row {
     pub(super) change: TaskRecord,
     pub(super) outgoing: Vec<Outgoing>,
     pub(super) dead_letter: Option<DeadLetter>,
+    pub(super) log: Option<TaskLog>,
 }
 
 impl Row {
     /// Bytes that it holds.
     pub(super) fn weight(&self) -> usize {
-        order::weight(&self.change) + order::extra_weight(&self.outgoing, self.dead_letter.as_ref())
+        let said = self.log.as_ref().map_or(0, TaskLog::weight);
+        order::weight(&self.change) + order::extra_weight(&self.outgoing, self.dead_letter.as_ref()) + said
     }
 }
 
 impl From<&Ending> for Row {
-    fn from(Ending { update, outgoing, dead_letter }: &Ending) -> Self {
+    fn from(Ending { update, outgoing, dead_letter, log }: &Ending) -> Self {
         let change = TaskRecord::from(update.clone());
-        Self { change, outgoing: outgoing.clone(), dead_letter: dead_letter.clone() }
+        Self { change, outgoing: outgoing.clone(), dead_letter: dead_letter.clone(), log: log.clone() }
     }
 }
 
@@ -110,7 +112,7 @@ struct Waiting {
 
 impl Pending {
     fn note(change: TaskRecord) -> Self {
-        Self { row: Box::new(Row { change, outgoing: Vec::new(), dead_letter: None }), waiting: Vec::new() }
+        Self { row: Box::new(Row { change, outgoing: Vec::new(), dead_letter: None, log: None }), waiting: Vec::new() }
     }
 }
 
@@ -251,6 +253,7 @@ fn coalesced(mut pending: Vec<Pending>) -> Vec<Pending> {
                     order::merge(&mut last.row.change, &row.change);
                     last.waiting.iter_mut().for_each(|waiting| waiting.is_its_end = false);
                     (last.row.outgoing, last.row.dead_letter) = (row.outgoing, row.dead_letter);
+                    last.row.log = row.log;
                 }
                 let joining = waiting.into_iter();
                 last.waiting.extend(joining.map(|waiting| Waiting { is_its_end: supersedes, ..waiting }));

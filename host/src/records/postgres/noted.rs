@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::records::{Progress, TaskRecord, order};
+use crate::records::{Progress, TaskLog, TaskRecord, order};
 use crate::task::TaskId;
 
 /// How long a note is kept back: shorter than anybody watching would notice, longer than most tasks run.
@@ -18,9 +18,21 @@ const KEPT_BACK: Duration = Duration::from_millis(100);
 /// records of these tasks are written anew at their end.
 const NOTES_MAX: usize = 16_384;
 
+/// Bytes of what runs said that may wait at once, and that one statement carries. More means that the database is away, or
+/// that many tasks which say much fail at once; then newer ones are dropped.
+const LOG_BYTES_MAX: usize = 8 << 20;
+
 #[derive(Debug, Default)]
 pub(super) struct Noted {
     notes: Mutex<HashMap<TaskId, Note>>,
+    logs: Mutex<Logs>,
+}
+
+/// What runs said. Apart from the notes, for no later change overtakes it.
+#[derive(Debug, Default)]
+struct Logs {
+    waiting: Vec<TaskLog>,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -70,6 +82,23 @@ impl Noted {
         }
         notes.insert(id.clone(), Note { change: None, progress: Some(progress), since: Instant::now() });
         true
+    }
+
+    /// Keeps what a run said until it is written. Answers whether there was room.
+    pub(super) fn log(&self, log: TaskLog) -> bool {
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = logs.bytes.saturating_add(log.weight());
+        if bytes > LOG_BYTES_MAX {
+            return false;
+        }
+        logs.bytes = bytes;
+        logs.waiting.push(log);
+        true
+    }
+
+    /// Takes all that runs said.
+    pub(super) fn take_logs(&self) -> Vec<TaskLog> {
+        std::mem::take(&mut *self.logs.lock().unwrap_or_else(PoisonError::into_inner)).waiting
     }
 
     /// Drops what the task's end makes needless, and progress that nobody would have seen.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sqlx::PgConnection;
 use sqlx::types::chrono::{DateTime, Utc};
 
-use super::PostgresSettings;
+use super::{PostgresSettings, logs};
 use crate::records::UNFINISHED_RETENTION;
 use crate::store::HostDatabase;
 
@@ -60,6 +60,9 @@ async fn round(
         .bind(TAKEN_KEPT.as_secs_f64())
         .execute(&mut *connection)
         .await?;
+    while logs::forget(connection, settings.retention, ROWS_PER_DELETE).await? {
+        tokio::time::sleep(PAUSE).await;
+    }
     // By age of the row first, for which there is an index: a task cannot have ended before its row was made.
     const ENDED: &str = "
         DELETE FROM tasks WHERE id IN (

@@ -9,9 +9,10 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use super::{Lane, Pending, Statement, statements};
-use crate::records::Progress;
-use crate::records::postgres::link::Work;
+use crate::records::postgres::link::{Fault, Work};
+use crate::records::postgres::logs::Keep;
 use crate::records::postgres::noted::Noted;
+use crate::records::{Progress, TaskLog};
 use crate::task::TaskId;
 
 /// How often notes that have been kept back long enough are looked for, and ends that had to wait are tried again.
@@ -47,10 +48,29 @@ impl NotesWriter {
             if !progress.is_empty() {
                 self.write_progress(progress).await;
             }
+            let logs = self.noted.take_logs();
+            if !logs.is_empty() {
+                self.write_logs(logs, is_over).await;
+            }
             stuck = self.lane.write(stuck).await;
             if is_over && stuck.is_empty() {
                 return;
             }
+        }
+    }
+
+    /// Writes what runs said, later where the database is away.
+    async fn write_logs(&mut self, logs: Vec<TaskLog>, is_over: bool) {
+        let Err(fault) = self.lane.link.attempt(&Keep { logs: &logs }).await else { return };
+        let dropped = match fault {
+            Fault::Passing | Fault::Locked if !is_over => {
+                logs.into_iter().map(|log| self.noted.log(log)).filter(|kept| !kept).count()
+            }
+            _ => logs.len(),
+        };
+        if dropped > 0 {
+            tracing::warn!(runs = dropped, "task records: what runs said is not written");
+            self.lane.notes_dropped.fetch_add(dropped as u64, Ordering::Relaxed);
         }
     }
 

@@ -6,6 +6,7 @@ use sqlx::PgConnection;
 
 use super::Pending;
 use crate::records::postgres::link::Work;
+use crate::records::postgres::logs::Columns;
 use crate::records::{DeadLetter, Outgoing, TaskRecord, UNSENT_AFTER, order};
 use crate::task::TaskId;
 
@@ -70,6 +71,11 @@ const UPSERT: &str = "
             failed_at_ms = EXCLUDED.failed_at_ms, error_type = EXCLUDED.error_type,
             error_message = EXCLUDED.error_message, attempts = EXCLUDED.attempts, revision = EXCLUDED.revision,
             digest = EXCLUDED.digest, host = EXCLUDED.host, message = EXCLUDED.message
+    ), said AS (
+        INSERT INTO task_logs (task_id, run, generation, attempt, revision, host, is_cut, lines)
+        SELECT s.* FROM unnest($33::text[], $34::uuid[], $35::integer[], $36::bigint[], $37::bigint[], $38::text[],
+            $39::boolean[], $40::text[]) AS s (task_id, run, generation, attempt, revision, host, is_cut, lines)
+        JOIN written ON written.id = s.task_id
     )
     SELECT new.id FROM unnest($1::text[]) AS new (id)
     WHERE NOT EXISTS (SELECT FROM written WHERE written.id = new.id)";
@@ -103,6 +109,7 @@ impl Work for Upsert<'_> {
     type Answer = HashSet<String>;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Self::Answer, sqlx::Error> {
+        let logs = Columns::of(self.rows.iter().filter_map(|pending| pending.row.log.as_ref()));
         let unwritten: Vec<String> = sqlx::query_scalar(UPSERT)
             .bind(self.column(|change| change.id.as_str()))
             .bind(self.column(|change| change.agent.as_str()))
@@ -136,6 +143,14 @@ impl Work for Upsert<'_> {
             .bind(self.letters(|letter| letter.digest.as_deref()))
             .bind(self.letters(|letter| letter.host.as_str()))
             .bind(self.letters(|letter| letter.message.as_ref()))
+            .bind(logs.task_ids)
+            .bind(logs.runs)
+            .bind(logs.generations)
+            .bind(logs.attempts)
+            .bind(logs.revisions)
+            .bind(logs.hosts)
+            .bind(logs.are_cut)
+            .bind(logs.lines)
             .fetch_all(connection)
             .await?;
         Ok(unwritten.into_iter().collect())
