@@ -1,0 +1,175 @@
+//! An answer that comes bit by bit: a command's standard output, the body of a response.
+//!
+//! It lies in the host's memory while the agent still runs, so it is bounded by `limits.output` as it comes, and accounted
+//! for as it grows.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
+
+use crate::capability::CapReached;
+use crate::memory::{Charge, MemoryLedger};
+use crate::task::Limit;
+use crate::units::ByteSize;
+
+/// What one write may bring.
+const WRITE_BYTES_MAX: usize = 64 << 10;
+/// Room from this size on is accounted for. Of smaller answers even a thousand show in what is measured only.
+const ACCOUNTED_FROM_BYTES: usize = 64 << 10;
+
+/// What has come so far. Clones add to the same.
+#[derive(Clone)]
+pub(in crate::agent) struct Gathered {
+    answer: Arc<Mutex<Answer>>,
+}
+
+struct Answer {
+    bytes: Vec<u8>,
+    bytes_max: ByteSize,
+    ledger: MemoryLedger,
+    /// One for each time that the room grew.
+    charges: Vec<Charge>,
+}
+
+impl Gathered {
+    /// Nothing yet, and at most so much.
+    pub(super) fn new(bytes_max: ByteSize, ledger: MemoryLedger) -> Self {
+        let answer = Answer { bytes: Vec::new(), bytes_max, ledger, charges: Vec::new() };
+        Self { answer: Arc::new(Mutex::new(answer)) }
+    }
+
+    /// Adds to it.
+    ///
+    /// # Errors
+    /// It would be more than the manifest allows: then nothing is added.
+    pub(super) fn add(&self, bytes: &[u8]) -> Result<(), CapReached> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner).add(bytes)
+    }
+
+    /// What has come.
+    pub(super) fn take(&self) -> Bytes {
+        std::mem::take(&mut self.answer.lock().unwrap_or_else(PoisonError::into_inner).bytes).into()
+    }
+}
+
+impl Answer {
+    fn add(&mut self, bytes: &[u8]) -> Result<(), CapReached> {
+        let length = self.bytes.len().saturating_add(bytes.len());
+        if length > self.bytes_max.as_usize() {
+            return Err(CapReached(Limit { name: "limits.output", allowed: self.bytes_max.to_string() }));
+        }
+        if length > self.bytes.capacity() {
+            self.make_room(length);
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Doubles the room, up to what may come.
+    fn make_room(&mut self, length: usize) {
+        let before = self.bytes.capacity();
+        let room = before.saturating_mul(2).max(length).min(self.bytes_max.as_usize());
+        self.bytes.reserve_exact(room.saturating_sub(self.bytes.len()));
+        if room >= ACCOUNTED_FROM_BYTES {
+            let accounted = if before >= ACCOUNTED_FROM_BYTES { before } else { 0 };
+            self.charges.push(self.ledger.charge(room.saturating_sub(accounted) as u64));
+        }
+    }
+}
+
+impl IsTerminal for Gathered {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Gathered {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for Gathered {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for Gathered {
+    fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+        // A trap, since no agent is to take its answer for complete.
+        self.add(&bytes).map_err(|cap| StreamError::Trap(cap.into()))
+    }
+
+    fn flush(&mut self) -> Result<(), StreamError> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> Result<usize, StreamError> {
+        Ok(WRITE_BYTES_MAX)
+    }
+}
+
+impl AsyncWrite for Gathered {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(self.add(bytes).map(|()| bytes.len()).map_err(io::Error::other))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger() -> MemoryLedger {
+        MemoryLedger::new(1 << 30, 10)
+    }
+
+    #[test]
+    fn an_answer_comes_in_pieces_up_to_its_limit() {
+        let gathered = Gathered::new(ByteSize(10), ledger());
+        let mut stream = gathered.p2_stream();
+        for piece in ["", "one", " ", "three"] {
+            assert!(stream.check_write().unwrap() > 0);
+            stream.write(Bytes::from_static(piece.as_bytes())).unwrap();
+        }
+        let refused = stream.write(Bytes::from_static(b"!!")).unwrap_err();
+        let StreamError::Trap(error) = refused else { panic!("{refused:?}") };
+        let cap = error.downcast_ref::<CapReached>().unwrap();
+        assert_eq!(cap.to_string(), "limits.output = 10B");
+        assert_eq!(gathered.take(), "one three");
+    }
+
+    #[test]
+    fn its_room_is_accounted_for_until_it_is_gone() {
+        let ledger = ledger();
+        let before = ledger.accounts().reserved_bytes;
+        let gathered = Gathered::new(ByteSize(1 << 20), ledger.clone());
+        gathered.add(&[0; 1_000]).unwrap();
+        assert_eq!(ledger.accounts().reserved_bytes, before, "little is only measured");
+        for _ in 0..15 {
+            gathered.add(&[0; 64 << 10]).unwrap();
+            let room = gathered.answer.lock().unwrap().bytes.capacity() as u64;
+            assert_eq!(ledger.accounts().reserved_bytes - before, room);
+            assert!(room <= 1 << 20);
+        }
+        drop(gathered);
+        assert_eq!(ledger.accounts().reserved_bytes, before);
+    }
+}
