@@ -5,25 +5,26 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use wasmtime::component::Linker;
+use wasmtime_wasi::p2::bindings::LinkOptions;
 
 use super::codes::Codes;
 use super::compile::CompileError;
 use super::engine::Engine;
 use super::footprint::Footprint;
+use super::shape::Entry;
 use super::state::InstanceState;
 use super::surface::{Surface, listed};
 use crate::capability::files::Folders;
 use crate::capability::{self, Capabilities, SessionPlan};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Shape};
 use crate::memory::{MemoryLedger, MemoryShare};
 use crate::task::AgentName;
-use crate::wit::native::HostNativePre;
 
 /// Why a module cannot run here.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// Not wasm, or wasm that does not validate.
-    #[error("the module is not a WebAssembly component: {0}")]
+    #[error("the module is not one of WebAssembly: {0}")]
     NotWasm(String),
     /// Precompiled machine code: it is never accepted, since loading it would run it unchecked.
     #[error("the module is precompiled code: deploy the .wasm that it was made from")]
@@ -79,6 +80,12 @@ impl std::fmt::Debug for Revision {
 }
 
 impl Revision {
+    /// How a task reaches it.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.code.entry.shape()
+    }
+
     /// What its tasks may take of the host's memory.
     pub(super) fn memory_share(&self, ledger: &MemoryLedger) -> &MemoryShare {
         self.memory_share.get_or_init(|| ledger.share())
@@ -88,7 +95,7 @@ impl Revision {
 /// A compiled module that fits the host's world.
 #[derive(Clone)]
 pub struct Code {
-    pub(super) pre: HostNativePre<InstanceState>,
+    pub(super) entry: Entry,
 }
 
 impl Code {
@@ -130,7 +137,10 @@ impl Loader {
     /// Two capabilities that define the same import: a mistake in the host itself.
     pub fn new(engine: &Engine, codes: Codes) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(engine.inner());
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        // Programs end with an exit code, which the stable interface of 0.2 has no function for.
+        let mut options = LinkOptions::default();
+        options.cli_exit_with_code(true);
+        wasmtime_wasi::p2::add_to_linker_with_options_async(&mut linker, &options)?;
         capability::files::add_to_linker(&mut linker, InstanceState::files)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         capability::add_to_linker(&mut linker, InstanceState::capabilities)?;
@@ -149,11 +159,12 @@ impl Loader {
             surface.check_imports()?;
             surface.check_shape(&wanted)
         });
-        looked_at.await.unwrap_or_else(|panicked| Err(CompileError::Crashed(panicked.to_string()).into()))?;
+        let looked_at = looked_at.await;
+        let shape = looked_at.unwrap_or_else(|panicked| Err(CompileError::Crashed(panicked.to_string()).into()))?;
         let component = self.codes.component(module).await?;
         let pre =
             self.linker.instantiate_pre(&component).map_err(|error| LoadError::Imports(vec![format!("{error:#}")]))?;
-        let pre = HostNativePre::new(pre).map_err(|error| LoadError::Exports(format!("{error:#}")))?;
-        Ok(Code { pre })
+        let entry = Entry::new(shape, pre).map_err(|error| LoadError::Exports(format!("{error:#}")))?;
+        Ok(Code { entry })
     }
 }

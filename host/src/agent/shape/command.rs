@@ -32,13 +32,13 @@ pub(super) fn wire(wasi: &mut WasiCtxBuilder, revision: &Revision, task: &Task, 
 /// What the environment says about a task. Names of headers are made names of variables; where two become the same, their
 /// values are joined.
 fn environment(task: &Task) -> BTreeMap<String, String> {
-    let mut environment = BTreeMap::new();
+    let mut environment: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in &task.headers {
-        let joined: &mut String = environment.entry(variable(name)).or_default();
-        if !joined.is_empty() {
-            joined.push_str(", ");
-        }
-        joined.push_str(&passable(value));
+        let value = passable(value);
+        environment
+            .entry(variable(name))
+            .and_modify(|joined| joined.extend([", ", value.as_str()]))
+            .or_insert_with(|| value.clone());
     }
     for (name, value) in [
         ("TASK_ID", task.id.to_string()),
@@ -72,7 +72,10 @@ pub(super) async fn call(
     started(store, revision, began);
     let code = match command.wasi_cli_run().call_run(&mut *store).await {
         Ok(ended) => i32::from(ended.is_err()),
-        Err(error) => error.downcast::<I32Exit>()?.0,
+        Err(error) => match error.downcast_ref::<I32Exit>() {
+            Some(exit) => exit.0,
+            None => return Err(error),
+        },
     };
     let state = store.data();
     Ok(match code {
