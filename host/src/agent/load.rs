@@ -24,7 +24,7 @@ use crate::task::AgentName;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// Not wasm, or wasm that does not validate.
-    #[error("the module is not one of WebAssembly: {0}")]
+    #[error("the module is not valid WebAssembly: {0}")]
     NotWasm(String),
     /// Precompiled machine code: it is never accepted, since loading it would run it unchecked.
     #[error("the module is precompiled code: deploy the .wasm that it was made from")]
@@ -157,7 +157,7 @@ impl Loader {
         let looked_at = tokio::task::spawn_blocking(move || {
             let surface = Surface::read(&read)?;
             surface.check_imports()?;
-            surface.check_shape(&wanted)
+            surface.shape(&wanted)
         });
         let looked_at = looked_at.await;
         let shape = looked_at.unwrap_or_else(|panicked| Err(CompileError::Crashed(panicked.to_string()).into()))?;
