@@ -35,5 +35,6 @@ mod outbound;
 mod samples;
 mod scripts;
 mod secrets;
+mod shapes;
 mod silence;
 mod voting;
