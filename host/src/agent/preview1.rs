@@ -160,7 +160,9 @@ mod tests {
 
     #[test]
     fn what_is_no_program_is_told_so() {
-        for text in ["(module)", r#"(module (import "env" "f" (func)) (memory (export "memory") 1) (func (export "_start")))"#] {
+        for text in
+            ["(module)", r#"(module (import "env" "f" (func)) (memory (export "memory") 1) (func (export "_start")))"#]
+        {
             let module = core(text);
             let refused = component(&module).unwrap_err();
             assert!(refused.starts_with("it is no program of WASI: "), "{refused}");

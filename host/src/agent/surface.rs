@@ -134,9 +134,7 @@ impl Surface {
         let offered = |name: &str| match name.split_once("::") {
             Some((preview1::MODULE, function)) if self.is_core => of_programs.contains(&function),
             _ if self.is_core => false,
-            _ => {
-                OFFERED_PACKAGES.iter().any(|(package, version)| name.starts_with(package) && name.contains(version))
-            }
+            _ => OFFERED_PACKAGES.iter().any(|(package, version)| name.starts_with(package) && name.contains(version)),
         };
         let unknown: Vec<String> = self.imports.iter().filter(|name| !offered(name)).cloned().collect();
         if unknown.is_empty() { Ok(()) } else { Err(LoadError::Imports(unknown)) }

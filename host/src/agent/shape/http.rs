@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn the_status_decides() {
-        let outcome = |status: u16| match judged(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), Bytes::new()) {
+        let outcome = |status: u16| match judged(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), Bytes::new())
+        {
             Answer::Succeeded(_) => "succeeded",
             Answer::Retry { .. } => "retry",
             Answer::Rejected { .. } => "rejected",

@@ -66,7 +66,8 @@ mod tests {
         assert_eq!(message.topic.as_deref(), Some("sorter"));
         assert_eq!(message.content_type.as_deref(), Some("application/octet-stream"));
         let value = |name: &str| {
-            let mut values = message.metadata.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str());
+            let mut values =
+                message.metadata.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str());
             (values.next(), values.next())
         };
         assert_eq!(value("colour"), (Some("red"), None));
