@@ -48,6 +48,8 @@ const RULE: &[(&str, &[&str])] = &[
     ("package", &[]),
     // The broker's topology is data, which one command prints.
     ("cli", &["broker", "config", "embedded", "package"]),
+    // Another program's root: the parts of a host that run a task.
+    ("sim", &["agent", "capability", "package"]),
     (
         "app",
         &[

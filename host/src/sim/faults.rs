@@ -122,10 +122,8 @@ impl FromStr for KillAt {
             return Ok(Self::Commit);
         }
         let call: Result<Call, _> = text.parse();
-        call.map(Self::Call).map_err(|_| InvalidFault {
-            given: text.to_owned(),
-            expected: "commit, or a call such as sql:2",
-        })
+        call.map(Self::Call)
+            .map_err(|_| InvalidFault { given: text.to_owned(), expected: "commit, or a call such as sql:2" })
     }
 }
 
@@ -187,8 +185,7 @@ mod tests {
 
     #[test]
     fn a_fault_is_of_its_call() {
-        let faults =
-            Faults { fail: vec!["sql:2".parse().unwrap(), "kv".parse().unwrap()], ..Faults::default() };
+        let faults = Faults { fail: vec!["sql:2".parse().unwrap(), "kv".parse().unwrap()], ..Faults::default() };
         assert_eq!([1, 2, 3].map(|number| faults.fails(Port::Sql, number)), [false, true, false]);
         assert!(faults.fails(Port::KeyValue, 7) && !faults.fails(Port::Cache, 2));
         let dying = Faults { kill_at: Some("sql:1".parse().unwrap()), ..faults };

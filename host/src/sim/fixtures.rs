@@ -44,8 +44,8 @@ impl World {
     /// An empty world with a real outside: the network, this process's environment, this folder.
     pub(crate) fn open(files: Option<&Path>) -> Result<Self, SimError> {
         let root = FilesRoot::open(files).map_err(|error| SimError::Fixture(format!("the files' root: {error}")))?;
-        let variables = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Ok(Self {
             key_value: Arc::default(),
             cache: Arc::new(MemoryCache::new()),

@@ -26,7 +26,11 @@ pub struct LogLine {
 impl std::fmt::Display for LogLine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (level, context) = (self.level, &self.context);
-        if context.is_empty() { write!(f, "{level:>5} {}", self.text) } else { write!(f, "{level:>5} {context}: {}", self.text) }
+        if context.is_empty() {
+            write!(f, "{level:>5} {}", self.text)
+        } else {
+            write!(f, "{level:>5} {context}: {}", self.text)
+        }
     }
 }
 

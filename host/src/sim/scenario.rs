@@ -21,7 +21,7 @@ pub(crate) struct Scenario {
     #[serde(default)]
     pub(crate) given: Given,
     /// The only task, and what must come of it…
-    #[serde(flatten)]
+    #[serde(skip)]
     only: Option<Step>,
     /// … or several, one after the other in the same world.
     #[serde(default)]
@@ -217,7 +217,6 @@ impl Scenario {
             only.extend(top.remove_entry(key));
         }
         let mut scenario: Self = serde_json::from_value(value).map_err(|error| error.to_string())?;
-        scenario.only = None;
         if !only.is_empty() {
             let step = serde_json::from_value(Value::Object(only)).map_err(|error| error.to_string())?;
             scenario.only = Some(step);
@@ -247,7 +246,8 @@ impl GivenTask {
             (Some(text), ..) => (text.clone().into_bytes(), "text/plain; charset=utf-8"),
             (_, Some(json), _) => (json.to_string().into_bytes(), "application/json"),
             (_, _, Some(name)) => {
-                let body = std::fs::read(folder.join(name)).map_err(|error| wrong(format!("file {name:?}: {error}")))?;
+                let body =
+                    std::fs::read(folder.join(name)).map_err(|error| wrong(format!("file {name:?}: {error}")))?;
                 (body, CONTENT_TYPE_DEFAULT)
             }
             (None, None, None) => (Vec::new(), CONTENT_TYPE_DEFAULT),
@@ -289,7 +289,8 @@ mod tests {
     fn a_scenario_is_one_task_or_several() {
         let one = parse("[task]\nbody = \"hello\"\n[expect]\noutput = \"hello\"").unwrap();
         assert_eq!(one.steps().count(), 1);
-        let two = parse("[[step]]\ntask.body = \"a\"\n[[step]]\ntask.json = { a = 1 }\nexpect.outcome = \"retry\"").unwrap();
+        let two =
+            parse("[[step]]\ntask.body = \"a\"\n[[step]]\ntask.json = { a = 1 }\nexpect.outcome = \"retry\"").unwrap();
         let agent = "a".parse().unwrap();
         let tasks: Vec<Task> = two.steps().map(|step| step.task.task(&agent, Path::new(".")).unwrap()).collect();
         let [first, second] = tasks.as_slice() else { panic!("two") };
