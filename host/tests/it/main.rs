@@ -37,4 +37,5 @@ mod scripts;
 mod secrets;
 mod shapes;
 mod silence;
+mod sim;
 mod voting;
