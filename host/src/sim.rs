@@ -49,8 +49,8 @@ const MEMORY_BUDGET: ByteSize = ByteSize(500_000_000);
 const INSTANCES_MAX: u32 = 4;
 /// Largest linear memory, as in the host.
 const MEMORY_BYTES_MAX: usize = 500 << 20;
-/// Largest body or output, and room beside it, as in the host.
-const HOSTCALL_BYTES_MAX: usize = OUTPUT_BYTES_MAX.as_usize() + (1 << 20);
+/// Room beside the largest output in one call, as in the host.
+const HOSTCALL_MARGIN_BYTES: usize = 1 << 20;
 /// What compiled code may take in the folder where it is kept.
 const CODE_BYTES_MAX: ByteSize = ByteSize(2 << 30);
 
@@ -224,7 +224,7 @@ impl<'a> Simulation<'a> {
         let (code, digest) = (self.agent.code.clone(), self.agent.digest.clone());
         let revision = Arc::new(code.into_revision(1, digest, manifest, &capabilities, folders));
         let runner = Runner::new(
-            &RunnerConfig { hostcall_bytes_max: HOSTCALL_BYTES_MAX },
+            &RunnerConfig { hostcall_bytes_max: OUTPUT_BYTES_MAX.as_usize() + HOSTCALL_MARGIN_BYTES },
             self.machine.engine.clone(),
             self.machine.ledger.clone(),
             capabilities,

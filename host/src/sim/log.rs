@@ -42,13 +42,8 @@ pub struct Recorder {
 
 impl Recorder {
     /// The lines since the last time.
-    #[must_use = "to forget them, bind them to nothing"]
-    pub fn lines(&self) -> Vec<LogLine> {
-        std::mem::take(&mut self.lines.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     pub(super) fn take(&self) -> Vec<LogLine> {
-        self.lines()
+        std::mem::take(&mut self.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -119,8 +114,8 @@ mod tests {
             tracing::info!("of no interest");
             tracing::warn!(what = "kv", "denied");
         });
-        let shown: Vec<_> = recorder.lines().iter().map(ToString::to_string).collect();
+        let shown: Vec<_> = recorder.take().iter().map(ToString::to_string).collect();
         assert_eq!(shown, [" INFO stdout: said", " WARN denied, what: kv"]);
-        assert_eq!(recorder.lines(), []);
+        assert_eq!(recorder.take(), []);
     }
 }
