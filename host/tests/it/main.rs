@@ -38,4 +38,5 @@ mod secrets;
 mod shapes;
 mod silence;
 mod sim;
+mod strangers;
 mod voting;

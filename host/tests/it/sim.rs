@@ -143,11 +143,15 @@ async fn the_samples_scenarios_pass() {
 async fn what_differs_is_shown_line_by_line_and_in_junit() {
     let scenarios = TempDir::new().unwrap();
     let write = |name: &str, text: &str| std::fs::write(scenarios.path().join(name), text).unwrap();
-    write("good.toml", "[task]\nbody = \"hello\"\n[expect]\noutput = \"hello\"\ncontent_type = \"text/plain; charset=utf-8\"\n");
+    write(
+        "good.toml",
+        "[task]\nbody = \"hello\"\n[expect]\noutput = \"hello\"\ncontent_type = \"text/plain; charset=utf-8\"\n",
+    );
     write("bad.json", r#"{"task": {"json": {"a": [1, 2]}}, "expect": {"json": {"a": [1, 3]}}}"#);
     write("wrong.toml", "[task]\nbdoy = \"hello\"\n");
     let report = scenarios.path().join("junit.xml");
-    let args = ["test", scenarios.path().to_str().unwrap(), "--agent", &agent("echo"), "--junit", report.to_str().unwrap()];
+    let args =
+        ["test", scenarios.path().to_str().unwrap(), "--agent", &agent("echo"), "--junit", report.to_str().unwrap()];
     let output = sim(&args).await;
     let told = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{told}{}", text(&output.stderr));
