@@ -3,6 +3,7 @@
 //! `serve` and `dev` start a host, which [`Composition`] makes; everything else is a client of a running one over HTTP, or
 //! looks at this machine. Results go to standard output, everything else to standard error.
 
+mod build;
 mod client;
 mod compile;
 mod dead_letters;
@@ -10,6 +11,7 @@ mod deploy;
 mod doctor;
 mod failed;
 mod flags;
+mod new;
 mod output;
 mod show;
 mod submit;
@@ -76,6 +78,10 @@ enum Command {
         #[command(flatten)]
         flags: ConfigFlags,
     },
+    /// Make an agent to start from
+    New(new::New),
+    /// Build an agent, as its manifest says
+    Build(build::Build),
     /// Deploy an agent to a running host
     Deploy(deploy::Deploy),
     /// See the deployed agents
@@ -167,6 +173,8 @@ async fn execute(cli: &Cli, composition: &dyn Composition, console: &mut Console
             (config.broker, config.database, config.cache) = (Backend::Embedded, Backend::Embedded, Backend::Embedded);
             Ok(composition.dev(config, dir.clone()).await?)
         }
+        Command::New(new) => new.run(console),
+        Command::Build(build) => build.run(console).await,
         Command::Deploy(deploy) => deploy.run(&client(cli, console, &[])?, console).await,
         Command::Agents(agents) => agents.run(&client(cli, console, &["AGENT_HOST_READ_TOKEN"])?, console).await,
         Command::Submit(submit) => submit.run(&client(cli, console, &["AGENT_HOST_SUBMIT_TOKEN"])?, console).await,
