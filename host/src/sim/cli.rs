@@ -298,7 +298,7 @@ fn document(runs: &[Ran], last: &Ran) -> serde_json::Value {
 
 impl TestCommand {
     async fn run(&self, cli: &Cli, guests: Handle, recorder: Recorder, out: &mut dyn Write) -> Result<Exit, Failed> {
-        let unreadable = |error| Failed::Usage(format!("{}: {error}", self.scenarios.display()));
+        let unreadable = |error: std::io::Error| Failed::Usage(format!("{}: {error}", self.scenarios.display()));
         let files = suite::files(&self.scenarios).map_err(unreadable)?;
         if files.is_empty() {
             let shown = self.scenarios.display();
