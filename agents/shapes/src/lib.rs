@@ -1,7 +1,20 @@
 //! One module of all four shapes: answers with what it was given, or as the body says.
 
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unsafe_op_in_unsafe_fn,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::undocumented_unsafe_blocks,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::semicolon_if_nothing_returned,
+    reason = "generated code; its documentation is that of the WIT"
+)]
 mod bindings {
-    #![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
     wit_bindgen::generate!({
         path: "../../wit",
         inline: "
