@@ -1,14 +1,9 @@
 // Greets whoever is named.
 
-export const handler = {
-  handle(task) {
-    let name;
-    try {
-      ({ name } = JSON.parse(new TextDecoder().decode(task.body)));
-    } catch (error) {
-      throw { tag: "reject", val: `the body is not the JSON that this agent takes: ${error.message}` };
-    }
-    const reply = JSON.stringify({ greeting: `Hello, ${name}!` });
-    return { contentType: "application/json", body: new TextEncoder().encode(reply), headers: [] };
-  },
-};
+import { agent, Reject } from "./agent-sdk.js";
+
+export const handler = agent((task) => {
+  const { name } = Object(task.json());
+  if (typeof name !== "string") throw new Reject("the body is not the JSON that this agent takes: it has no name");
+  return { greeting: `Hello, ${name}!` };
+});

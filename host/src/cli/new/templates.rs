@@ -27,6 +27,7 @@ pub(super) const JS: &[File] = &[
     ("package.json", include_str!("../../../templates/js/package.json")),
     ("build.mjs", include_str!("../../../templates/js/build.mjs")),
     ("agent.js", include_str!("../../../templates/js/agent.js")),
+    ("agent-sdk.js", include_str!("../../../../agent-sdk/js/agent-sdk.js")),
 ];
 
 /// Python.
@@ -36,6 +37,7 @@ pub(super) const PYTHON: &[File] = &[
     (".gitignore", include_str!("../../../templates/python/gitignore")),
     ("requirements.txt", include_str!("../../../templates/python/requirements.txt")),
     ("app.py", include_str!("../../../templates/python/app.py")),
+    ("agent_sdk.py", include_str!("../../../../agent-sdk/python/agent_sdk.py")),
 ];
 
 /// C.
