@@ -2,7 +2,7 @@
 //!
 //! Nothing here is a second implementation of anything: a [`Machine`] is the parts of a host that run a task, without the
 //! parts that bring tasks and take results. What is added stands between the agent's calls and what answers them
-//! ([`witness`]), and counts or breaks them.
+//! (`witness`), and counts or breaks them.
 
 pub mod cli;
 mod compare;
