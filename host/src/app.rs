@@ -3,6 +3,7 @@
 
 mod backends;
 mod dev;
+mod guests;
 mod memory;
 mod observe;
 mod outside;
@@ -14,12 +15,11 @@ use std::time::Duration;
 
 use prometheus::Registry;
 use tokio::net::TcpListener;
-use tokio::runtime::{Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::compile::{self, CompileJob};
-use crate::agent::{ChildCompiler, Codes, CompileLimits, Engine, EngineConfig, Loader, Runner, RunnerConfig};
+use crate::agent::{CompileLimits, Loader, Runner, RunnerConfig};
 use crate::agents::{Activation, Agents};
 use crate::capability::files::FilesRoot;
 use crate::cli::{CompileArguments, Composition, StartError};
@@ -36,26 +36,11 @@ use crate::task::Task;
 use crate::telemetry;
 use crate::units::ByteSize;
 use backends::Backends;
+use guests::{AGENT_INSTANCES_MAX, GuestThreads, INSTANCES_MAX};
 use outside::Outside;
 
-/// Most instances alive at once. A pool slot costs address space and a few KiB; memory is what really bounds them.
-const INSTANCES_MAX: u32 = 1_000;
-/// Most of them of one agent: a backlog of one leaves places for the next task of another.
-const AGENT_INSTANCES_MAX: u32 = INSTANCES_MAX / 4 * 3;
-/// How many guests a thread goes on with before it looks for a new one. Looking costs little; with tokio's default of up to
-/// 255, each of which may compute for an epoch of 10 ms, a new task could wait for seconds behind busy ones.
-const GUESTS_BEFORE_NEW: u32 = 4;
-/// After how many guests a thread looks at its timers and sockets, for the same reason: where all threads are busy, those
-/// of waiting guests are late by no more than as many epochs. With tokio's default of 61 that was 0.6 s for each answer of
-/// the database.
-const GUESTS_BEFORE_TIMERS: u32 = GUESTS_BEFORE_NEW;
-/// Largest linear memory that the pool has room for; a manifest may ask for no more.
-const MEMORY_BYTES_MAX: usize = 500 << 20;
 /// How often the catalog is looked at for what other hosts deployed: twice within the 5 s that the contract allows.
 const CATALOG_POLL: Duration = Duration::from_secs(2);
-
-/// Folder of compiled code under the data folder.
-const CODE_FOLDER: &str = "code";
 
 /// What the command line starts.
 pub struct Root;
@@ -143,13 +128,13 @@ impl App {
         let address = listener.local_addr().map_err(|error| internal("reading the bound address", error))?;
         tracing::info!("listening on http://{address}");
         let guests = GuestThreads::start().map_err(|error| internal("starting the guests' threads", error))?;
-        let engine = engine()?;
-        let runner_config = RunnerConfig { hostcall_bytes_max: hostcall_bytes_max(&config) };
+        let engine = guests::engine()?;
+        let runner_config = RunnerConfig { hostcall_bytes_max: guests::hostcall_bytes_max(&config) };
         let capabilities = backends.capabilities.clone();
-        let runner = Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities, guests.handle.clone());
+        let runner = Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities, guests.handle());
         let payload_bytes_max = config.http.payload_bytes_max.as_usize();
         let dispatcher = dispatcher(address, runner.clone(), &backends, &registry, payload_bytes_max)?;
-        let loader = loader(&config, &engine)?;
+        let loader = guests::loader(&config, &engine)?;
         let deployer = deployer(loader, runner, &backends, files, &dispatcher, deployed);
         let draining = CancellationToken::new();
         let drained = CancellationToken::new();
@@ -256,34 +241,6 @@ impl App {
     }
 }
 
-/// The guests' threads. Dropping them does not wait: a guest may be in a bulk operation that nothing interrupts, and
-/// nobody is left who wants its answer.
-struct GuestThreads {
-    handle: Handle,
-    runtime: Option<Runtime>,
-}
-
-impl GuestThreads {
-    /// As many as there are cores.
-    fn start() -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .thread_name("guest")
-            .global_queue_interval(GUESTS_BEFORE_NEW)
-            .event_interval(GUESTS_BEFORE_TIMERS)
-            .enable_all()
-            .build()?;
-        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
-    }
-}
-
-impl Drop for GuestThreads {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
 /// Deploys an agent's folder, or says why not and goes on.
 pub(crate) async fn deploy_folder(agents: &dyn Agents, path: &std::path::Path, activation: Activation) -> bool {
     let deployed = match Package::read(path) {
@@ -357,46 +314,6 @@ fn deployer(
         concurrency_max: AGENT_INSTANCES_MAX,
         deployed,
     })
-}
-
-/// Compiles in processes of this program, and keeps what they make in the data folder.
-fn loader(config: &Config, engine: &Engine) -> Result<Loader, StartError> {
-    let limits = CompileLimits {
-        memory: config.compile_memory_max,
-        processor_time: config.compile_time_max,
-        ..CompileLimits::default()
-    };
-    let program = ChildCompiler::this_program().map_err(|error| internal("finding this program", error))?;
-    let compiler = Arc::new(ChildCompiler::new(program, limits, engine));
-    let (folder, bytes_max) = (config.data_dir.join(CODE_FOLDER), config.compile_cache_max);
-    let codes = Codes::open(&folder, bytes_max, engine, Arc::clone(&compiler) as _).or_else(|error| {
-        tracing::warn!(
-            folder = %folder.display(), %error,
-            "compiled code cannot be kept, so every start compiles all agents: set AGENT_HOST_DATA_DIR to a folder that this \
-             user can write to"
-        );
-        Codes::temporary(bytes_max, engine, compiler)
-    });
-    let codes = codes.map_err(|error| {
-        let folder = std::env::temp_dir();
-        let place = format!("{} and {}", config.data_dir.display(), folder.display());
-        StartError::Unavailable(vec![format!(
-            "compiled code can be written to neither of {place}: {error}; set AGENT_HOST_DATA_DIR to a folder that this user \
-             can write to"
-        )])
-    })?;
-    Loader::new(engine, codes).map_err(|error| internal("linking the host's capabilities", error))
-}
-
-fn engine() -> Result<Engine, StartError> {
-    Engine::new(&EngineConfig { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX })
-        .map_err(|error| internal("starting the WebAssembly engine", error))
-}
-
-/// The largest body or output, and room for headers and capability calls beside it.
-fn hostcall_bytes_max(config: &Config) -> usize {
-    const MARGIN_BYTES: usize = 1 << 20;
-    config.http.payload_bytes_max.max(crate::manifest::OUTPUT_BYTES_MAX).as_usize() + MARGIN_BYTES
 }
 
 fn serve_http(

@@ -131,7 +131,8 @@ impl Dispatcher {
                     dispatcher.handle(&attempt, receipt, admission).await;
                     processing.observe_duration();
                 })),
-                Err((message, malformed)) => {
+                Err(unread) => {
+                    let (message, malformed) = *unread;
                     let agent = slot.name();
                     self.under_way.spawn(Box::pin(async move {
                         dispatcher.settle_malformed(&message, receipt, &agent, malformed).await;
@@ -180,7 +181,7 @@ impl Dispatcher {
         redelivered: bool,
         revision: Arc<Revision>,
         metrics: &Arc<AgentMetrics>,
-    ) -> Result<Arc<Attempt>, (Message, Malformed)> {
+    ) -> Result<Arc<Attempt>, Box<(Message, Malformed)>> {
         let (bytes, max) = (message.body.len(), self.payload_bytes_max);
         let started_at_ms = unix_ms_now();
         let read = if bytes > max {
@@ -201,7 +202,7 @@ impl Dispatcher {
                 metrics: Arc::clone(metrics),
                 is_noted_as_running: AtomicBool::new(false),
             })),
-            Err(malformed) => Err((message, malformed)),
+            Err(malformed) => Err(Box::new((message, malformed))),
         }
     }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the instance bench, then starts, the end-to-end comparison and a backlog on real services.
+//! `cargo xtask bench`: the instance bench, then the end-to-end comparison, a backlog and starts, each on services of its own.
 
 use std::process::Command;
 
@@ -8,10 +8,27 @@ use crate::services::Plan;
 use crate::workspace::Workspace;
 use crate::{agents, process, ui};
 
+/// A bench that needs the services.
+struct EndToEnd {
+    title: &'static str,
+    program: &'static str,
+    takes_arguments: bool,
+}
+
+const END_TO_END: [EndToEnd; 3] = [
+    EndToEnd { title: "throughput: agent-host against a bare consumer", program: "throughput", takes_arguments: true },
+    EndToEnd {
+        title: "a standing backlog beside single tasks, and tasks that wait",
+        program: "backlog",
+        takes_arguments: false,
+    },
+    EndToEnd { title: "from a start to consuming, with 100 agents", program: "start", takes_arguments: false },
+];
+
 /// Runs all; `args` go to the comparison.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     // Before anything is built, which takes minutes.
-    let services = Plan::make()?;
+    let plan = Plan::make()?;
     agents::build(workspace, &[])?;
 
     // One build for all, and the instance bench is a program like the other: as a bench target it would pull in the
@@ -23,23 +40,23 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     ui::step("one instance and one call, against bare wasmtime");
     process::run("the instance bench", built(workspace, "instance").arg("--bench"))?;
 
-    ui::step("starting the services");
-    let services = services.start(workspace)?;
-    ui::step("from a start to consuming, with 100 agents");
-    let mut start = built(workspace, "start");
-    services.apply(&mut start);
-    process::run("the start bench", &mut start)?;
-
-    ui::step("throughput: agent-host against a bare consumer");
-    let mut command = built(workspace, "throughput");
-    command.args(args);
-    services.apply(&mut command);
-    process::run("the throughput comparison", &mut command)?;
-
-    ui::step("a standing backlog beside single tasks, and tasks that wait");
-    let mut command = built(workspace, "backlog");
-    services.apply(&mut command);
-    process::run("the backlog bench", &mut command)
+    // All are run, so that one that misses its aim costs no other's figures.
+    let mut failed = Vec::new();
+    for bench in &END_TO_END {
+        ui::step(bench.title);
+        // Of its own: agents stay in a database, and every host that starts on it runs them.
+        let services = plan.start(workspace)?;
+        let mut command = built(workspace, bench.program);
+        command.args(if bench.takes_arguments { args } else { &[] });
+        services.apply(&mut command);
+        match process::run(bench.program, &mut command) {
+            Err(error) if error.is::<process::Interrupted>() => return Err(error),
+            Err(error) => failed.push(error.to_string()),
+            Ok(()) => {}
+        }
+    }
+    anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
 }
 
 /// The program itself, not `cargo run`: for the one package alone cargo would choose other features and build it anew.

@@ -2,7 +2,7 @@
 //!
 //! Exactly one engine: stores and linkers of different engines must not mix (GHSA-hgjw-h833-99q9), and code that is
 //! compiled once serves every instance. Code is compiled in another process, whose engine has the same settings
-//! ([`compiling`]) and no pool; [`Engine::identity`] tells whether two engines may share code.
+//! (`compiling`) and no pool; `identity` tells whether two engines may share code.
 
 use std::hash::{Hash, Hasher};
 use std::num::NonZeroUsize;

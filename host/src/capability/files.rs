@@ -4,7 +4,7 @@
 //! path, nor a symbolic link leads out of it. The handle *is* the grant: instances get the folder by its handle, so that
 //! nobody can swap another one in under its name later. Inside, WASI's own sandbox resolves the guest's paths.
 //!
-//! WASI knows no quota. [`host`] stands before wasmtime-wasi's `wasi:filesystem/types` and counts what grows a folder
+//! WASI knows no quota. `host` stands before wasmtime-wasi's `wasi:filesystem/types` and counts what grows a folder
 //! (`usage`); everything else passes through.
 
 mod host;

@@ -126,7 +126,7 @@ async fn a_queue_of_large_bodies_is_taken_in_as_memory_allows() {
     deploy(&host, &agent, "memory = \"64MiB\"\ntimeout = \"60s\"\ncpu = \"60s\"").await;
     host.terminate().await;
     // All of them wait when the host begins to consume.
-    let connection = Connection::connect(&fleet.broker.url(), ConnectionProperties::default()).await.unwrap();
+    let connection = Connection::connect(fleet.broker.url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     let body = json!({ "do": "swallow", "text": "x".repeat(8 * usize::try_from(MIB).unwrap() - 100) }).to_string();

@@ -122,11 +122,11 @@ fn recovery_s(load: &Series, profile: &Value) -> Option<f64> {
     let high = (before * CALM_FACTOR).max(CALM_MS);
     let after: Vec<(f64, f64)> = points.into_iter().filter(|(time, _)| *time >= ends).collect();
     // One slow second is no spike: the middle of some seconds decides.
-    let last_high = after.windows(CALM_SECONDS).filter_map(|window| {
+    let mut last_high = after.windows(CALM_SECONDS).filter_map(|window| {
         let middle = median(window.iter().map(|(_, value)| *value).collect())?;
         (middle > high).then_some(window.last()?.0)
     });
-    Some(last_high.last().map_or(0.0, |time| time - ends))
+    Some(last_high.next_back().map_or(0.0, |time| time - ends))
 }
 
 #[cfg(test)]

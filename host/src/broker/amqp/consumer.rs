@@ -2,6 +2,8 @@
 
 mod live;
 mod prefetch;
+mod receipt;
+mod registered;
 mod session;
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Publishing: persistent, mandatory, confirmed, hundreds in flight.
 
 mod buckets;
+mod delays;
 mod in_flight;
 mod lane;
 mod newborn;
@@ -22,10 +23,9 @@ use super::connectivity::Health;
 use super::link::{self, Link};
 use super::partitions::{self, Partitions};
 use super::{AmqpConfig, convert, declare};
-use crate::broker::topology::{self, Bucket, DELAY_REST_MAX, Declaration, Partition};
-use crate::delivery::envelope::{self, headers};
-use crate::delivery::{BrokerError, Connectivity, Delivery, HeaderValue, Message, PublishError, Route};
-use crate::task::{AgentName, UnixMs, unix_ms_now};
+use crate::broker::topology::{self, Bucket, Declaration, Partition};
+use crate::delivery::{BrokerError, Connectivity, Delivery, Message, PublishError, Route, envelope};
+use crate::task::{AgentName, unix_ms_now};
 use buckets::Buckets;
 use in_flight::{InFlight, Place};
 use lane::{Answer, Lane, Request};
@@ -39,10 +39,6 @@ const AGAIN_PAUSE: Duration = Duration::from_secs(1);
 /// its consumers go on with it, and then takes the new queue's first deliveries for old ones (measured with 3.10): they
 /// would wait there for `consumer_timeout`.
 const DELETED_PAUSE: Duration = Duration::from_secs(1);
-
-/// The longest of the delay queues that a host makes when it starts: past every wait for a database or a broker, and past
-/// the first retries of most agents.
-const DECLARED_FIRST_MS_MAX: u64 = 10_000;
 
 /// Keyed tasks of an agent that are on their way from its queue to their partitions at a time.
 const MOVING_MAX: usize = 64;
@@ -132,39 +128,6 @@ impl Publisher {
         self.publish_to(way, message).await
     }
 
-    async fn publish_delayed(&self, agent: AgentName, delay: Duration, message: Message) -> Result<(), PublishError> {
-        let rest_max = rest_max(&message);
-        if delay <= rest_max {
-            return self.publish_to(Way::of(Route::Agent(agent)), with_rest(message, delay)).await;
-        }
-        let bucket = self.buckets.for_delay(delay.saturating_sub(rest_max));
-        let first = Way::through(bucket, agent.clone(), delay);
-        let was_asked = Arc::clone(&first.was_asked);
-        let sent = self.in_time(self.send(first, message.clone())).await;
-        let late = match sent {
-            Ok(sent) => {
-                if sent.is_ok() {
-                    self.buckets.answers(bucket);
-                }
-                return sent;
-            }
-            Err(late) => late,
-        };
-        // What was waited for may have been something else than this queue.
-        let other = Some(Buckets::after(bucket)).filter(|_| was_asked.load(Ordering::Relaxed)).flatten();
-        match (other, self.health.publishing()) {
-            (Some(other), Connectivity::Up) => {
-                let sent = self.publish_to(Way::through(other, agent, delay), message).await;
-                // The broker as a whole is well: it is the queue.
-                if sent.is_ok() {
-                    self.buckets.is_silent(bucket);
-                }
-                sent
-            }
-            _ => Err(late),
-        }
-    }
-
     async fn publish_to(&self, way: Way, message: Message) -> Result<(), PublishError> {
         self.in_time(self.send(way, message)).await.unwrap_or_else(Err)
     }
@@ -227,7 +190,7 @@ impl Publisher {
         &self,
         way: &Way,
         partition: Option<Partition>,
-        mut message: Message,
+        message: Message,
     ) -> Result<(Message, ShortString, String), PublishError> {
         if !matches!(way.route, Route::DeadLetter(_)) {
             check_size(&message)?;
@@ -238,15 +201,8 @@ impl Publisher {
                 (message, topology::TASKS_EXCHANGE.into(), self.routing_key(agent, partition).await?)
             }
             Route::Delayed(agent, delay) => {
-                let (bucket, delay) = (way.bucket.unwrap_or_else(|| Bucket::for_delay(*delay)), *delay);
-                let rest = bucket.rest_of(delay);
-                if rest > rest_max(&message) {
-                    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-                    let not_before_ms = unix_ms_now().saturating_add(delay_ms);
-                    message.headers.insert(headers::NOT_BEFORE.to_owned(), HeaderValue::from(not_before_ms));
-                } else if !rest.is_zero() {
-                    message = with_rest(message, rest);
-                }
+                let bucket = way.bucket.unwrap_or_else(|| Bucket::for_delay(*delay));
+                let message = delays::after(message, bucket, *delay);
                 Box::pin(self.declare_bucket(bucket)).await?;
                 // The bucket keeps it, and so the task comes out into its partition.
                 (message, bucket.name().as_str().into(), self.routing_key(agent, partition).await?)
@@ -285,33 +241,6 @@ impl Publisher {
         answered(self.request(ShortString::default(), topology::PARTITIONED, marker)?, None).await
     }
 
-    async fn declare_bucket(&self, bucket: Bucket) -> Result<(), PublishError> {
-        if !self.buckets.knows(bucket) {
-            self.make(&bucket.name(), &topology::for_bucket(bucket)).await.map_err(PublishError::Unavailable)?;
-            self.buckets.add(bucket);
-        }
-        self.newborn.grown_up(&bucket.name()).await;
-        Ok(())
-    }
-
-    /// Makes the delay queues that nearly every fleet comes to use, so that they are old before they are needed.
-    pub(super) async fn declare_first_buckets(&self) -> Result<(), BrokerError> {
-        let first: Vec<Bucket> =
-            Bucket::all().take_while(|bucket| bucket.delay_ms() <= DECLARED_FIRST_MS_MAX).collect();
-        let Some(last) = first.last().filter(|_| !self.config.predeclared) else { return Ok(()) };
-        let _alone = self.making.lock().await;
-        let connection = self.declaring.get().ok_or_else(link::down)?;
-        // They are made in order: where the last one is, all are. Asking for each would fill the broker's log.
-        let are_there = declare::exists(&connection, &last.name()).await?;
-        let declarations: Vec<Declaration> = first.iter().copied().flat_map(topology::for_bucket).collect();
-        if !are_there {
-            first.iter().for_each(|bucket| self.newborn.add(bucket.name()));
-        }
-        declare::apply(&connection, &declarations, false).await?;
-        first.into_iter().for_each(|bucket| self.buckets.add(bucket));
-        Ok(())
-    }
-
     /// Declares a queue and what belongs to it, and notes whether it is new.
     async fn make(&self, queue: &str, declarations: &[Declaration]) -> Result<(), BrokerError> {
         // One at a time: whoever comes second is to find the note.
@@ -331,19 +260,6 @@ impl Publisher {
         let mut declarations = topology::shared();
         declarations.extend(topology::for_agent(agent));
         self.make(&topology::task_queue(agent), &declarations).await
-    }
-
-    /// Sends a delivery that came out of the longest delay queue round again.
-    pub(super) async fn delay_again(self: Arc<Self>, agent: AgentName, delivery: Delivery, not_before_ms: UnixMs) {
-        let rest = Duration::from_millis(not_before_ms.saturating_sub(unix_ms_now()));
-        match self.publish(Route::Delayed(agent, rest), envelope::moved(&delivery.message, unix_ms_now())).await {
-            Ok(()) => delivery.receipt.acknowledge(),
-            Err(error) => {
-                tracing::warn!(%error, "a task with a long delay could not be sent round again; trying later");
-                tokio::time::sleep(AGAIN_PAUSE).await;
-                delivery.receipt.hand_back();
-            }
-        }
     }
 
     /// Whether a delivery of an agent's queue belongs into one of its partitions. One that is too large to be published
@@ -396,19 +312,6 @@ impl Publisher {
 /// What the broker says of a message, which keeps its place until then.
 async fn answered(answer: Answer, _place: Option<Place<'_>>) -> Result<(), PublishError> {
     answer.await.unwrap_or_else(|_| Err(PublishError::Unavailable(link::down())))
-}
-
-/// How much longer a message may be delayed than its delay queue does. One with a key not at all: those that were kept might
-/// change places with others of their key.
-fn rest_max(message: &Message) -> Duration {
-    if envelope::partition_key(message).is_some() { Duration::ZERO } else { DELAY_REST_MAX }
-}
-
-/// The message, which whoever receives it keeps for the rest of its delay.
-fn with_rest(mut message: Message, rest: Duration) -> Message {
-    let rest_ms = u64::try_from(rest.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-    message.headers.insert(headers::DELAY_REST.to_owned(), HeaderValue::from(rest_ms));
-    message
 }
 
 fn check_size(message: &Message) -> Result<(), PublishError> {

@@ -55,8 +55,7 @@ pub(crate) async fn authenticate(
     let username = format!("{}={}", USERNAME_ATTR, options.username);
     let username = match saslprep(&username) {
         Ok(v) => v,
-        // TODO(danielakhterov): Remove panic when we have proper support for configuration errors
-        Err(_) => panic!("Failed to saslprep username"),
+        Err(_) => return Err(err_protocol!("the user name has characters that SCRAM does not allow (SASLprep)")),
     };
 
     // nonce = "r=" c-nonce [s-nonce] ;; Second part provided by server.

@@ -6,20 +6,20 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures::stream::{self, SelectAll, Stream, StreamExt as _};
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
-use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Connection, Consumer};
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::{Channel, Connection};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Source;
 use super::prefetch::Prefetch;
+use super::receipt::{SessionReceipt, Settled};
+use super::registered::Consumers;
 use crate::broker::amqp::declare::{self, answered};
 use crate::broker::amqp::watermark::Watermark;
 use crate::broker::amqp::{AmqpConfig, convert};
-use crate::delivery::{BrokerError, Delivery, Receipt, Settle};
+use crate::delivery::{BrokerError, Delivery, Receipt};
 use crate::memory::{Charge, MemoryLedger};
 
 /// How a session ended.
@@ -36,8 +36,6 @@ const FLUSH_COUNT: usize = 64;
 const FLUSH_DELAY: Duration = Duration::from_millis(2);
 /// Longest wait for the oldest task to finish, before those that finished after it are acknowledged one by one.
 const STRAGGLER_DELAY: Duration = Duration::from_millis(100);
-/// Longest wait for deliveries on their way when a consumer is cancelled.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Settlements taken from the queue at a time.
 const BATCH: usize = 256;
 /// How often a consumer that has paused looks whether others have made room.
@@ -45,58 +43,6 @@ const RESUME_EVERY: Duration = Duration::from_millis(50);
 /// What of the room for bodies one consumer's prefetch is to fill, and what has to be free before one that has paused goes
 /// on: a fraction.
 const ROOM_SHARE: u64 = 2;
-/// What became of a delivery.
-#[derive(Clone, Copy, Debug)]
-enum Settled {
-    Acknowledged(u64),
-    HandedBack(u64),
-    /// Nobody settles it: it goes back with the channel.
-    Left,
-}
-
-/// The permit for a delivery of this session.
-struct SessionReceipt {
-    tag: u64,
-    settled: mpsc::UnboundedSender<Settled>,
-    spent: bool,
-    /// The message is held for as long.
-    _body: Charge,
-}
-
-impl SessionReceipt {
-    fn tell(&self, settled: Settled) {
-        // Fails when the session is over: then the broker has the message again, and there is nothing to do.
-        self.settled.send(settled).ok();
-    }
-}
-
-impl Settle for SessionReceipt {
-    fn acknowledge(mut self: Box<Self>) {
-        self.spent = true;
-        self.tell(Settled::Acknowledged(self.tag));
-    }
-
-    fn hand_back(mut self: Box<Self>) {
-        self.spent = true;
-        self.tell(Settled::HandedBack(self.tag));
-    }
-}
-
-impl Drop for SessionReceipt {
-    fn drop(&mut self) {
-        if !self.spent {
-            self.tell(Settled::Left);
-        }
-    }
-}
-
-/// What comes over the channel: deliveries, and the end of one of its consumers; with the generation of the consumer.
-type Arrivals = SelectAll<Box<dyn Stream<Item = (u64, Arrival)> + Send + Sync + Unpin>>;
-type Arrival = Option<lapin::Result<lapin::message::Delivery>>;
-
-/// Consumers in the place of those before: with another prefetch, or none for a while. RabbitMQ fixes the prefetch of a
-/// consumer when it is made.
-type Change = Pin<Box<dyn Future<Output = lapin::Result<Vec<Consumer>>> + Send>>;
 
 /// A delivery that nobody has taken yet.
 struct Held {
@@ -106,15 +52,9 @@ struct Held {
 
 struct Session {
     channel: Channel,
-    arrivals: Arrivals,
-    consumer_tags: Vec<ShortString>,
-    /// Counts the changes of the consumers. The end of one of an earlier generation was asked for.
-    generation: u64,
-    change: Option<Change>,
+    consumers: Consumers,
     memory: MemoryLedger,
     prefetch: Prefetch,
-    /// Whether nothing is consumed until there is room for bodies again.
-    paused: bool,
     /// Read from the channel as they come, so that their size is known, and not handed over yet.
     held: VecDeque<Held>,
     settled_sender: mpsc::UnboundedSender<Settled>,
@@ -161,17 +101,13 @@ impl Session {
         let prefetch = Prefetch::new(source.prefetch);
         // What is kept in order is not handed back out of turn, and comes few at a time in any case.
         let first = if source.order.is_some() { source.prefetch } else { prefetch.current() };
-        let consumers = consume(channel.clone(), source.queues.clone(), first).await?;
+        let consumers = Consumers::register(channel.clone(), source.queues.clone(), first).await?;
         let (settled_sender, settled) = mpsc::unbounded_channel();
-        let mut session = Self {
+        Ok(Self {
             channel,
-            arrivals: Arrivals::new(),
-            consumer_tags: Vec::new(),
-            generation: 0,
-            change: None,
+            consumers,
             memory: memory.clone(),
             prefetch,
-            paused: false,
             held: VecDeque::new(),
             settled_sender,
             settled,
@@ -180,20 +116,7 @@ impl Session {
             stragglers_max: usize::from(source.prefetch / 2).max(1),
             each_at_once: source.order.is_some(),
             stragglers_since: None,
-        };
-        session.listen_to(consumers);
-        Ok(session)
-    }
-
-    fn listen_to(&mut self, consumers: Vec<Consumer>) {
-        let generation = if self.paused { 0 } else { self.generation };
-        if !self.paused {
-            self.consumer_tags = consumers.iter().map(Consumer::tag).collect();
-        }
-        for consumer in consumers {
-            let arrivals = consumer.map(Some).chain(stream::iter([None]));
-            self.arrivals.push(Box::new(arrivals.map(move |arrival| (generation, arrival))));
-        }
+        })
     }
 
     /// Moves deliveries out and settlements in. An error is the channel's end.
@@ -224,13 +147,9 @@ impl Session {
                     self.flush(false).await?;
                     arm(self.marks.untold() > 0, &mut flush_set, flush.as_mut());
                 }
-                changed = changed(&mut self.change) => {
-                    let consumers = changed?;
-                    self.listen_to(consumers);
-                }
-                _ = resume.tick(), if self.paused && !stopping => self.resume_if_room(source),
-                next = next(&mut self.arrivals, source.deliveries.as_ref(), !self.held.is_empty()), if !stopping => {
-                    match next {
+                _ = resume.tick(), if self.consumers.is_paused() && !stopping => self.resume_if_room(source),
+                next = next(&mut self.consumers, source.deliveries.as_ref(), !self.held.is_empty()), if !stopping => {
+                    match next? {
                         Next::Place(permit) => self.hand_over(source, permit),
                         Next::Delivery(delivery) => {
                             self.arrive(*delivery, source).await?;
@@ -238,10 +157,7 @@ impl Session {
                             place.into_iter().for_each(|permit| self.hand_over(source, permit));
                         }
                         Next::NobodyTakesThem => source.stop.cancel(),
-                        Next::Ended(_, Some(error)) => return Err(error),
-                        // One that was replaced.
-                        Next::Ended(generation, None) if generation < self.generation => {}
-                        Next::Ended(_, None) => {
+                        Next::Cancelled => {
                             self.flush(true).await?;
                             let reason = "the broker cancelled it: its queue was deleted or has moved";
                             return Ok(End::Lost(reason.to_owned()));
@@ -280,14 +196,14 @@ impl Session {
             let in_hand = self.in_hand();
             self.prefetch.saw(bytes);
             if in_hand > 0 && self.memory.room_for_bodies() <= 0 {
-                if self.paused {
+                if self.consumers.is_paused() {
                     // It was on its way when the consumer was cancelled.
                     self.marks.handed_back(delivery.delivery_tag);
                     return hand_back(&self.channel, delivery.delivery_tag).await;
                 }
                 self.pause(&source.name);
-            } else if self.change.is_none()
-                && !self.paused
+            } else if !self.consumers.is_changing()
+                && !self.consumers.is_paused()
                 && let Some(next) = self.prefetch.change(self.room_share(), in_hand)
             {
                 tracing::debug!(
@@ -295,7 +211,7 @@ impl Session {
                     prefetch = next,
                     "changing a prefetch after the bodies that come"
                 );
-                self.replace(Some((source.queues.clone(), next)));
+                self.consume_anew(source, next);
             }
         }
         self.held.push_back(Held { delivery, body: self.memory.charge_body(bytes) });
@@ -305,42 +221,27 @@ impl Session {
     /// Stops consuming until there is room.
     fn pause(&mut self, name: &str) {
         tracing::info!(consumer = name, "bodies take all the memory that they may; consuming no more for now");
-        self.paused = true;
-        self.replace(None);
+        self.choose_acknowledging();
+        self.consumers.pause();
     }
 
     fn resume_if_room<T, F: Fn(Delivery, &str) -> Option<T>>(&mut self, source: &Source<T, F>) {
         let room = u64::try_from(self.memory.room_for_bodies()).unwrap_or(0);
         let enough = self.room_share().max(self.prefetch.body_bytes());
-        if self.change.is_none() && (room >= enough || self.in_hand() == 0) {
-            self.paused = false;
+        if !self.consumers.is_changing() && (room >= enough || self.in_hand() == 0) {
             let next = self.prefetch.resume(room.min(self.room_share()));
-            self.replace(Some((source.queues.clone(), next)));
+            self.consume_anew(source, next);
         }
     }
 
-    /// Begins to consume anew and ends what consumes now, so that somebody consumes throughout; or only the latter.
-    fn replace(&mut self, consumers: Option<(Vec<String>, u16)>) {
-        self.generation += 1;
-        // With few at a time, one long task would hold the acknowledgements of all others up.
+    fn consume_anew<T, F: Fn(Delivery, &str) -> Option<T>>(&mut self, source: &Source<T, F>, prefetch: u16) {
+        self.choose_acknowledging();
+        self.consumers.replace(source.queues.clone(), prefetch);
+    }
+
+    /// With few at a time, one long task would hold the acknowledgements of all others up.
+    fn choose_acknowledging(&mut self) {
         self.each_at_once = usize::from(self.prefetch.current()) < FLUSH_COUNT;
-        let (channel, old) = (self.channel.clone(), std::mem::take(&mut self.consumer_tags));
-        let under_way = self.change.take();
-        self.change = Some(Box::pin(async move {
-            let new = match (consumers, under_way) {
-                (Some((queues, prefetch)), _) => consume(channel.clone(), queues, prefetch).await?,
-                // What it makes ends here, and what has come to it is still to be heard.
-                (None, Some(under_way)) => {
-                    let made = under_way.await?;
-                    let tags: Vec<ShortString> = made.iter().map(Consumer::tag).collect();
-                    cancel_all(&channel, &tags).await?;
-                    made
-                }
-                (None, None) => Vec::new(),
-            };
-            cancel_all(&channel, &old).await?;
-            Ok(new)
-        }));
     }
 
     /// Hands the oldest over that waits.
@@ -357,7 +258,7 @@ impl Session {
 
     fn receive(&self, delivery: lapin::message::Delivery, body: Charge) -> (Delivery, String) {
         let (tag, settled) = (delivery.delivery_tag, self.settled_sender.clone());
-        let receipt = SessionReceipt { tag, settled, spent: false, _body: body };
+        let receipt = SessionReceipt::new(tag, settled, body);
         let message = convert::message(&delivery.properties, delivery.data);
         let received = Delivery { message, redelivered: delivery.redelivered, receipt: Receipt::new(receipt) };
         (received, delivery.routing_key.as_str().to_owned())
@@ -417,20 +318,14 @@ impl Session {
 
     /// Cancels the consumers at the broker and hands back what came before it heard of that.
     async fn cancel(&mut self) -> lapin::Result<()> {
-        if let Some(change) = self.change.take() {
-            let consumers = change.await?;
-            self.listen_to(consumers);
-        }
-        cancel_all(&self.channel, &self.consumer_tags).await?;
+        self.consumers.cancel().await?;
         for Held { delivery, .. } in std::mem::take(&mut self.held) {
             self.marks.handed_back(delivery.delivery_tag);
             hand_back(&self.channel, delivery.delivery_tag).await?;
         }
-        while let Ok(Some((_, arrival))) = tokio::time::timeout(CANCEL_TIMEOUT, self.arrivals.next()).await {
-            let Some(delivery) = arrival else { continue };
-            let tag = delivery?.delivery_tag;
-            self.marks.handed_back(tag);
-            hand_back(&self.channel, tag).await?;
+        while let Some(delivery) = self.consumers.rest().await? {
+            self.marks.handed_back(delivery.delivery_tag);
+            hand_back(&self.channel, delivery.delivery_tag).await?;
         }
         Ok(())
     }
@@ -458,32 +353,6 @@ impl Session {
     }
 }
 
-/// Consumes these queues with a prefetch of their own each.
-async fn consume(channel: Channel, queues: Vec<String>, prefetch: u16) -> lapin::Result<Vec<Consumer>> {
-    answered(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-    let mut consumers = Vec::with_capacity(queues.len());
-    for queue in queues {
-        let (queue, options) = (queue.into(), BasicConsumeOptions::default());
-        consumers.push(answered(channel.basic_consume(queue, "".into(), options, FieldTable::default())).await?);
-    }
-    Ok(consumers)
-}
-
-async fn cancel_all(channel: &Channel, consumer_tags: &[ShortString]) -> lapin::Result<()> {
-    for consumer_tag in consumer_tags {
-        answered(channel.basic_cancel(consumer_tag.clone(), BasicCancelOptions::default())).await?;
-    }
-    Ok(())
-}
-
-/// The outcome of a change that is under way.
-async fn changed(change: &mut Option<Change>) -> lapin::Result<Vec<Consumer>> {
-    let Some(under_way) = change else { return std::future::pending().await };
-    let consumers = under_way.await;
-    *change = None;
-    consumers
-}
-
 async fn hand_back(channel: &Channel, tag: u64) -> lapin::Result<()> {
     channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await
 }
@@ -500,24 +369,21 @@ enum Next<'a, T> {
     Place(mpsc::Permit<'a, T>),
     Delivery(Box<lapin::message::Delivery>),
     NobodyTakesThem,
-    Ended(u64, Option<lapin::Error>),
+    /// The broker has ended a consumer.
+    Cancelled,
 }
 
 /// The next place for a delivery that waits, or the next delivery.
-async fn next<'a, T>(arrivals: &mut Arrivals, deliveries: Option<&'a mpsc::Sender<T>>, one_waits: bool) -> Next<'a, T> {
-    let Some(deliveries) = deliveries else {
-        return Next::NobodyTakesThem;
-    };
-    // Without a consumer nothing comes, and that is not an end.
-    let nothing_comes = arrivals.is_empty();
-    tokio::select! {
+async fn next<'a, T>(
+    consumers: &mut Consumers,
+    deliveries: Option<&'a mpsc::Sender<T>>,
+    one_waits: bool,
+) -> lapin::Result<Next<'a, T>> {
+    let Some(deliveries) = deliveries else { return Ok(Next::NobodyTakesThem) };
+    Ok(tokio::select! {
         biased;
         place = deliveries.reserve(), if one_waits => place.map_or(Next::NobodyTakesThem, Next::Place),
-        Some((generation, arrival)) = arrivals.next(), if !nothing_comes => match arrival {
-            Some(Ok(delivery)) => Next::Delivery(Box::new(delivery)),
-            Some(Err(error)) => Next::Ended(generation, Some(error)),
-            None => Next::Ended(generation, None),
-        },
+        delivery = consumers.next() => delivery?.map_or(Next::Cancelled, |delivery| Next::Delivery(Box::new(delivery))),
         () = deliveries.closed() => Next::NobodyTakesThem,
-    }
+    })
 }

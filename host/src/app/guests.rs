@@ -1,0 +1,99 @@
+//! What guests run in: the engine, its threads, and the code that is compiled for it.
+
+use std::sync::Arc;
+
+use tokio::runtime::{Handle, Runtime};
+
+use super::internal;
+use crate::agent::{ChildCompiler, Codes, CompileLimits, Engine, EngineConfig, Loader};
+use crate::cli::StartError;
+use crate::config::Config;
+
+/// Most instances alive at once. A pool slot costs address space and a few KiB; memory is what really bounds them.
+pub(super) const INSTANCES_MAX: u32 = 1_000;
+/// Most of them of one agent: a backlog of one leaves places for the next task of another.
+pub(super) const AGENT_INSTANCES_MAX: u32 = INSTANCES_MAX / 4 * 3;
+/// How many guests a thread goes on with before it looks for a new one. Looking costs little; with tokio's default of up to
+/// 255, each of which may compute for an epoch of 10 ms, a new task could wait for seconds behind busy ones.
+const GUESTS_BEFORE_NEW: u32 = 4;
+/// After how many guests a thread looks at its timers and sockets, for the same reason: where all threads are busy, those
+/// of waiting guests are late by no more than as many epochs. With tokio's default of 61 that was 0.6 s for each answer of
+/// the database.
+const GUESTS_BEFORE_TIMERS: u32 = GUESTS_BEFORE_NEW;
+/// Largest linear memory that the pool has room for; a manifest may ask for no more.
+const MEMORY_BYTES_MAX: usize = 500 << 20;
+/// Folder of compiled code under the data folder.
+const CODE_FOLDER: &str = "code";
+
+/// The guests' threads. Dropping them does not wait: a guest may be in a bulk operation that nothing interrupts, and
+/// nobody is left who wants its answer.
+pub(super) struct GuestThreads {
+    handle: Handle,
+    runtime: Option<Runtime>,
+}
+
+impl GuestThreads {
+    /// As many as there are cores.
+    pub(super) fn start() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("guest")
+            .global_queue_interval(GUESTS_BEFORE_NEW)
+            .event_interval(GUESTS_BEFORE_TIMERS)
+            .enable_all()
+            .build()?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+
+    /// Where to spawn what is to run on them.
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+}
+
+impl Drop for GuestThreads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Compiles in processes of this program, and keeps what they make in the data folder.
+pub(super) fn loader(config: &Config, engine: &Engine) -> Result<Loader, StartError> {
+    let limits = CompileLimits {
+        memory: config.compile_memory_max,
+        processor_time: config.compile_time_max,
+        ..CompileLimits::default()
+    };
+    let program = ChildCompiler::this_program().map_err(|error| internal("finding this program", error))?;
+    let compiler = Arc::new(ChildCompiler::new(program, limits, engine));
+    let (folder, bytes_max) = (config.data_dir.join(CODE_FOLDER), config.compile_cache_max);
+    let codes = Codes::open(&folder, bytes_max, engine, Arc::clone(&compiler) as _).or_else(|error| {
+        tracing::warn!(
+            folder = %folder.display(), %error,
+            "compiled code cannot be kept, so every start compiles all agents: set AGENT_HOST_DATA_DIR to a folder that this \
+             user can write to"
+        );
+        Codes::temporary(bytes_max, engine, compiler)
+    });
+    let codes = codes.map_err(|error| {
+        let folder = std::env::temp_dir();
+        let place = format!("{} and {}", config.data_dir.display(), folder.display());
+        StartError::Unavailable(vec![format!(
+            "compiled code can be written to neither of {place}: {error}; set AGENT_HOST_DATA_DIR to a folder that this user \
+             can write to"
+        )])
+    })?;
+    Loader::new(engine, codes).map_err(|error| internal("linking the host's capabilities", error))
+}
+
+pub(super) fn engine() -> Result<Engine, StartError> {
+    Engine::new(&EngineConfig { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX })
+        .map_err(|error| internal("starting the WebAssembly engine", error))
+}
+
+/// The largest body or output, and room for headers and capability calls beside it.
+pub(super) fn hostcall_bytes_max(config: &Config) -> usize {
+    const MARGIN_BYTES: usize = 1 << 20;
+    config.http.payload_bytes_max.max(crate::manifest::OUTPUT_BYTES_MAX).as_usize() + MARGIN_BYTES
+}

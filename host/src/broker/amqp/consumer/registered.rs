@@ -1,0 +1,161 @@
+//! The consumers of one channel: made, replaced by others with another prefetch, paused, cancelled. RabbitMQ fixes the prefetch
+//! of a consumer when it is made.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::stream::{self, SelectAll, Stream, StreamExt as _};
+use lapin::message::Delivery;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Consumer};
+
+use crate::broker::amqp::declare::answered;
+
+/// Longest wait for deliveries on their way when a consumer is cancelled.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What comes over the channel: deliveries, and the end of one of its consumers; with the generation of the consumer.
+type Arrivals = SelectAll<Box<dyn Stream<Item = (u64, Arrival)> + Send + Sync + Unpin>>;
+type Arrival = Option<lapin::Result<Delivery>>;
+
+/// Consumers in the place of those before, or none.
+type Change = Pin<Box<dyn Future<Output = lapin::Result<Vec<Consumer>>> + Send>>;
+
+/// Those that are registered at the broker.
+pub(super) struct Consumers {
+    channel: Channel,
+    arrivals: Arrivals,
+    tags: Vec<ShortString>,
+    /// Counts the changes. The end of a consumer of an earlier generation was asked for.
+    generation: u64,
+    change: Option<Change>,
+    paused: bool,
+}
+
+impl Consumers {
+    /// Consumes these queues with a prefetch of their own each.
+    pub(super) async fn register(channel: Channel, queues: Vec<String>, prefetch: u16) -> lapin::Result<Self> {
+        let made = consume(channel.clone(), queues, prefetch).await?;
+        let (arrivals, tags) = (Arrivals::new(), Vec::new());
+        let mut consumers = Self { channel, arrivals, tags, generation: 0, change: None, paused: false };
+        consumers.listen_to(made);
+        Ok(consumers)
+    }
+
+    /// Whether nothing is consumed, after [`Self::pause`].
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Whether a change is under way.
+    pub(super) fn is_changing(&self) -> bool {
+        self.change.is_some()
+    }
+
+    /// Begins to consume with another prefetch, or again, and ends what consumes now, so that somebody consumes throughout.
+    pub(super) fn replace(&mut self, queues: Vec<String>, prefetch: u16) {
+        self.change(Some((queues, prefetch)));
+    }
+
+    /// Stops consuming until [`Self::replace`].
+    pub(super) fn pause(&mut self) {
+        self.change(None);
+    }
+
+    fn change(&mut self, consumers: Option<(Vec<String>, u16)>) {
+        self.generation += 1;
+        self.paused = consumers.is_none();
+        let (channel, old) = (self.channel.clone(), std::mem::take(&mut self.tags));
+        let under_way = self.change.take();
+        self.change = Some(Box::pin(async move {
+            let new = match (consumers, under_way) {
+                (Some((queues, prefetch)), _) => consume(channel.clone(), queues, prefetch).await?,
+                // What it makes ends here, and what has come to it is still to be heard.
+                (None, Some(under_way)) => {
+                    let made = under_way.await?;
+                    let tags: Vec<ShortString> = made.iter().map(Consumer::tag).collect();
+                    cancel_all(&channel, &tags).await?;
+                    made
+                }
+                (None, None) => Vec::new(),
+            };
+            cancel_all(&channel, &old).await?;
+            Ok(new)
+        }));
+    }
+
+    fn listen_to(&mut self, consumers: Vec<Consumer>) {
+        let generation = if self.paused { 0 } else { self.generation };
+        if !self.paused {
+            self.tags = consumers.iter().map(Consumer::tag).collect();
+        }
+        for consumer in consumers {
+            let arrivals = consumer.map(Some).chain(stream::iter([None]));
+            self.arrivals.push(Box::new(arrivals.map(move |arrival| (generation, arrival))));
+        }
+    }
+
+    /// The next delivery, or nothing where the broker has cancelled a consumer. Changes are seen through meanwhile. Giving
+    /// up loses nothing.
+    pub(super) async fn next(&mut self) -> lapin::Result<Option<Delivery>> {
+        loop {
+            // Without a consumer nothing comes, and that is not an end.
+            let nothing_comes = self.arrivals.is_empty();
+            tokio::select! {
+                biased;
+                made = changed(&mut self.change) => self.listen_to(made?),
+                Some((generation, arrival)) = self.arrivals.next(), if !nothing_comes => match arrival {
+                    Some(delivery) => return delivery.map(Some),
+                    // One that was replaced.
+                    None if generation < self.generation => {}
+                    None => return Ok(None),
+                },
+            }
+        }
+    }
+
+    /// Ends all of them at the broker. What came before it heard of that is in [`Self::rest`].
+    pub(super) async fn cancel(&mut self) -> lapin::Result<()> {
+        if let Some(change) = self.change.take() {
+            let made = change.await?;
+            self.listen_to(made);
+        }
+        cancel_all(&self.channel, &self.tags).await
+    }
+
+    /// The next delivery that came before the consumers were cancelled.
+    pub(super) async fn rest(&mut self) -> lapin::Result<Option<Delivery>> {
+        while let Ok(Some((_, arrival))) = tokio::time::timeout(CANCEL_TIMEOUT, self.arrivals.next()).await {
+            if let Some(delivery) = arrival {
+                return delivery.map(Some);
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn consume(channel: Channel, queues: Vec<String>, prefetch: u16) -> lapin::Result<Vec<Consumer>> {
+    answered(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+    let mut consumers = Vec::with_capacity(queues.len());
+    for queue in queues {
+        let (queue, options) = (queue.into(), BasicConsumeOptions::default());
+        consumers.push(answered(channel.basic_consume(queue, "".into(), options, FieldTable::default())).await?);
+    }
+    Ok(consumers)
+}
+
+async fn cancel_all(channel: &Channel, tags: &[ShortString]) -> lapin::Result<()> {
+    for tag in tags {
+        answered(channel.basic_cancel(tag.clone(), BasicCancelOptions::default())).await?;
+    }
+    Ok(())
+}
+
+/// The outcome of a change that is under way.
+async fn changed(change: &mut Option<Change>) -> lapin::Result<Vec<Consumer>> {
+    let Some(under_way) = change else { return std::future::pending().await };
+    let consumers = under_way.await;
+    *change = None;
+    consumers
+}
