@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use wasmtime::component::Linker;
-use wasmtime_wasi::p2::bindings::LinkOptions;
 
 use super::codes::Codes;
 use super::compile::CompileError;
@@ -137,10 +136,7 @@ impl Loader {
     /// Two capabilities that define the same import: a mistake in the host itself.
     pub fn new(engine: &Engine, codes: Codes) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(engine.inner());
-        // Programs end with an exit code, which the stable interface of 0.2 has no function for.
-        let mut options = LinkOptions::default();
-        options.cli_exit_with_code(true);
-        wasmtime_wasi::p2::add_to_linker_with_options_async(&mut linker, &options)?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         capability::files::add_to_linker(&mut linker, InstanceState::files)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         capability::add_to_linker(&mut linker, InstanceState::capabilities)?;

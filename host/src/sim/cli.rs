@@ -278,7 +278,7 @@ fn document(runs: &[Ran], last: &Ran) -> serde_json::Value {
         last.tallies.iter().map(|(port, tally)| (port.name().to_owned(), json!(tally))).collect();
     let injected: Vec<&String> = runs.iter().flat_map(|ran| &ran.injected).collect();
     let log: Vec<String> = last.log.iter().map(ToString::to_string).collect();
-    let tasks: Vec<_> = last.completion.follow_ups.iter().map(|follow_up| {
+    let tasks = last.completion.follow_ups.iter().map(|follow_up| {
         let body = String::from_utf8_lossy(&follow_up.task.body);
         json!({ "agent": follow_up.task.agent.as_str(), "body": body })
     });
