@@ -15,23 +15,27 @@ import json as _json
 import uuid
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator, Sequence
+from urllib.parse import urlsplit as _urlsplit
 
-from componentize_py_types import Err
+from componentize_py_types import Err, Ok
 from wit_world import exports
 from wit_world.imports import agent_runtime_types as _types
 from wit_world.imports import atomics as _atomics
 from wit_world.imports import batch as _batch
 from wit_world.imports import cache as _cache
 from wit_world.imports import logging as _logging
+from wit_world.imports import outgoing_handler as _outgoing
 from wit_world.imports import secrets as _secrets
 from wit_world.imports import sql as _sql
+from wit_world.imports import streams as _streams
 from wit_world.imports import tasks as _tasks
 from wit_world.imports import wasi_config_store as _config
+from wit_world.imports import wasi_http_types as _http
 from wit_world.imports import wasi_keyvalue_store as _store
 
 __all__ = [
-    "Cache", "Bucket", "Database", "HostError", "Output", "Reject", "Retry", "SqlError", "Task",
-    "agent", "cache", "config", "log", "secret", "submit", "is_cancelled", "progress",
+    "Cache", "Bucket", "Database", "HostError", "Output", "Reject", "Response", "Retry", "SqlError", "Task",
+    "agent", "cache", "config", "http", "log", "secret", "submit", "is_cancelled", "progress",
 ]
 
 
@@ -120,7 +124,13 @@ class SqlError(HostError):
 
 
 # Cases of the host's errors that may be gone on the next attempt.
-_TRANSIENT = {"ConnectionFailed", "Unavailable", "Other", "Io", "Upstream"}
+_TRANSIENT = {
+    "ConnectionFailed", "Unavailable", "Other", "Io", "Upstream",
+    # Of a request over HTTP.
+    "DnsTimeout", "DnsError", "DestinationNotFound", "DestinationUnavailable", "DestinationIpUnroutable",
+    "ConnectionRefused", "ConnectionTerminated", "ConnectionTimeout", "ConnectionReadTimeout", "ConnectionWriteTimeout",
+    "ConnectionLimitReached", "HttpResponseIncomplete", "HttpResponseTimeout", "LastOperationFailed",
+}
 
 
 def _called(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -128,14 +138,17 @@ def _called(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except Err as error:
-        value = error.value
-        # A compare-and-swap tells of two things that are no mere errors of the store.
-        case = type(value).__name__.rpartition("_")[2]
-        inner = getattr(value, "value", None)
-        if case == "QueryFailed":
-            raise SqlError(inner) from None
-        message = inner if isinstance(inner, str) else case
-        raise HostError(what, case, message, case in _TRANSIENT) from None
+        raise _host_error(what, error.value) from None
+
+
+def _host_error(what: str, value: Any) -> HostError:
+    """The host's typed error as ours."""
+    case = type(value).__name__.rpartition("_")[2]
+    inner = getattr(value, "value", None)
+    if case == "QueryFailed":
+        return SqlError(inner)
+    message = inner if isinstance(inner, str) else case
+    return HostError(what, case, message, case in _TRANSIENT)
 
 
 def _lowered(answer: Any) -> _types.Output | None:
@@ -422,3 +435,138 @@ def _value(value: Any) -> Any:
         case "ArrayDecimal":
             return [None if item is None else decimal.Decimal(item) for item in held]
     return held
+
+
+# Outbound HTTP
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response, read whole."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def ok(self) -> Response:
+        """The response where its status is a success. Else it is an error, with which the task is tried again where the
+        status may pass (408, 425, 429, 5xx)."""
+        if 200 <= self.status < 300:
+            return self
+        transient = self.status in (408, 425, 429) or 500 <= self.status < 600
+        raise HostError("http", "Status", f"the response has the status {self.status}", transient)
+
+    def text(self) -> str:
+        """The body as text; what is none is replaced."""
+        return self.body.decode(errors="replace")
+
+    def json(self) -> Any:
+        """The body as JSON."""
+        try:
+            return _json.loads(self.body)
+        except ValueError as error:
+            raise HostError("http", "Json", f"the response is no JSON: {error}", False) from error
+
+    def header(self, name: str) -> str | None:
+        """The first header of this name."""
+        return next((value for other, value in self.headers if other.lower() == name.lower()), None)
+
+
+_METHODS = {
+    "GET": _http.Method_Get, "HEAD": _http.Method_Head, "POST": _http.Method_Post, "PUT": _http.Method_Put,
+    "DELETE": _http.Method_Delete, "OPTIONS": _http.Method_Options, "PATCH": _http.Method_Patch,
+}
+_WRITE_BYTES_MAX = 4096  # by the definition of wasi:io
+_READ_BYTES = 64 * 1024
+
+
+class http:
+    """Requests to the origins that the manifest's `allowed_outbound_hosts` names. A redirect is a response."""
+
+    @staticmethod
+    def get(url: str, **options: Any) -> Response:
+        """GET."""
+        return http.request("GET", url, **options)
+
+    @staticmethod
+    def post(url: str, body: bytes | str = b"", **options: Any) -> Response:
+        """POST."""
+        return http.request("POST", url, body=body, **options)
+
+    @staticmethod
+    def request(
+        method: str,
+        url: str,
+        *,
+        body: bytes | str = b"",
+        headers: Sequence[tuple[str, str]] = (),
+        timeout: datetime.timedelta | None = None,
+    ) -> Response:
+        """Sends a request and reads the whole response, whatever its status; see `Response.ok`. The timeout is for the
+        connection, and again for the first byte of the response."""
+        parts = _urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise HostError("http", "HttpRequestUriInvalid", f"{url!r} is no URL of http or https", False)
+        fields = _called("http", _http.Fields.from_list, [(name, _bytes(value)) for name, value in headers])
+        request = _http.OutgoingRequest(fields)
+        named = _METHODS.get(method.upper())
+        _called("http", request.set_method, named() if named else _http.Method_Other(method))
+        _called("http", request.set_scheme, _http.Scheme_Https() if parts.scheme == "https" else _http.Scheme_Http())
+        _called("http", request.set_authority, parts.netloc)
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        _called("http", request.set_path_with_query, path)
+        options = None
+        if timeout is not None:
+            options = _http.RequestOptions()
+            nanoseconds = int(timeout.total_seconds() * 1_000_000_000)
+            options.set_connect_timeout(nanoseconds)
+            options.set_first_byte_timeout(nanoseconds)
+        outgoing = _called("http", request.body)
+        try:
+            future = _outgoing.handle(request, options)
+        except Err as error:
+            raise _refused(error.value, parts.netloc) from None
+        _write(outgoing, _bytes(body))
+        with future.subscribe() as answered:
+            answered.block()
+        match future.get():
+            case Ok(Ok(response)):
+                return _read(response)
+            case Ok(Err(code)):
+                raise _refused(code, parts.netloc)
+        raise HostError("http", "InternalError", "the host gave no response", False)
+
+
+def _refused(code: Any, host: str) -> HostError:
+    error = _host_error("http", code)
+    if error.case in ("HttpRequestDenied", "DestinationIpProhibited"):
+        what = f"the request to {host} was denied: add it to `allowed_outbound_hosts` under `[grants]` in agent.toml"
+        return HostError("http", error.case, what, False)
+    return error
+
+
+def _write(outgoing: Any, body: bytes) -> None:
+    # Whoever refuses the request, or answers early, does not read the body: what they say counts.
+    try:
+        if body:
+            with outgoing.write() as stream:
+                for start in range(0, len(body), _WRITE_BYTES_MAX):
+                    stream.blocking_write_and_flush(body[start : start + _WRITE_BYTES_MAX])
+        _http.OutgoingBody.finish(outgoing, None)
+    except Err:
+        pass
+
+
+def _read(response: Any) -> Response:
+    with response.headers() as fields:
+        headers = [(name, value.decode(errors="replace")) for name, value in fields.entries()]
+    parts = []
+    with _called("http", response.consume) as incoming, _called("http", incoming.stream) as stream:
+        while True:
+            try:
+                parts.append(stream.blocking_read(_READ_BYTES))
+            except Err as error:
+                if isinstance(error.value, _streams.StreamError_Closed):
+                    break
+                raise HostError("http", "LastOperationFailed", "the response broke off", True) from None
+    return Response(response.status(), headers, b"".join(parts))

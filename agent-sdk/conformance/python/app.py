@@ -2,7 +2,7 @@
 
 import datetime
 
-from agent_sdk import Bucket, Database, Output, Reject, Retry, agent, cache, config, log, secret, submit
+from agent_sdk import Bucket, Database, Output, Reject, Retry, agent, cache, config, http, log, secret, submit
 
 
 @agent
@@ -61,5 +61,8 @@ def handle(task):
         case "submit-reject":
             submit("echo", task.body)
             raise Reject("on second thoughts")
+        case "http":
+            response = http.get(task.text())
+            return f"{response.status} {response.text()}"
         case other:
             raise Reject(f"this SDK does not do {other}")
