@@ -9,6 +9,9 @@ import * as rawSecrets from "agent:runtime/secrets@0.1.0";
 import * as rawSql from "agent:runtime/sql@0.1.0";
 import * as rawTasks from "agent:runtime/tasks@0.1.0";
 import * as rawConfig from "wasi:config/store@0.2.0-rc.1";
+import * as rawPreopens from "wasi:filesystem/preopens@0.2.12";
+import * as rawOutgoing from "wasi:http/outgoing-handler@0.2.12";
+import * as rawHttp from "wasi:http/types@0.2.12";
 import * as rawAtomics from "wasi:keyvalue/atomics@0.2.0-draft2";
 import * as rawBatch from "wasi:keyvalue/batch@0.2.0-draft2";
 import * as rawStore from "wasi:keyvalue/store@0.2.0-draft2";
@@ -133,19 +136,30 @@ export function agent(handle) {
   };
 }
 
-const TRANSIENT = new Set(["connection-failed", "unavailable", "other", "io", "upstream"]);
+const TRANSIENT = new Set([
+  ...["connection-failed", "unavailable", "other", "io", "upstream"],
+  // Of a request over HTTP.
+  ...["DNS-timeout", "DNS-error", "destination-not-found", "destination-unavailable", "destination-IP-unroutable"],
+  ...["connection-refused", "connection-terminated", "connection-timeout", "connection-read-timeout"],
+  ...["connection-write-timeout", "connection-limit-reached", "HTTP-response-incomplete", "HTTP-response-timeout"],
+]);
 
 /** Calls the host, and throws its typed error as ours. */
 function called(what, call) {
   try {
     return call();
   } catch (error) {
-    const told = error?.payload ?? error;
-    if (typeof told?.tag !== "string") throw error;
-    if (told.tag === "query-failed") throw new SqlError(told.val);
-    const message = typeof told.val === "string" ? told.val : told.tag;
-    throw new HostError(what, told.tag, message, TRANSIENT.has(told.tag));
+    throw hostError(what, error?.payload ?? error) ?? error;
   }
+}
+
+/** The host's typed error as ours, where it is one. */
+function hostError(what, told) {
+  if (typeof told === "string") return new HostError(what, told, told, TRANSIENT.has(told));
+  if (typeof told?.tag !== "string") return undefined;
+  if (told.tag === "query-failed") return new SqlError(told.val);
+  const message = typeof told.val === "string" ? told.val : told.tag;
+  return new HostError(what, told.tag, message, TRANSIENT.has(told.tag));
 }
 
 // Configuration, secrets, log
@@ -339,4 +353,179 @@ export function value(raw) {
     default:
       return raw.val;
   }
+}
+
+// Outbound HTTP
+
+/** A response, read whole. */
+export class Response {
+  constructor(status, headers, body) {
+    Object.assign(this, { status, headers, body });
+  }
+
+  /** The response where its status is a success; else an error, with which the task is tried again where the status may pass. */
+  ok() {
+    if (this.status >= 200 && this.status < 300) return this;
+    const transient = [408, 425, 429].includes(this.status) || (this.status >= 500 && this.status < 600);
+    throw new HostError("http", "status", `the response has the status ${this.status}`, transient);
+  }
+
+  /** The body as text; what is none is replaced. */
+  text() {
+    return lenient.decode(this.body);
+  }
+
+  /** The body as JSON. */
+  json() {
+    try {
+      return JSON.parse(this.text());
+    } catch (error) {
+      throw new HostError("http", "json", `the response is no JSON: ${error.message}`, false);
+    }
+  }
+
+  /** The first header of this name. */
+  header(name) {
+    return this.headers.find(([other]) => other.toLowerCase() === name.toLowerCase())?.[1];
+  }
+}
+
+const lenient = new TextDecoder();
+const METHODS = ["get", "head", "post", "put", "delete", "options", "patch"];
+// By the definition of wasi:io.
+const WRITE_BYTES_MAX = 4096;
+const READ_BYTES = 65_536n;
+
+const drop = (resource) => resource[Symbol.dispose ?? Symbol.for("dispose")]?.();
+
+function request(method, url, { body = "", headers = [], timeoutMs } = {}) {
+  const parts = /^(https?):\/\/([^/?#]+)([^?#]*)(\?[^#]*)?/.exec(url);
+  if (!parts) throw new HostError("http", "HTTP-request-URI-invalid", `"${url}" is no URL of http or https`, false);
+  const [, scheme, authority, path, query] = parts;
+  const named = method.toLowerCase();
+  const entries = headers.map(([name, value]) => [name, bytes(value)]);
+  const outgoing = new rawHttp.OutgoingRequest(called("http", () => rawHttp.Fields.fromList(entries)));
+  called("http", () => {
+    outgoing.setMethod(METHODS.includes(named) ? { tag: named } : { tag: "other", val: method });
+    outgoing.setScheme({ tag: scheme === "https" ? "HTTPS" : "HTTP" });
+    outgoing.setAuthority(authority);
+    outgoing.setPathWithQuery(`${path || "/"}${query ?? ""}`);
+  });
+  let options;
+  if (timeoutMs !== undefined) {
+    options = new rawHttp.RequestOptions();
+    options.setConnectTimeout(BigInt(Math.round(timeoutMs * 1_000_000)));
+    options.setFirstByteTimeout(BigInt(Math.round(timeoutMs * 1_000_000)));
+  }
+  const content = outgoing.body();
+  let future;
+  try {
+    future = rawOutgoing.handle(outgoing, options);
+  } catch (error) {
+    throw refused(error?.payload ?? error, authority) ?? error;
+  }
+  write(content, bytes(body));
+  const answered = future.subscribe();
+  answered.block();
+  drop(answered);
+  const answer = future.get()?.val;
+  if (answer?.tag === "ok") return read(answer.val);
+  throw refused(answer?.val, authority) ?? new HostError("http", "internal-error", "the host gave no response", false);
+}
+
+function refused(code, host) {
+  const denied = ["HTTP-request-denied", "destination-IP-prohibited"].includes(code?.tag);
+  if (!denied) return hostError("http", code);
+  const message = `the request to ${host} was denied: add it to \`allowed_outbound_hosts\` under \`[grants]\` in agent.toml`;
+  return new HostError("http", code.tag, message, false);
+}
+
+function write(content, body) {
+  // Whoever refuses the request, or answers early, does not read the body: what they say counts.
+  try {
+    if (body.length > 0) {
+      const stream = content.write();
+      for (let start = 0; start < body.length; start += WRITE_BYTES_MAX) {
+        stream.blockingWriteAndFlush(body.subarray(start, start + WRITE_BYTES_MAX));
+      }
+      drop(stream);
+    }
+    rawHttp.OutgoingBody.finish(content, undefined);
+  } catch (error) {
+    if (error?.payload === undefined) throw error;
+  }
+}
+
+function read(response) {
+  const fields = response.headers();
+  const headers = fields.entries().map(([name, value]) => [name, lenient.decode(value)]);
+  drop(fields);
+  const incoming = response.consume();
+  const stream = incoming.stream();
+  const parts = [];
+  for (;;) {
+    try {
+      parts.push(stream.blockingRead(READ_BYTES));
+    } catch (error) {
+      if (error?.payload?.tag === "closed") break;
+      throw new HostError("http", "last-operation-failed", "the response broke off", true);
+    }
+  }
+  drop(stream);
+  drop(incoming);
+  return new Response(response.status(), headers, joined(parts));
+}
+
+function joined(parts) {
+  const whole = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+/** Requests to the origins that the manifest's `allowed_outbound_hosts` names. A redirect is a response. */
+export const http = {
+  request,
+  get: (url, options) => request("GET", url, options),
+  post: (url, body, options) => request("POST", url, { ...options, body }),
+};
+
+// Files
+
+/** Calls with the granted folder that a path is in, and the rest of the path. */
+function inFolder(path, call) {
+  const folders = rawPreopens.getDirectories();
+  const found = folders.find(([, name]) => path.startsWith(name.endsWith("/") ? name : `${name}/`));
+  if (!found) throw new HostError("files", "not-granted", `${path} is in no folder of \`files\` under \`[grants]\``, false);
+  const [folder, name] = found;
+  return called(`files: ${path}`, () => call(folder, path.slice(name.length).replace(/^\/+/, "")));
+}
+
+/** The content of a file in a granted folder. */
+export function readFile(path) {
+  return inFolder(path, (folder, rest) => {
+    const file = folder.openAt({ symlinkFollow: true }, rest, {}, { read: true });
+    const parts = [];
+    for (let at = 0n, ended = false; !ended; ) {
+      const [part, end] = file.read(READ_BYTES, at);
+      parts.push(part);
+      at += BigInt(part.length);
+      ended = end || part.length === 0;
+    }
+    drop(file);
+    return joined(parts);
+  });
+}
+
+/** Writes a file in a granted folder, over what was there. */
+export function writeFile(path, content) {
+  const body = bytes(content);
+  inFolder(path, (folder, rest) => {
+    const file = folder.openAt({ symlinkFollow: true }, rest, { create: true, truncate: true }, { write: true });
+    for (let at = 0; at < body.length; ) at += Number(file.write(body.subarray(at), BigInt(at)));
+    drop(file);
+  });
 }

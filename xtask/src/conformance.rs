@@ -17,7 +17,7 @@ use crate::{agents, process, python, ui};
 const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
 
 /// What a program without an SDK has no way to do: it is given its task, and answers.
-const NOT_OF_COMMANDS: [&str; 14] = [
+const NOT_OF_COMMANDS: [&str; 13] = [
     "cache",
     "config",
     "follow-up",
@@ -32,13 +32,7 @@ const NOT_OF_COMMANDS: [&str; 14] = [
     "sql-rollback",
     // Go has no trap: a panic is exit code 2.
     "trap",
-    "retry-after",
 ];
-/// What the SDK has no wrapper for.
-const NOT_OF_PYTHON: [&str; 2] = ["http", "http-not-granted"];
-/// `fetch` is asynchronous, and the handler is not; a file needs an API that the engine does not have.
-const NOT_OF_JS: [&str; 3] = ["files", "http", "http-not-granted"];
-
 /// A language.
 struct Language {
     name: &'static str,
@@ -62,8 +56,8 @@ pub(crate) fn run(workspace: &Workspace, write: bool) -> Result<()> {
         Ok(folder) => languages.push(Language { name, folder, not_offered }),
         Err(error) => ui::warn(&format!("{name} is left out: {error:#}")),
     };
-    offer("JavaScript", &NOT_OF_JS, js(kit.join("js")));
-    offer("Python", &NOT_OF_PYTHON, python_agent(workspace, kit.join("python")));
+    offer("JavaScript", &[], js(kit.join("js")));
+    offer("Python", &[], python_agent(workspace, kit.join("python")));
     offer(
         "Go",
         &NOT_OF_COMMANDS,

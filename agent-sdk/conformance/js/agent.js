@@ -1,6 +1,8 @@
 // Does what every SDK must be able to; see the scenarios beside it.
 
-import { agent, Bucket, cache, config, Database, log, Output, Reject, Retry, secret, submit } from "./agent-sdk.js";
+import {
+  agent, Bucket, cache, config, Database, http, log, Output, readFile, Reject, Retry, secret, submit, writeFile,
+} from "./agent-sdk.js";
 
 const INSERT = "INSERT INTO notes (text, number) VALUES ($1, $2)";
 
@@ -24,6 +26,15 @@ const deeds = {
   log: (task) => log.info(task.text()),
   spin() {
     for (;;);
+  },
+  file() {
+    const text = readFile("/data/in.txt");
+    writeFile("/data/out.txt", text);
+    return text;
+  },
+  http(task) {
+    const response = http.get(task.text());
+    return `${response.status} ${response.text()}`;
   },
   config: (task) => config(task.text()),
   secret(task) {
