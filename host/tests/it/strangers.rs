@@ -4,6 +4,7 @@
 use reqwest::StatusCode;
 
 use super::common::{Host, HostBuilder};
+use super::scripts::unique;
 
 /// A file of a Python package.
 fn packaged(package: &str, file: &str) -> Vec<u8> {
@@ -17,21 +18,22 @@ fn packaged(package: &str, file: &str) -> Vec<u8> {
     std::fs::read(std::path::Path::new(folder.trim()).join(file)).unwrap()
 }
 
-/// A host with one stranger on it.
-async fn host_with(module: Vec<u8>, limits: &str, args: &str) -> Host {
+/// A host with one stranger on it, under this name.
+async fn host_with(module: Vec<u8>, limits: &str, args: &str) -> (Host, String) {
+    let name = unique("stranger");
     let host = HostBuilder::real().start().await;
     let manifest = format!(
-        "manifest_version = 1\n[agent]\nname = \"stranger\"\nmodule = \"stranger.wasm\"\n[limits]\n{limits}\n\
+        "manifest_version = 1\n[agent]\nname = \"{name}\"\nmodule = \"stranger.wasm\"\n[limits]\n{limits}\n\
          [retry]\nmax_attempts = 1\n[command]\nargs = {args}\n"
     );
-    let answer = host.deploy("stranger", &manifest, module).await;
+    let answer = host.deploy(&name, &manifest, module).await;
     let (status, text) = (answer.status(), answer.text().await.unwrap());
     assert_eq!(status, StatusCode::CREATED, "{text}");
-    host
+    (host, name)
 }
 
-async fn output(host: &Host, body: impl Into<reqwest::Body>) -> Vec<u8> {
-    let answer = host.run("stranger", "application/octet-stream", body).await;
+async fn output((host, name): &(Host, String), body: impl Into<reqwest::Body>) -> Vec<u8> {
+    let answer = host.run(name, "application/octet-stream", body).await;
     let (status, bytes) = (answer.status(), answer.bytes().await.unwrap());
     assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&bytes));
     bytes.to_vec()
@@ -46,7 +48,7 @@ async fn resvg_draws_a_picture() {
     let drawn = image::load_from_memory(&output(&host, PICTURE).await).unwrap().to_rgb8();
     assert_eq!(drawn.dimensions(), (40, 20));
     assert_eq!((drawn.get_pixel(35, 10).0, drawn.get_pixel(10, 10).0), ([255, 0, 0], [0, 0, 255]));
-    let answer = host.run("stranger", "text/plain", "this is no picture").await;
+    let answer = host.0.run(&host.1, "text/plain", "this is no picture").await;
     assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
     let problem = answer.text().await.unwrap();
     assert!(problem.contains("exit code 1: Error: unknown token at 1:1."), "{problem}");
@@ -71,7 +73,7 @@ async fn python_computes() {
     let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
     assert_eq!(answer["bytes"], 5);
     assert_eq!(answer["sha256"], "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
-    let answer = host.run("stranger", "text/plain", "later").await;
+    let answer = host.0.run(&host.1, "text/plain", "later").await;
     let problem = answer.text().await.unwrap();
     assert!(problem.contains("\"retry\"") && problem.contains("exit code 75"), "{problem}");
 }
