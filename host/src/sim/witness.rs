@@ -34,7 +34,7 @@ pub struct Tally {
 
 /// Sees one task's calls.
 #[derive(Debug)]
-pub struct Witness {
+pub(super) struct Witness {
     state: Mutex<State>,
     /// Stops the run where its host is to die.
     dies: CancellationToken,

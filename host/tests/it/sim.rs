@@ -212,3 +212,50 @@ async fn what_cannot_be_run_is_told() {
         assert!(said.contains(told), "{args:?}: {said}");
     }
 }
+
+/// Commands of the documentation, each with what follows it.
+fn documented(page: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for block in page.split("```console\n").skip(1) {
+        let block = block.split("```").next().unwrap();
+        for command in block.split("$ ").skip(1) {
+            let (command, output) = command.split_once('\n').unwrap();
+            found.push((command.to_owned(), output.to_owned()));
+        }
+    }
+    found
+}
+
+/// A text with every number as `N`: how long something took is the machine's.
+fn without_numbers(text: &str) -> String {
+    let mut shown = String::new();
+    for letter in text.chars() {
+        let is_of_a_number = letter.is_ascii_digit() || (letter == '.' && shown.ends_with('N'));
+        if !is_of_a_number {
+            shown.push(letter);
+        } else if !shown.ends_with('N') {
+            shown.push('N');
+        }
+    }
+    shown
+}
+
+#[tokio::test]
+async fn the_documentation_shows_what_is_printed() {
+    let root = agents_dir().join("..");
+    let page = std::fs::read_to_string(root.join("docs/writing-agents.md")).unwrap();
+    let commands = documented(&page);
+    let shown = commands.iter().filter(|(command, output)| command.starts_with("agent-sim ") && !output.is_empty());
+    let shown: Vec<_> = shown.collect();
+    assert!(shown.len() >= 2, "{commands:?}");
+    for (command, expected) in shown {
+        let args: Vec<&str> = command.split_whitespace().skip(1).collect();
+        let mut sim = Command::new(env!("CARGO_BIN_EXE_agent-sim"));
+        sim.args(&args).env("AGENT_SIM_CACHE_DIR", cache_dir()).current_dir(&root).stdin(Stdio::null());
+        let output = sim.kill_on_drop(true).output().await.unwrap();
+        let printed = text(&output.stderr) + &text(&output.stdout);
+        assert_eq!(without_numbers(printed.trim_end()), without_numbers(expected.trim_end()), "{command}");
+    }
+    let scenario = std::fs::read_to_string(agents_dir().join("voter/scenarios/votes-count-once.toml")).unwrap();
+    assert!(page.contains(&scenario), "the scenario that is shown is the voter's");
+}

@@ -94,11 +94,6 @@ fn remove_what_is_not_passed_on(fields: &mut HeaderMap) {
     }
 }
 
-/// How long a response's body is to be, where it says so.
-pub(super) fn content_length(fields: &HeaderMap) -> Option<u64> {
-    fields.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 /// When to try again: a number of seconds, or a date.
 pub(super) fn retry_after_ms(fields: &HeaderMap, now: SystemTime) -> Option<u64> {
     let value = fields.get(RETRY_AFTER)?.to_str().ok()?.trim();
