@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::catalog::{CatalogError, Migration, RevisionSummary};
+use crate::catalog::{Actor, CatalogError, Change, ChangeRefused, Event, Migration, RevisionSummary, Tally, Traffic};
 use crate::delivery::BrokerError;
 use crate::manifest::{Manifest, ManifestErrors};
 use crate::task::AgentName;
@@ -78,6 +78,65 @@ pub enum DeployError {
     Catalog(#[from] CatalogError),
 }
 
+/// What a deploy would do, had it been one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// `sha256:<hex>` of the module as sent.
+    pub digest: String,
+    /// Bytes of the module.
+    pub module_bytes: u64,
+    /// The number that this pair of module and manifest has already.
+    pub known: Option<u64>,
+    /// The revision that it would displace.
+    pub active: Option<u64>,
+    /// What differs from that one.
+    pub differences: Vec<Difference>,
+}
+
+/// One thing that a deploy would change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What: `module`, `import`, or a key of the manifest.
+    pub what: String,
+    /// What it is now; nothing where it is new.
+    pub from: Option<String>,
+    /// What it would be; nothing where it goes.
+    pub to: Option<String>,
+}
+
+/// Why an agent was not changed. Nothing has changed then, but for [`ChangeError::Late`].
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// It cannot be done, whoever asks.
+    #[error(transparent)]
+    Refused(#[from] ChangeRefused),
+    /// A revision does not load on this host.
+    #[error("revision {revision} cannot run: {source}")]
+    Revision {
+        /// Which one.
+        revision: u64,
+        /// Why.
+        source: DeployError,
+    },
+    /// Tasks wait for it.
+    #[error("{ready} tasks wait in its queue and {running} run here")]
+    QueueNotEmpty {
+        /// Ready messages.
+        ready: u64,
+        /// Tasks that run on this host.
+        running: u64,
+    },
+    /// How many tasks wait is not known.
+    #[error("the broker cannot be asked for the agent's queue")]
+    Broker(#[source] BrokerError),
+    /// It is changed, and this host could not follow yet; it tries again.
+    #[error("the change is made, and this host follows as soon as it can: {0}")]
+    Late(#[source] DeployError),
+    /// The catalog cannot be reached.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
 /// The state of an agent on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -86,6 +145,8 @@ pub enum AgentState {
     Consuming,
     /// It is deployed, and its consumer is being (re)made.
     Connecting,
+    /// Somebody paused it: tasks wait in its queue.
+    Paused,
 }
 
 /// What is known about a deployed agent.
@@ -97,8 +158,14 @@ pub struct AgentInfo {
     pub revision: u64,
     /// The active revision's manifest.
     pub manifest: std::sync::Arc<Manifest>,
+    /// Where its new tasks go.
+    pub traffic: Traffic,
+    /// How first attempts ended on each revision, fleet-wide, since its traffic was split.
+    pub tallies: Vec<(u64, Tally)>,
     /// Its revisions, oldest first.
     pub revisions: Vec<RevisionSummary>,
+    /// What was done with it last, the newest first; empty in lists.
+    pub history: Vec<Event>,
     /// Its state on this host.
     pub state: AgentState,
     /// Tasks of it that run on this host now.
@@ -119,7 +186,7 @@ pub trait Agents: Send + Sync + 'static {
     /// this one could not be loaded so far.
     fn may_be_deployed(&self, agent: &AgentName) -> bool;
 
-    /// Whether every deployed agent has a live consumer here: cheap, asked by readiness probes.
+    /// Whether every deployed agent that is not paused has a live consumer here: cheap, asked by readiness probes.
     fn all_consuming(&self) -> bool;
 
     /// All deployed agents, in name order.
@@ -130,5 +197,18 @@ pub trait Agents: Send + Sync + 'static {
 
     /// Checks, compiles and adds a revision, and directs new tasks to it as `activation` says. Of a pair of module and
     /// manifest that is active already only the migrations are looked at, and those that are new are applied.
-    async fn deploy(&self, agent: &AgentName, upload: Upload, activation: Activation) -> Result<Deployed, DeployError>;
+    async fn deploy(
+        &self,
+        agent: &AgentName,
+        upload: Upload,
+        activation: Activation,
+        who: Actor,
+    ) -> Result<Deployed, DeployError>;
+
+    /// Checks and compiles a revision as a deploy would, and says what that would change. Changes nothing.
+    async fn plan(&self, agent: &AgentName, upload: Upload) -> Result<Plan, DeployError>;
+
+    /// Changes an agent on all hosts. A revision that would get tasks has been loaded here before anything changes. Unless
+    /// `force` is set, an agent for which tasks wait is not removed.
+    async fn change(&self, agent: &AgentName, change: Change, force: bool, who: Actor) -> Result<(), ChangeError>;
 }

@@ -4,6 +4,7 @@
 mod backends;
 mod dev;
 mod guests;
+mod live;
 mod memory;
 mod observe;
 mod outside;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::Registry;
-use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,8 +23,9 @@ use crate::agent::compile::{self, CompileJob};
 use crate::agent::{CompileLimits, Loader, Runner, RunnerConfig};
 use crate::agents::{Activation, Agents};
 use crate::capability::files::FilesRoot;
+use crate::catalog::Actor;
 use crate::cli::{CompileArguments, Composition, StartError};
-use crate::config::{Backend, Config};
+use crate::config::{Backend, Config, ConfigErrors};
 use crate::delivery::{Broker, PublishError, Route, Submitter, envelope};
 use crate::deploy::{DeployedAgents, Deployer};
 use crate::dispatch::{DispatchMetrics, Dispatcher, Quarantine};
@@ -38,9 +40,6 @@ use crate::units::ByteSize;
 use backends::Backends;
 use guests::{AGENT_INSTANCES_MAX, GuestThreads, INSTANCES_MAX};
 use outside::Outside;
-
-/// How often the catalog is looked at for what other hosts deployed: twice within the 5 s that the contract allows.
-const CATALOG_POLL: Duration = Duration::from_secs(2);
 
 /// What the command line starts.
 pub struct Root;
@@ -109,7 +108,7 @@ pub struct App {
     /// Cancelled when no task is under way any more.
     drained: CancellationToken,
     background: TaskTracker,
-    http: tokio::task::JoinHandle<std::io::Result<()>>,
+    http: tokio::task::JoinHandle<()>,
     _guests: GuestThreads,
     grace: Duration,
 }
@@ -121,12 +120,14 @@ impl App {
     /// [`StartError`], saying what is missing.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let registry = Registry::new();
+        let tls = tls(&config)?;
         let ledger = MemoryLedger::new(config.memory_budget.0, INSTANCES_MAX);
         let deployed = Arc::new(DeployedAgents::default());
         let Outside { listener, backends, agents, files } =
             Outside::reach(&config, &deployed, &registry, &ledger).await?;
         let address = listener.local_addr().map_err(|error| internal("reading the bound address", error))?;
-        tracing::info!("listening on http://{address}");
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        tracing::info!("listening on {scheme}://{address}");
         let guests = GuestThreads::start().map_err(|error| internal("starting the guests' threads", error))?;
         let engine = guests::engine()?;
         let runner_config = RunnerConfig { hostcall_bytes_max: guests::hostcall_bytes_max(&config) };
@@ -143,6 +144,9 @@ impl App {
         let observer = observe::Observer::new(&registry, ledger.clone(), Arc::clone(&deployer))
             .map_err(|error| internal("registering metrics", error))?;
         background.spawn(observer.clone().watch_queues(draining.clone()));
+        let (snapshots, live) = watch::channel(Arc::<http::Snapshot>::default());
+        let host = Arc::clone(&dispatcher.host);
+        background.spawn(live::run(observer.clone(), registry.clone(), host, snapshots, draining.clone()));
         background.spawn(dispatcher.relay.clone().run(drained.clone()));
         background.spawn(Arc::clone(&dispatcher).watch_cancelled(drained.clone()));
         background.spawn(Arc::clone(&dispatcher).note_running(drained.clone()));
@@ -154,11 +158,15 @@ impl App {
             records: backends.records.clone(),
             agents: Arc::clone(&deployer) as Arc<dyn Agents>,
             dead_letters: Arc::new(dead_letters),
+            events: backends.events.clone(),
+            host: Arc::clone(&dispatcher.host),
+            live,
             metrics: Arc::new(move || observer.render()),
             draining: draining.clone(),
             memory: ledger,
         };
-        let http = serve_http(listener, http::router(config.http.clone(), ports), draining.clone());
+        let router = http::router(config.http.clone(), ports);
+        let http = tokio::spawn(http::serve(listener, router, tls, draining.clone()));
         let app = Self {
             address,
             backends,
@@ -196,7 +204,10 @@ impl App {
         }
         self.deployer.start_is_over();
         tracing::info!(agents = self.deployer.active().len(), "ready");
-        self.background.spawn(follow_catalog(Arc::clone(&self.deployer), self.draining.clone()));
+        let (deployer, draining) = (Arc::clone(&self.deployer), self.draining.clone());
+        self.background.spawn(async move { deployer.follow(draining).await });
+        let (deployer, draining) = (Arc::clone(&self.deployer), self.draining.clone());
+        self.background.spawn(async move { deployer.watch_canaries(draining).await });
         Ok(())
     }
 
@@ -226,7 +237,7 @@ impl App {
             finished.await;
         }
         match tokio::time::timeout(CLOSE_MAX, self.http).await {
-            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(())) => {}
             Ok(failed) => tracing::error!(?failed, "the HTTP server failed"),
             Err(_elapsed) => tracing::warn!("HTTP clients that do not finish are cut off"),
         }
@@ -244,29 +255,16 @@ impl App {
 /// Deploys an agent's folder, or says why not and goes on.
 pub(crate) async fn deploy_folder(agents: &dyn Agents, path: &std::path::Path, activation: Activation) -> bool {
     let deployed = match Package::read(path) {
-        Ok(Package { manifest, upload }) => {
-            agents.deploy(&manifest.agent.name, upload, activation).await.map_err(anyhow::Error::from)
-        }
+        Ok(Package { manifest, upload }) => agents
+            .deploy(&manifest.agent.name, upload, activation, Actor::new("agents folder"))
+            .await
+            .map_err(anyhow::Error::from),
         Err(error) => Err(error.into()),
     };
     if let Err(error) = &deployed {
         tracing::error!("{} is not deployed: {error:#}", path.display());
     }
     deployed.is_ok()
-}
-
-async fn follow_catalog(deployer: Arc<Deployer>, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(CATALOG_POLL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        if let Err(error) = deployer.follow_catalog().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the catalog of agents cannot be read");
-        }
-    }
 }
 
 fn dispatcher(
@@ -309,26 +307,18 @@ fn deployer(
         catalog: Arc::clone(&backends.catalog),
         broker: Arc::clone(&backends.broker),
         capabilities: backends.capabilities.clone(),
-        files,
+        files: Arc::new(files),
         dispatcher: Arc::clone(dispatcher),
         concurrency_max: AGENT_INSTANCES_MAX,
         deployed,
     })
 }
 
-fn serve_http(
-    listener: TcpListener,
-    router: axum::Router,
-    draining: CancellationToken,
-) -> tokio::task::JoinHandle<std::io::Result<()>> {
-    use axum::serve::ListenerExt;
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY cannot be set");
-        }
-    });
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    tokio::spawn(axum::serve(listener, service).with_graceful_shutdown(draining.cancelled_owned()).into_future())
+/// The certificate to serve with, where there is one.
+fn tls(config: &Config) -> Result<Option<http::Tls>, StartError> {
+    let Some((certificate, key)) = &config.tls else { return Ok(None) };
+    let read = http::Tls::read(certificate, key);
+    read.map(Some).map_err(|error| StartError::from(ConfigErrors(vec![backends::chain(&error)])))
 }
 
 /// How this host is called in dead letters: machine and port tell hosts of one machine apart.

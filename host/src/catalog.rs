@@ -4,19 +4,29 @@
 //! in process otherwise. `catalog::conformance` holds both to the same rules:
 //! - revisions are numbered 1, 2, 3… per agent, without gaps, also when hosts deploy at the same time;
 //! - a revision never changes; adding the pair (digest, manifest) of an existing one again gives that one back;
-//! - one revision of an agent is active, or none.
+//! - one revision of an agent is active, or none; a newer one beside it may be on trial ([`Traffic`]);
+//! - a change of an agent and the event that tells of it are one commit, and whoever waits for changes learns of it.
 
 use bytes::Bytes;
 
 use crate::task::{AgentName, UnixMs};
 
+mod change;
 #[cfg(any(test, feature = "test-support"))]
 pub mod conformance;
+mod events;
 mod memory;
 mod postgres;
+mod verdict;
 
+pub use change::{AgentEntry, Canary, Change, ChangeRefused, InvalidTraffic, Tally, Traffic};
+pub use events::{Actor, Event, NewEvent};
 pub use memory::MemoryCatalog;
 pub use postgres::PostgresCatalog;
+pub use verdict::{PROBABILITY_MAX, TASKS_MIN, Worse, verdict};
+
+/// How long events are kept: a year of who did what.
+pub const EVENTS_KEPT: std::time::Duration = std::time::Duration::from_secs(366 * 24 * 3_600);
 
 /// One SQL migration: its file name, which orders it, and its text.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -90,19 +100,52 @@ pub struct CatalogError {
 
 /// The deployed agents of a fleet.
 #[async_trait::async_trait]
-pub trait Catalog: Send + Sync + 'static {
-    /// Adds a revision, not yet active.
-    async fn add(&self, revision: NewRevision) -> Result<Added, CatalogError>;
+pub trait Catalog: Events {
+    /// Adds a revision, not yet active. `event` is logged where it is new.
+    async fn add(&self, revision: NewRevision, event: NewEvent) -> Result<Added, CatalogError>;
 
-    /// Makes a revision the active one. Answers whether it exists.
-    async fn activate(&self, agent: &AgentName, revision: u64) -> Result<bool, CatalogError>;
+    /// Changes an agent, in one commit with the event of it; nothing is logged where nothing changes. Answers the agent's
+    /// entry from then on.
+    async fn change(
+        &self,
+        agent: &AgentName,
+        change: Change,
+        event: NewEvent,
+    ) -> Result<Result<AgentEntry, ChangeRefused>, CatalogError>;
 
-    /// The active revision of each agent, as (agent, revision), cheap enough to poll.
-    async fn active(&self) -> Result<Vec<(AgentName, u64)>, CatalogError>;
+    /// Every agent that is deployed, in name order: cheap enough to poll.
+    async fn entries(&self) -> Result<Vec<AgentEntry>, CatalogError>;
+
+    /// Waits until some agent may have changed, on whichever host. It may return early, and miss what changed while nobody
+    /// waited or the database was away: callers look by themselves now and then. One caller at a time.
+    async fn changed(&self) -> Result<(), CatalogError>;
 
     /// One revision with its module.
     async fn get(&self, agent: &AgentName, revision: u64) -> Result<Option<StoredRevision>, CatalogError>;
 
     /// All revisions of an agent, oldest first; empty for an unknown agent.
     async fn revisions(&self, agent: &AgentName) -> Result<Vec<RevisionSummary>, CatalogError>;
+
+    /// Adds to what is counted of a split, and answers the fleet's sums by revision.
+    async fn tally(
+        &self,
+        agent: &AgentName,
+        of_change: u64,
+        counted: &[(u64, Tally)],
+    ) -> Result<Vec<(u64, Tally)>, CatalogError>;
+}
+
+/// The audit log of a fleet.
+#[async_trait::async_trait]
+pub trait Events: Send + Sync + 'static {
+    /// Logs something that was done elsewhere than in the catalog.
+    async fn log(&self, event: NewEvent) -> Result<(), CatalogError>;
+
+    /// Events, the newest first, of one agent or of all, from before the event `before` on, at most `limit` of them.
+    async fn events(
+        &self,
+        agent: Option<&AgentName>,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<Event>, CatalogError>;
 }

@@ -11,6 +11,7 @@ mod deploy;
 mod doctor;
 mod failed;
 mod flags;
+mod lifecycle;
 mod new;
 mod output;
 mod show;
@@ -84,7 +85,13 @@ enum Command {
     Build(build::Build),
     /// Deploy an agent to a running host
     Deploy(deploy::Deploy),
-    /// See the deployed agents
+    /// Direct new tasks to the revision that was active before
+    Rollback(lifecycle::Rollback),
+    /// Split new tasks between two revisions of an agent; the newer one is rolled back where it fails clearly more often
+    Traffic(lifecycle::Traffic),
+    /// See who changed what
+    Events(lifecycle::Events),
+    /// See the deployed agents, pause, resume and remove them
     #[command(subcommand)]
     Agents(show::Agents),
     /// Submit a task
@@ -176,7 +183,10 @@ async fn execute(cli: &Cli, composition: &dyn Composition, console: &mut Console
         Command::New(new) => new.run(console),
         Command::Build(build) => build.run(console).await,
         Command::Deploy(deploy) => deploy.run(&client(cli, console, &[])?, console).await,
-        Command::Agents(agents) => agents.run(&client(cli, console, &["AGENT_HOST_READ_TOKEN"])?, console).await,
+        Command::Rollback(rollback) => rollback.run(&client(cli, console, &[])?, console).await,
+        Command::Traffic(traffic) => traffic.run(&client(cli, console, &[])?, console).await,
+        Command::Events(events) => events.run(&client(cli, console, &["AGENT_HOST_READ_TOKEN"])?, console).await,
+        Command::Agents(agents) => agents.run(&client(cli, console, agents.narrow_tokens())?, console).await,
         Command::Submit(submit) => submit.run(&client(cli, console, &["AGENT_HOST_SUBMIT_TOKEN"])?, console).await,
         Command::Tasks(tasks) => tasks.run(&client(cli, console, &["AGENT_HOST_SUBMIT_TOKEN"])?, console).await,
         Command::DeadLetters(letters) => letters.run(&client(cli, console, letters.narrow_tokens())?, console).await,

@@ -38,6 +38,8 @@ pub const MEMORY_BUDGET_MIN: ByteSize = ByteSize(128_000_000);
 pub struct Config {
     /// Address of the HTTP API.
     pub listen: SocketAddr,
+    /// Files of the certificate and its key, where the API is served by TLS.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// The broker.
     pub broker: Backend,
     /// The database.

@@ -1,23 +1,28 @@
 //! Deployed agents on this host: checks uploads, keeps revisions, starts consumers, follows the rest of the fleet.
 
+mod canary;
+mod change;
 mod check;
+mod follow;
+mod plan;
 mod report;
+mod shelf;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
 
-use futures::{StreamExt as _, TryStreamExt as _};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::follow::NotLoaded;
+pub use self::report::Seen;
 use crate::agent::{Loader, Revision, Runner};
-use crate::agents::{Activation, AgentInfo, Agents, DeployError, Deployed, Upload};
+use crate::agents::{Activation, AgentInfo, Agents, ChangeError, DeployError, Deployed, Plan, Upload};
 use crate::capability::Capabilities;
 use crate::capability::files::FilesRoot;
-use crate::catalog::{Added, Catalog, CatalogError, NewRevision, StoredRevision};
+use crate::catalog::{Actor, Added, AgentEntry, Catalog, CatalogError, Change, NewEvent, Tally, Traffic};
 use crate::delivery::{Broker, BrokerError};
 use crate::dispatch::{AgentSlot, Dispatcher};
 use crate::manifest::Manifest;
@@ -36,7 +41,7 @@ pub struct Deployer {
     /// What agents may use: their schemas are made here, their secrets looked for.
     pub capabilities: Capabilities,
     /// Where folders are granted.
-    pub files: FilesRoot,
+    pub files: Arc<FilesRoot>,
     /// What runs their tasks.
     pub dispatcher: Arc<Dispatcher>,
     /// Most instances of one agent alive at once on this host, whatever its manifest says.
@@ -54,7 +59,7 @@ pub struct DeployedAgents {
     consumers: TaskTracker,
     /// Whether what was deployed at the start has been loaded: before that no host is ready.
     loaded: AtomicBool,
-    /// Agents of the catalog that could not be loaded so far: while there are any, this host is not ready.
+    /// Agents that could not be brought to what the catalog says so far: while there are any, this host is not ready.
     not_loaded: std::sync::Mutex<BTreeMap<AgentName, NotLoaded>>,
     stopping: CancellationToken,
 }
@@ -69,87 +74,46 @@ impl DeployedAgents {
     pub fn contains(&self, agent: &AgentName) -> bool {
         self.agents.read().unwrap_or_else(PoisonError::into_inner).contains_key(agent)
     }
-}
 
-/// Agents of the catalog that are loaded at once. Each may hold its module in memory until it is loaded.
-const LOADS_AT_ONCE: usize = 8;
-/// How long a revision that did not load is left alone, after the first time and at most.
-const LOAD_AGAIN_AFTER: Duration = Duration::from_secs(1);
-const LOAD_AGAIN_AFTER_MAX: Duration = Duration::from_secs(60);
-
-/// A revision of the catalog that could not be loaded.
-struct NotLoaded {
-    revision: u64,
-    since: Instant,
-    again_after: Duration,
-}
-
-impl NotLoaded {
-    /// It failed, `before` perhaps too.
-    fn again(revision: u64, before: Option<&Self>) -> Self {
-        let again_after = before.map_or(LOAD_AGAIN_AFTER, |before| before.again_after * 2).min(LOAD_AGAIN_AFTER_MAX);
-        Self { revision, since: Instant::now(), again_after }
-    }
-
-    fn is_to_be_tried(&self, revision: u64) -> bool {
-        self.revision != revision || self.since.elapsed() >= self.again_after
+    fn put(&self, agent: AgentName, deployed: DeployedAgent) {
+        self.agents.write().unwrap_or_else(PoisonError::into_inner).insert(agent, Arc::new(deployed));
     }
 }
 
 struct DeployedAgent {
     slot: Arc<AgentSlot>,
-    live: tokio::sync::watch::Receiver<bool>,
+    /// Its consumer here; none while it is paused.
+    consuming: Option<Consuming>,
+    /// The fleet's counts of the split that there is.
+    tallies: std::sync::Mutex<Vec<(u64, Tally)>>,
+}
+
+#[derive(Clone)]
+struct Consuming {
+    live: watch::Receiver<bool>,
     prefetch: u16,
     stop: CancellationToken,
 }
 
+impl DeployedAgent {
+    fn new(slot: Arc<AgentSlot>, consuming: Option<Consuming>) -> Self {
+        Self { slot, consuming, tallies: std::sync::Mutex::default() }
+    }
+
+    /// Whether it is as the catalog says.
+    fn is_at(&self, entry: &AgentEntry) -> bool {
+        let (traffic, change) = self.slot.traffic();
+        entry.traffic == Some(traffic) && entry.change == change && entry.is_paused == self.consuming.is_none()
+    }
+
+    fn stop(&self) {
+        if let Some(consuming) = &self.consuming {
+            consuming.stop.cancel();
+        }
+    }
+}
+
 impl Deployer {
-    /// Loads the active revision of every agent in the catalog that is not loaded yet, or is at another revision. A bad
-    /// one is reported and the rest load; it is tried again, but less and less often, as compiling it may be what fails.
-    ///
-    /// # Errors
-    /// The catalog cannot be read.
-    pub async fn follow_catalog(&self) -> Result<(), CatalogError> {
-        if self.to_be_loaded().await?.is_empty() {
-            return Ok(());
-        }
-        let _one_at_a_time = self.deployed.deploying.lock().await;
-        // Asked again: a deploy that was waited for may have changed it.
-        let changed = self.to_be_loaded().await?;
-        // Loading is mostly waiting for the database and the broker.
-        let loads = changed.into_iter().map(|(agent, revision)| self.follow(agent, revision));
-        futures::stream::iter(loads).buffer_unordered(LOADS_AT_ONCE).try_collect::<()>().await
-    }
-
-    /// Active revisions that this host does not run.
-    async fn to_be_loaded(&self) -> Result<Vec<(AgentName, u64)>, CatalogError> {
-        let mut active = self.catalog.active().await?;
-        active.retain(|(agent, revision)| {
-            let loaded = self.find(agent).map(|deployed| deployed.slot.active().number);
-            let not_loaded = self.deployed.not_loaded();
-            loaded != Some(*revision) && not_loaded.get(agent).is_none_or(|failed| failed.is_to_be_tried(*revision))
-        });
-        Ok(active)
-    }
-
-    async fn follow(&self, agent: AgentName, revision: u64) -> Result<(), CatalogError> {
-        let Some(stored) = self.catalog.get(&agent, revision).await? else { return Ok(()) };
-        match self.load(stored).await {
-            Ok(()) => {
-                self.deployed.not_loaded().remove(&agent);
-            }
-            Err(error) => {
-                let cause = &error as &dyn std::error::Error;
-                tracing::error!(%agent, revision, error = cause, "a revision of the catalog does not load");
-                let mut not_loaded = self.deployed.not_loaded();
-                let before = not_loaded.get(&agent).filter(|failed| failed.revision == revision);
-                let failed = NotLoaded::again(revision, before);
-                not_loaded.insert(agent, failed);
-            }
-        }
-        Ok(())
-    }
-
     /// Says that everything that was to be deployed at the start is.
     pub fn start_is_over(&self) {
         self.deployed.loaded.store(true, Ordering::Relaxed);
@@ -159,7 +123,7 @@ impl Deployer {
     pub async fn stop_intake(&self) {
         self.deployed.stopping.cancel();
         for deployed in self.all() {
-            deployed.stop.cancel();
+            deployed.stop();
         }
         self.deployed.consumers.close();
         self.deployed.consumers.wait().await;
@@ -168,60 +132,127 @@ impl Deployer {
     /// The active revision of each agent.
     #[must_use]
     pub fn active(&self) -> Vec<Arc<Revision>> {
-        self.all().iter().map(|deployed| deployed.slot.active()).collect()
+        self.all().iter().filter_map(|deployed| deployed.slot.active()).collect()
     }
 
-    async fn load(&self, stored: StoredRevision) -> Result<(), DeployError> {
-        let manifest = Arc::new(Manifest::parse(&stored.content.manifest)?);
-        let revision = self.checked(&stored.content, &manifest).await?.number(stored.revision, &self.capabilities);
-        let (agent, number, digest) = (revision.agent.clone(), revision.number, revision.digest.clone());
-        self.cut_over(revision).await.map_err(DeployError::Broker)?;
-        tracing::info!(%agent, revision = number, %digest, "loaded");
-        Ok(())
-    }
-
-    /// Directs new tasks to a revision, and starts consuming where the agent is new here.
-    async fn cut_over(&self, revision: Revision) -> Result<(), BrokerError> {
-        let (agent, revision) = (revision.agent.clone(), Arc::new(revision));
-        let prefetch = Dispatcher::prefetch(revision.manifest.limits.concurrency.min(self.concurrency_max));
-        let known = self.find(&agent);
-        if let Some(deployed) = &known {
-            deployed.slot.cut_over(Arc::clone(&revision));
-            if deployed.prefetch == prefetch {
-                return Ok(());
-            }
-        }
-        let slot = known
-            .as_ref()
-            .map_or_else(|| Arc::new(AgentSlot::new(revision, self.concurrency_max)), |known| Arc::clone(&known.slot));
-        let consumer = self.broker.consume(&agent, prefetch).await?;
-        let deployed = DeployedAgent {
-            slot: Arc::clone(&slot),
-            live: consumer.live.clone(),
-            prefetch,
-            stop: consumer.stop.clone(),
+    /// Makes this host do what the catalog says of an agent. `fresh` is a revision that is loaded already.
+    async fn apply(&self, entry: &AgentEntry, fresh: Option<Arc<Revision>>) -> Result<(), DeployError> {
+        let Some(traffic) = entry.traffic else {
+            self.forget(&entry.agent);
+            return Ok(());
         };
-        self.deployed.consumers.spawn(Arc::clone(&self.dispatcher).serve(slot, consumer));
-        self.deployed.agents.write().unwrap_or_else(PoisonError::into_inner).insert(agent, Arc::new(deployed));
-        // The new consumer is there before the old one goes, so that the agent is consumed throughout.
-        if let Some(known) = known {
-            known.stop.cancel();
+        let revisions = self.revisions(&entry.agent, traffic, fresh).await.map_err(|(_, error)| error)?;
+        self.cut_over(entry, traffic, revisions).await.map_err(DeployError::Broker)
+    }
+
+    /// Stops consuming for an agent that is removed. What runs, runs to its end.
+    fn forget(&self, agent: &AgentName) {
+        let gone = self.deployed.agents.write().unwrap_or_else(PoisonError::into_inner).remove(agent);
+        if let Some(gone) = gone {
+            gone.stop();
+            tracing::info!(%agent, "removed");
+        }
+    }
+
+    /// The revisions that new tasks go to, loaded; the one that does not load is named.
+    async fn revisions(
+        &self,
+        agent: &AgentName,
+        traffic: Traffic,
+        fresh: Option<Arc<Revision>>,
+    ) -> Result<Vec<Arc<Revision>>, (u64, DeployError)> {
+        let mut revisions = Vec::new();
+        for (number, _) in traffic.weights() {
+            let fresh = fresh.as_ref().filter(|fresh| fresh.number == number).cloned();
+            let known = || self.find(agent).and_then(|deployed| deployed.slot.serves(number));
+            let revision = match fresh.or_else(known) {
+                Some(revision) => revision,
+                None => self.load(agent, number).await.map_err(|error| (number, error))?,
+            };
+            revisions.push(revision);
+        }
+        Ok(revisions)
+    }
+
+    async fn load(&self, agent: &AgentName, number: u64) -> Result<Arc<Revision>, DeployError> {
+        let Some(stored) = self.catalog.get(agent, number).await? else {
+            return Err(DeployError::Host(format!("the catalog has no revision {number} of {agent}")));
+        };
+        let manifest = Arc::new(Manifest::parse(&stored.content.manifest)?);
+        let revision = self.checked(&stored.content, &manifest).await?.number(number, &self.capabilities);
+        tracing::info!(%agent, revision = number, digest = %revision.digest, "loaded");
+        Ok(Arc::new(revision))
+    }
+
+    /// Directs new tasks, and starts or stops consuming.
+    async fn cut_over(
+        &self,
+        entry: &AgentEntry,
+        traffic: Traffic,
+        revisions: Vec<Arc<Revision>>,
+    ) -> Result<(), BrokerError> {
+        let agent = &entry.agent;
+        let concurrency = revisions.iter().map(|revision| revision.manifest.limits.concurrency).max().unwrap_or(1);
+        let prefetch = Dispatcher::prefetch(concurrency.min(self.concurrency_max));
+        let known = self.find(agent);
+        let slot = match &known {
+            Some(known) => {
+                known.slot.cut_over(traffic, entry.change, revisions);
+                Arc::clone(&known.slot)
+            }
+            None => {
+                let shelf = Arc::new(self.shelf());
+                let limit = self.concurrency_max;
+                Arc::new(AgentSlot::new(agent.clone(), traffic, entry.change, revisions, shelf, limit))
+            }
+        };
+        let consuming = known.as_ref().and_then(|known| known.consuming.clone());
+        let consuming = match consuming {
+            _ if entry.is_paused => None,
+            Some(consuming) if consuming.prefetch == prefetch => Some(consuming),
+            _ => Some(self.consume(&slot, prefetch).await?),
+        };
+        let goes_on = consuming.as_ref().map(|consuming| consuming.prefetch);
+        self.deployed.put(agent.clone(), DeployedAgent::new(slot, consuming));
+        // A new consumer is there before the old one goes, so that the agent is consumed throughout.
+        if let Some(known) = known
+            && known.consuming.as_ref().map(|consuming| consuming.prefetch) != goes_on
+        {
+            known.stop();
         }
         Ok(())
+    }
+
+    async fn consume(&self, slot: &Arc<AgentSlot>, prefetch: u16) -> Result<Consuming, BrokerError> {
+        let consumer = self.broker.consume(slot.name(), prefetch).await?;
+        let consuming = Consuming { live: consumer.live.clone(), prefetch, stop: consumer.stop.clone() };
+        self.deployed.consumers.spawn(Arc::clone(&self.dispatcher).serve(Arc::clone(slot), consumer));
+        Ok(consuming)
     }
 
     /// Whether no other revision of the agent is active in the fleet.
     async fn is_nobodys_choice_against(&self, agent: &AgentName, revision: u64) -> Result<bool, CatalogError> {
-        let all = self.catalog.active().await?;
-        let other = all.iter().find(|(name, active)| name == agent && *active != revision);
-        if let Some((_, active)) = other {
+        let other = self.entry(agent).await?.filter(|entry| {
+            entry.traffic.is_some_and(|traffic| traffic.active != revision || traffic.canary.is_some())
+        });
+        if let Some(traffic) = other.as_ref().and_then(|entry| entry.traffic) {
             tracing::warn!(
-                %agent, revision, active,
+                %agent, revision, active = traffic.active,
                 "the agents folder has a revision that was deployed before, and another one was activated since: that one \
                  stays; to change it: agent-host deploy"
             );
         }
         Ok(other.is_none())
+    }
+
+    /// An agent as the fleet has it.
+    async fn entry(&self, agent: &AgentName) -> Result<Option<AgentEntry>, CatalogError> {
+        Ok(self.catalog.entries().await?.into_iter().find(|entry| entry.agent == *agent))
+    }
+
+    fn event(&self, agent: &AgentName, who: &Actor, action: &'static str, detail: String) -> NewEvent {
+        let host = self.dispatcher.host.to_string();
+        NewEvent { actor: who.clone(), host, action, agent: Some(agent.clone()), detail }
     }
 
     fn find(&self, agent: &AgentName) -> Option<Arc<DeployedAgent>> {
@@ -230,6 +261,42 @@ impl Deployer {
 
     fn all(&self) -> Vec<Arc<DeployedAgent>> {
         self.deployed.agents.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    async fn deploy_one_at_a_time(
+        &self,
+        agent: &AgentName,
+        upload: Upload,
+        activation: Activation,
+        who: &Actor,
+    ) -> Result<Deployed, DeployError> {
+        let (manifest, content) = check::content(agent, upload)?;
+        let _one_at_a_time = self.deployed.deploying.lock().await;
+        if let Some(active) = self.running_already(&content).await? {
+            return Ok(active);
+        }
+        // Everything that can be refused is refused before the catalog gives out a number.
+        let checked = self.checked(&content, &manifest).await?;
+        let digest = content.digest.clone();
+        let added = self.event(agent, who, "revision-added", digest.clone());
+        let (revision, known) = match self.catalog.add(content, added).await? {
+            Added::New(revision) => (revision, false),
+            Added::Known(revision) => (revision, true),
+        };
+        let activate = match activation {
+            Activation::Always => true,
+            Activation::Never => false,
+            Activation::IfNew => !known || self.is_nobodys_choice_against(agent, revision).await?,
+        };
+        if activate {
+            let event = self.event(agent, who, "deployed", format!("revision {revision}, {digest}"));
+            let entry = self.catalog.change(agent, Change::Activate(revision), event).await?;
+            let entry = entry.map_err(|refused| DeployError::Host(refused.to_string()))?;
+            let fresh = Arc::new(checked.number(revision, &self.capabilities));
+            self.apply(&entry, Some(fresh)).await?;
+        }
+        tracing::info!(%agent, revision, %digest, active = activate, "deployed");
+        Ok(Deployed { agent: agent.clone(), revision, digest, known, active: activate })
     }
 }
 
@@ -244,60 +311,43 @@ impl Agents for Deployer {
     }
 
     fn all_consuming(&self) -> bool {
+        let is_live = |consuming: &Consuming| *consuming.live.borrow();
         self.deployed.loaded.load(Ordering::Relaxed)
             && self.deployed.not_loaded().is_empty()
             && !self.deployed.stopping.is_cancelled()
-            && self.all().iter().all(|deployed| *deployed.live.borrow())
+            && self.all().iter().all(|deployed| deployed.consuming.as_ref().is_none_or(is_live))
     }
 
     async fn list(&self) -> Result<Vec<AgentInfo>, CatalogError> {
         let mut infos = Vec::new();
         for deployed in self.all() {
-            infos.push(self.report(&deployed).await?);
+            infos.extend(self.report(&deployed).await?);
         }
         Ok(infos)
     }
 
     async fn get(&self, agent: &AgentName) -> Result<Option<AgentInfo>, CatalogError> {
-        match self.find(agent) {
-            Some(deployed) => Ok(Some(self.report(&deployed).await?)),
-            None => Ok(None),
-        }
+        let Some(deployed) = self.find(agent) else { return Ok(None) };
+        let Some(mut info) = self.report(&deployed).await? else { return Ok(None) };
+        info.history = self.catalog.events(Some(agent), None, report::HISTORY_EVENTS).await?;
+        Ok(Some(info))
     }
 
-    async fn deploy(&self, agent: &AgentName, upload: Upload, activation: Activation) -> Result<Deployed, DeployError> {
-        let manifest = Arc::new(Manifest::parse(&upload.manifest)?);
-        if manifest.agent.name != *agent {
-            return Err(DeployError::OtherAgent { manifest: manifest.agent.name.clone(), path: agent.clone() });
-        }
-        let _one_at_a_time = self.deployed.deploying.lock().await;
-        let content = NewRevision {
-            agent: agent.clone(),
-            digest: check::digest(&upload.module),
-            manifest: upload.manifest,
-            module: upload.module,
-            migrations: upload.migrations,
-        };
-        if let Some(active) = self.running_already(&content).await? {
-            return Ok(active);
-        }
-        // Everything that can be refused is refused before the catalog gives out a number.
-        let checked = self.checked(&content, &manifest).await?;
-        let digest = content.digest.clone();
-        let (revision, known) = match self.catalog.add(content).await? {
-            Added::New(revision) => (revision, false),
-            Added::Known(revision) => (revision, true),
-        };
-        let activate = match activation {
-            Activation::Always => true,
-            Activation::Never => false,
-            Activation::IfNew => !known || self.is_nobodys_choice_against(agent, revision).await?,
-        };
-        if activate {
-            self.catalog.activate(agent, revision).await?;
-            self.cut_over(checked.number(revision, &self.capabilities)).await.map_err(DeployError::Broker)?;
-        }
-        tracing::info!(%agent, revision, %digest, active = activate, "deployed");
-        Ok(Deployed { agent: agent.clone(), revision, digest, known, active: activate })
+    async fn deploy(
+        &self,
+        agent: &AgentName,
+        upload: Upload,
+        activation: Activation,
+        who: Actor,
+    ) -> Result<Deployed, DeployError> {
+        self.deploy_one_at_a_time(agent, upload, activation, &who).await
+    }
+
+    async fn plan(&self, agent: &AgentName, upload: Upload) -> Result<Plan, DeployError> {
+        self.planned(agent, upload).await
+    }
+
+    async fn change(&self, agent: &AgentName, change: Change, force: bool, who: Actor) -> Result<(), ChangeError> {
+        self.change_one_at_a_time(agent, change, force, &who).await
     }
 }

@@ -11,6 +11,7 @@
 //! whatever is delivered twice, and wherever a host dies, the task ends once. A delivery is acknowledged last. Whatever
 //! fails before that, the message stays the broker's and comes back, and is then answered from what was recorded.
 
+mod attempt;
 mod ending;
 mod in_hand;
 mod metrics;
@@ -19,29 +20,29 @@ mod settlement;
 mod slot;
 mod suspect;
 
+use attempt::Attempt;
 use in_hand::Hold;
 pub use in_hand::InHand;
 use metrics::AgentMetrics;
 pub use metrics::DispatchMetrics;
 pub use settlement::{Policy, Settlement, settlement};
-pub use slot::AgentSlot;
+use slot::Admission;
+pub use slot::{AgentSlot, Place, Shelf};
 pub use suspect::Quarantine;
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::{Recorded, Revision, Run, Runner, Stops};
-use crate::capability::tasks::ProgressSink;
+use crate::agent::{Recorded, Run, Runner, Stops};
 use crate::delivery::envelope::Malformed;
 use crate::delivery::{Broker, Consumer, Delivery, Message, Receipt, envelope};
-use crate::records::{Ending, Inbox, Progress, Status, TaskRecord, Update};
+use crate::records::{Inbox, TaskRecord};
 use crate::relay::Relay;
-use crate::task::{AgentName, Completion, Outcome, Task, UnixMs, unix_ms_now};
+use crate::task::{AgentName, Completion, Outcome, Task, unix_ms_now};
 
 /// Runs deliveries of all agents of this host.
 pub struct Dispatcher {
@@ -83,19 +84,6 @@ const RUNNING_EVERY: Duration = Duration::from_millis(50);
 /// Tasks that have run for less are not noted: most are over by then, and nobody would have seen it.
 const RUNNING_FROM: Duration = Duration::from_millis(50);
 
-/// One delivery of a task, and what is to run it.
-struct Attempt {
-    message: Message,
-    redelivered: bool,
-    task: Task,
-    revision: Arc<Revision>,
-    started_at_ms: UnixMs,
-    host: Arc<str>,
-    records: Arc<dyn Inbox>,
-    metrics: Arc<AgentMetrics>,
-    is_noted_as_running: AtomicBool,
-}
-
 /// What is known of a task before it is run.
 enum Standing {
     /// Nothing speaks against running it.
@@ -117,31 +105,82 @@ impl Dispatcher {
 
     /// Runs an agent's deliveries until its consumer is stopped.
     pub async fn serve(self: Arc<Self>, slot: Arc<AgentSlot>, mut consumer: Consumer) {
-        let metrics = self.metrics.of(&slot.name());
+        let metrics = self.metrics.of(slot.name());
         while let Some(delivery) = consumer.deliveries.recv().await {
             let processing = metrics.processing();
-            // Admission first: a delivery that cannot run yet stays unsettled, and the prefetch holds the rest back.
-            let revision = slot.active();
-            let admission = (slot.admit(&revision).await, slot.count_running());
             let Delivery { message, redelivered, receipt } = delivery;
             let dispatcher = Arc::clone(&self);
-            // Read before the task is spawned, and boxed: the runtime moves what it is given several times, to its end.
-            match self.read(message, redelivered, revision, &metrics) {
-                Ok(attempt) => self.under_way.spawn(Box::pin(async move {
-                    dispatcher.handle(&attempt, receipt, admission).await;
-                    processing.observe_duration();
-                })),
-                Err(unread) => {
-                    let (message, malformed) = *unread;
-                    let agent = slot.name();
+            let task = match self.read(slot.name(), &message) {
+                Ok(task) => task,
+                Err(malformed) => {
+                    let (agent, running) = (slot.name().clone(), slot.count_running());
                     self.under_way.spawn(Box::pin(async move {
                         dispatcher.settle_malformed(&message, receipt, &agent, malformed).await;
                         processing.observe_duration();
-                        drop(admission);
-                    }))
+                        drop(running);
+                    }));
+                    continue;
                 }
             };
+            // Admission before the run: a delivery that cannot run yet stays unsettled, and the prefetch holds the rest back.
+            let (place, permit) = match slot.admit(&task).await {
+                Admission::Place(place, permit) => (place, permit),
+                Admission::Pinned(number) => {
+                    let (slot, metrics) = (Arc::clone(&slot), Arc::clone(&metrics));
+                    // Loading it holds nobody else up.
+                    self.under_way.spawn(Box::pin(async move {
+                        let delivery = Delivery { message, redelivered, receipt };
+                        dispatcher.handle_pinned(&slot, delivery, task, number, metrics).await;
+                        processing.observe_duration();
+                    }));
+                    continue;
+                }
+                // Nothing is served any more: whoever serves it gets it.
+                Admission::Nowhere => {
+                    receipt.hand_back();
+                    continue;
+                }
+            };
+            let admission = (permit, slot.count_running());
+            // Made before it is spawned, and boxed: the runtime moves what it is given several times, to its end.
+            let attempt = self.attempt(message, redelivered, task, &place, &slot, &metrics);
+            self.under_way.spawn(Box::pin(async move {
+                dispatcher.handle(&attempt, receipt, admission).await;
+                processing.observe_duration();
+            }));
         }
+    }
+
+    /// Runs a task on a revision that no new task goes to.
+    async fn handle_pinned(
+        &self,
+        slot: &Arc<AgentSlot>,
+        delivery: Delivery,
+        task: Task,
+        number: u64,
+        metrics: Arc<AgentMetrics>,
+    ) {
+        let Delivery { message, redelivered, receipt } = delivery;
+        let (place, refused) = match slot.pinned(number).await {
+            Ok(Some(place)) => (Some(place), None),
+            Ok(None) => {
+                let agent = slot.name();
+                let message = format!("x-revision pins it to revision {number}, and {agent} has none of that number");
+                (None, Some(Outcome::Rejected { message }))
+            }
+            Err(why) => {
+                let message = format!("revision {number}, to which it is pinned, cannot be had just now: {why}");
+                (None, Some(Outcome::HostError { message }))
+            }
+        };
+        let active = || slot.active().and_then(|active| slot.place(active.number));
+        let Some(place) = place.or_else(active) else { return receipt.hand_back() };
+        let admission = (if refused.is_none() { place.admit().await } else { None }, slot.count_running());
+        let mut attempt = self.attempt(message, redelivered, task, &place, slot, &metrics);
+        if let Some(attempt) = Arc::get_mut(&mut attempt) {
+            attempt.refused = refused;
+        }
+        self.handle(&attempt, receipt, admission).await;
     }
 
     /// Notes those tasks as running that have been for a while, until it is told to end.
@@ -175,35 +214,37 @@ impl Dispatcher {
     }
 
     /// Reads a message as a task.
-    fn read(
+    fn read(&self, agent: &AgentName, message: &Message) -> Result<Task, Malformed> {
+        let (bytes, max) = (message.body.len(), self.payload_bytes_max);
+        if bytes > max {
+            let reason = format!("its body has {bytes} bytes, expected at most {max} (payload_bytes_max)");
+            return Err(envelope::malformed(message, &reason));
+        }
+        envelope::parse(agent, message, unix_ms_now())
+    }
+
+    fn attempt(
         &self,
         message: Message,
         redelivered: bool,
-        revision: Arc<Revision>,
+        task: Task,
+        place: &Place,
+        slot: &Arc<AgentSlot>,
         metrics: &Arc<AgentMetrics>,
-    ) -> Result<Arc<Attempt>, Box<(Message, Malformed)>> {
-        let (bytes, max) = (message.body.len(), self.payload_bytes_max);
-        let started_at_ms = unix_ms_now();
-        let read = if bytes > max {
-            let reason = format!("its body has {bytes} bytes, expected at most {max} (payload_bytes_max)");
-            Err(envelope::malformed(&message, &reason))
-        } else {
-            envelope::parse(&revision.agent, &message, started_at_ms)
-        };
-        match read {
-            Ok(task) => Ok(Arc::new(Attempt {
-                message,
-                redelivered,
-                task,
-                revision,
-                started_at_ms,
-                host: Arc::clone(&self.host),
-                records: Arc::clone(&self.records),
-                metrics: Arc::clone(metrics),
-                is_noted_as_running: AtomicBool::new(false),
-            })),
-            Err(malformed) => Err(Box::new((message, malformed))),
-        }
+    ) -> Arc<Attempt> {
+        Arc::new(Attempt {
+            message,
+            redelivered,
+            task,
+            revision: Arc::clone(place.revision()),
+            slot: Arc::clone(slot),
+            refused: None,
+            started_at_ms: unix_ms_now(),
+            host: Arc::clone(&self.host),
+            records: Arc::clone(&self.records),
+            metrics: Arc::clone(metrics),
+            is_noted_as_running: AtomicBool::new(false),
+        })
     }
 
     async fn handle(&self, attempt: &Arc<Attempt>, receipt: Receipt, admission: impl Send) {
@@ -278,6 +319,7 @@ impl Dispatcher {
         let ran = self.runner.run(Arc::clone(attempt) as Arc<dyn Run>, stops).await;
         hold.ran();
         attempt.metrics.ran(&ran.0);
+        attempt.slot.count_outcome(&attempt.task, attempt.revision.number, &ran.0);
         ran
     }
 
@@ -307,75 +349,5 @@ impl Dispatcher {
             }
         }
         attempt.not_to_be_run().map_or(Standing::Open, Standing::Decided)
-    }
-}
-
-impl fmt::Debug for Attempt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Attempt").field(&self.task.id).finish()
-    }
-}
-
-impl Attempt {
-    /// How a task ends that is not worth an instance.
-    fn not_to_be_run(&self) -> Option<Outcome> {
-        if self.task.is_expired(self.started_at_ms) {
-            return Some(Outcome::Expired);
-        }
-        let (pinned, active) = (self.task.revision?, self.revision.number);
-        // On another revision than its sender asked for it might do anything; a dead letter tells.
-        (pinned != active).then(|| Outcome::Rejected {
-            message: format!("x-revision pins it to revision {pinned}, but revision {active} is the active one"),
-        })
-    }
-
-    /// Notes that it runs, once.
-    fn note_running(&self) {
-        if !self.is_noted_as_running.swap(true, Ordering::Relaxed) {
-            self.records.note(self.update(Status::Running, None));
-        }
-    }
-
-    fn update(&self, status: Status, completion: Option<&Completion>) -> Update {
-        let output = match completion.map(|completion| &completion.outcome) {
-            Some(Outcome::Succeeded(output)) => output.clone(),
-            _ => None,
-        };
-        Update {
-            id: self.task.id.clone(),
-            agent: self.task.agent.clone(),
-            revision: Some(self.revision.number),
-            status,
-            attempt: self.task.attempt,
-            generation: self.task.generation,
-            output,
-            failure: completion.and_then(|completion| completion.outcome.failure()),
-            usage: completion.map(|completion| completion.usage),
-            enqueued_at_ms: self.task.enqueued_at_ms,
-            started_at_ms: Some(self.started_at_ms),
-            finished_at_ms: status.is_terminal().then(unix_ms_now),
-        }
-    }
-}
-
-impl Run for Attempt {
-    fn task(&self) -> &Task {
-        &self.task
-    }
-
-    fn revision(&self) -> &Arc<Revision> {
-        &self.revision
-    }
-
-    fn ending(&self, completion: &Completion) -> Ending {
-        self.ended(completion)
-    }
-}
-
-impl ProgressSink for Attempt {
-    fn note(&self, progress: Progress) {
-        // Nothing is kept of the progress of a task that does not run yet.
-        self.note_running();
-        self.records.note_progress(&self.task.id, progress);
     }
 }

@@ -15,14 +15,20 @@
 mod agents;
 mod auth;
 mod batch;
+mod dashboard;
 mod dead_letters;
 mod drain;
+mod events;
 mod extract;
+mod failures;
 mod health;
 mod intake;
+mod lifecycle;
+mod live;
 mod openapi;
 mod problem;
 mod revisions;
+mod server;
 mod submission;
 mod submit;
 mod tasks;
@@ -32,6 +38,8 @@ mod view;
 pub(crate) mod tests;
 
 pub use auth::{Auth, Token};
+pub use live::{AgentLive, ErrorLive, HostLive, STREAMS_MAX, Snapshot};
+pub use server::{Tls, TlsError, serve};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,11 +56,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::agents::Agents;
+use crate::catalog::Events;
 use crate::dead_letters::DeadLetters;
 use crate::delivery::{Connectivity, Submitter};
 use crate::memory::MemoryLedger;
 use crate::records::TaskRecords;
 use crate::units::ByteSize;
+use failures::Failures;
 use intake::Intake;
 
 /// Largest body of one task, by default (contract, section 4).
@@ -119,6 +129,12 @@ pub struct Ports {
     pub agents: Arc<dyn Agents>,
     /// The tasks that failed for good.
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// The audit log.
+    pub events: Arc<dyn Events>,
+    /// The name of this host in it.
+    pub host: Arc<str>,
+    /// How the host does, as it changes every second.
+    pub live: watch::Receiver<Arc<Snapshot>>,
     /// Renders all metrics in Prometheus' text format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Cancelled when the host begins to drain: readiness turns false, and waits and event streams end.
@@ -133,12 +149,21 @@ struct ApiState {
     ports: Ports,
     intake: Intake,
     uploads: Semaphore,
+    failures: Failures,
+    streams: Arc<Semaphore>,
 }
 
 /// The API as a service: `axum::serve` it.
 pub fn router(config: Config, ports: Ports) -> Router {
     let intake = Intake::new(&config, ports.memory.clone());
-    let state = Arc::new(ApiState { config, ports, intake, uploads: Semaphore::new(UPLOADS_MAX) });
+    let state = Arc::new(ApiState {
+        config,
+        ports,
+        intake,
+        uploads: Semaphore::new(UPLOADS_MAX),
+        failures: Failures::default(),
+        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+    });
     let (routes, document) = documented(&state).split_for_parts();
     let text: Arc<str> = document.to_pretty_json().unwrap_or_default().into();
     routes
@@ -161,8 +186,15 @@ fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
         .route_layer(middleware::from_fn_with_state(Arc::clone(state), auth::tasks));
     let admin = OpenApiRouter::new()
         .routes(routes!(agents::list))
-        .routes(routes!(agents::show))
+        .routes(routes!(agents::show, lifecycle::remove))
         .routes(routes!(revisions::deploy))
+        .routes(routes!(lifecycle::rollback))
+        .routes(routes!(lifecycle::traffic))
+        .routes(routes!(lifecycle::pause))
+        .routes(routes!(lifecycle::resume))
+        .routes(routes!(events::list))
+        .routes(routes!(tasks::search))
+        .routes(routes!(live::stream))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::show, dead_letters::drop_one))
         .routes(routes!(dead_letters::redrive_one))
@@ -170,6 +202,7 @@ fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(dead_letters::drop_all))
         .route_layer(middleware::from_fn_with_state(Arc::clone(state), auth::admin));
     let open = OpenApiRouter::with_openapi(openapi::Description::openapi())
+        .routes(routes!(dashboard::page))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
@@ -182,6 +215,8 @@ fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
 async fn harden(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+    // The dashboard has a policy of its own.
+    let policy = headers.entry(header::CONTENT_SECURITY_POLICY);
+    policy.or_insert(HeaderValue::from_static("default-src 'none'; sandbox"));
     response
 }

@@ -28,11 +28,13 @@ mod memory;
 mod order;
 mod port;
 mod postgres;
+mod search;
 
 pub use dead_letters::{DeadLetter, DeadLetterCursor, DeadLetterFilter, Taken, outgoing_id};
 pub use memory::{MemoryLimits, MemoryRecords};
 pub use port::{DeadLetterList, Inbox, Outbox, Records, TaskRecords};
 pub use postgres::{EndTask, PostgresRecords, PostgresSettings};
+pub use search::{TaskCursor, TaskFilter, TaskPage};
 
 /// How long records are shown after their task's end, unless configured: 24 hours (contract, section 4).
 pub const RETENTION_DEFAULT: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);

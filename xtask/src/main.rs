@@ -6,6 +6,7 @@
 mod agents;
 mod apt;
 mod bench;
+mod browser;
 mod chaos;
 mod check;
 mod client;

@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 use crate::services::{self, Plan};
 use crate::toolchain::Toolchain;
 use crate::workspace::Workspace;
-use crate::{agents, chaos, process, python, ui};
+use crate::{agents, browser, chaos, process, python, ui};
 
 /// The AMQP client that nobody here wrote, for the tests that enqueue as a stranger would.
 const FOREIGN_CLIENT: &str = "pika==1.3.2";
@@ -81,7 +81,8 @@ impl Needs {
     /// Checks everything, installs what is ours to install, and names all that is missing.
     fn check(workspace: &Workspace) -> Result<Self> {
         ui::step(
-            "checking what the tests need: servers, a foreign AMQP client (Python pika), foreign programs, a compiler for agents",
+            "checking what the tests need: servers, a foreign AMQP client (Python pika), foreign programs, a browser, a compiler \
+             for agents",
         );
         let services = Plan::make();
         process::check_interrupted()?;
@@ -89,12 +90,14 @@ impl Needs {
         process::check_interrupted()?;
         let python = foreigners(workspace);
         process::check_interrupted()?;
+        let browser = browser::require();
+        process::check_interrupted()?;
         let compiler = Toolchain::find(workspace);
         process::check_interrupted()?;
-        match (services, programs, python, compiler) {
-            (Ok(services), Ok(()), Ok(python), Ok(_)) => Ok(Self { services, python }),
-            (services, programs, python, compiler) => {
-                let missing = [services.err(), programs.err(), python.err(), compiler.err()];
+        match (services, programs, python, browser, compiler) {
+            (Ok(services), Ok(()), Ok(python), Ok(()), Ok(_)) => Ok(Self { services, python }),
+            (services, programs, python, browser, compiler) => {
+                let missing = [services.err(), programs.err(), python.err(), browser.err(), compiler.err()];
                 let lines: Vec<_> = missing.into_iter().flatten().map(|error| format!("- {error:#}")).collect();
                 bail!("something that the tests need is missing; nothing was run\n{}", lines.join("\n"))
             }

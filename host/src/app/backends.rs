@@ -15,7 +15,7 @@ use crate::capability::redis::RedisConnections;
 use crate::capability::secrets::EnvironmentSecrets;
 use crate::capability::sql::{Database, LazyDatabase, Postgres, PostgresConfig};
 use crate::capability::{self, Capabilities};
-use crate::catalog::{Catalog, MemoryCatalog, PostgresCatalog};
+use crate::catalog::{Catalog, Events, MemoryCatalog, PostgresCatalog};
 use crate::cli::StartError;
 use crate::config::{Backend, Config};
 use crate::delivery::Broker;
@@ -29,6 +29,7 @@ pub(super) struct Backends {
     pub(super) broker: Arc<dyn Broker>,
     pub(super) records: Arc<dyn Records>,
     pub(super) catalog: Arc<dyn Catalog>,
+    pub(super) events: Arc<dyn Events>,
     pub(super) capabilities: Capabilities,
 }
 
@@ -69,7 +70,8 @@ impl Backends {
             outbound: operations.outbound(Arc::new(TcpNetwork::default())),
             directory: Arc::new(move |agent: &_| directory.contains(agent)),
         });
-        Ok(Self { broker, records, catalog, capabilities })
+        let events = Arc::clone(&catalog) as Arc<dyn Events>;
+        Ok(Self { broker, records, catalog, events, capabilities })
     }
 
     /// Flushes and closes everything, what others still write to last.

@@ -7,7 +7,7 @@ use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::Agents;
-use crate::deploy::Deployer;
+use crate::deploy::{Deployer, Seen};
 use crate::memory::MemoryLedger;
 use crate::telemetry::{HostMetrics, HostReadings};
 
@@ -38,9 +38,14 @@ impl Observer {
         let capabilities = &self.deployer.capabilities;
         let cache = capabilities.cache_counts();
         self.metrics.cache_counts(cache.iter().map(|(agent, counts)| (agent, counts.hits(), counts.misses())));
-        let connections = capabilities.backends().database.connections();
+        self.metrics.render(self.readings())
+    }
+
+    /// What the process knows about itself.
+    pub(super) fn readings(&self) -> HostReadings {
+        let connections = self.deployer.capabilities.backends().database.connections();
         let accounts = self.ledger.accounts();
-        self.metrics.render(HostReadings {
+        HostReadings {
             budget_bytes: self.ledger.budget_bytes(),
             reserved_bytes: accounts.reserved_bytes,
             baseline_bytes: accounts.baseline_bytes,
@@ -49,7 +54,18 @@ impl Observer {
             connections_used: connections.used as u64,
             connections_idle: connections.idle as u64,
             connections_max: connections.max as u64,
-        })
+        }
+    }
+
+    /// Hits and misses in the cache, of all agents.
+    pub(super) fn cache_counts(&self) -> (u64, u64) {
+        let counts = self.deployer.capabilities.cache_counts();
+        counts.iter().fold((0, 0), |(hits, misses), (_, of)| (hits + of.hits(), misses + of.misses()))
+    }
+
+    /// The agents of this host, as they are now.
+    pub(super) fn agents(&self) -> Vec<Seen> {
+        self.deployer.seen()
     }
 
     /// Keeps the queue depths fresh until the host drains.

@@ -1,17 +1,25 @@
 //! The catalog in process, for a host without a database: agents are deployed again at each start.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
-use super::{Added, Catalog, CatalogError, NewRevision, RevisionSummary, StoredRevision};
+use super::{
+    Added, AgentEntry, Catalog, CatalogError, Change, ChangeRefused, Event, Events, NewEvent, NewRevision,
+    RevisionSummary, StoredRevision, Tally,
+};
 use crate::task::{AgentName, unix_ms_now};
+
+/// Most events that are kept in process: some 2 MB. The oldest go first.
+const EVENTS_MAX: usize = 10_000;
 
 /// A catalog in process memory.
 #[derive(Debug, Default)]
 pub struct MemoryCatalog {
     kept: Mutex<Kept>,
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -19,13 +27,36 @@ struct Kept {
     agents: BTreeMap<AgentName, Agent>,
     /// Modules by digest, so that revisions which differ in the manifest only share theirs.
     modules: HashMap<String, Bytes>,
+    /// The oldest in front.
+    events: VecDeque<Event>,
+    event_last: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Agent {
     /// Revision N is at N - 1.
     revisions: Vec<StoredRevision>,
-    active: Option<u64>,
+    entry: AgentEntry,
+    /// Of the split that there is, by revision.
+    tallies: BTreeMap<u64, Tally>,
+}
+
+impl Kept {
+    fn log(&mut self, event: NewEvent) {
+        self.event_last += 1;
+        self.events.push_back(Event {
+            id: self.event_last,
+            at_ms: unix_ms_now(),
+            actor: event.actor.as_str().to_owned(),
+            host: event.host,
+            action: event.action.to_owned(),
+            agent: event.agent.map(|agent| agent.to_string()),
+            detail: event.detail,
+        });
+        if self.events.len() > EVENTS_MAX {
+            self.events.pop_front();
+        }
+    }
 }
 
 impl Agent {
@@ -42,10 +73,15 @@ impl MemoryCatalog {
 
 #[async_trait::async_trait]
 impl Catalog for MemoryCatalog {
-    async fn add(&self, mut revision: NewRevision) -> Result<Added, CatalogError> {
+    async fn add(&self, mut revision: NewRevision, event: NewEvent) -> Result<Added, CatalogError> {
         let mut kept = self.kept();
-        let Kept { agents, modules } = &mut *kept;
-        let agent = agents.entry(revision.agent.clone()).or_default();
+        let Kept { agents, modules, .. } = &mut *kept;
+        let new = || Agent {
+            revisions: Vec::new(),
+            entry: AgentEntry::new(revision.agent.clone()),
+            tallies: BTreeMap::new(),
+        };
+        let agent = agents.entry(revision.agent.clone()).or_insert_with(new);
         let same = |stored: &&StoredRevision| {
             stored.content.digest == revision.digest && stored.content.manifest == revision.manifest
         };
@@ -55,22 +91,43 @@ impl Catalog for MemoryCatalog {
         revision.module = modules.entry(revision.digest.clone()).or_insert(revision.module).clone();
         let number = agent.revisions.last().map_or(1, |last| last.revision + 1);
         agent.revisions.push(StoredRevision { revision: number, created_at_ms: unix_ms_now(), content: revision });
+        kept.log(event);
         Ok(Added::New(number))
     }
 
-    async fn activate(&self, agent: &AgentName, revision: u64) -> Result<bool, CatalogError> {
+    async fn change(
+        &self,
+        agent: &AgentName,
+        change: Change,
+        event: NewEvent,
+    ) -> Result<Result<AgentEntry, ChangeRefused>, CatalogError> {
         let mut kept = self.kept();
-        let Some(agent) = kept.agents.get_mut(agent) else { return Ok(false) };
-        let exists = agent.revision(revision).is_some();
-        if exists {
-            agent.active = Some(revision);
+        let Some(known) = kept.agents.get_mut(agent) else { return Ok(Err(ChangeRefused::NotDeployed)) };
+        let next = match known.entry.changed(&change) {
+            Ok(next) => next,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        if let Some(unknown) = next.revisions().into_iter().find(|revision| known.revision(*revision).is_none()) {
+            return Ok(Err(ChangeRefused::UnknownRevision(unknown)));
         }
-        Ok(exists)
+        if next != known.entry {
+            known.entry = next.clone();
+            known.tallies.clear();
+            kept.log(event);
+            self.changed.notify_one();
+        }
+        Ok(Ok(next))
     }
 
-    async fn active(&self) -> Result<Vec<(AgentName, u64)>, CatalogError> {
+    async fn entries(&self) -> Result<Vec<AgentEntry>, CatalogError> {
         let kept = self.kept();
-        Ok(kept.agents.iter().filter_map(|(name, agent)| Some((name.clone(), agent.active?))).collect())
+        let entries = kept.agents.values().map(|agent| &agent.entry);
+        Ok(entries.filter(|entry| entry.traffic.is_some()).cloned().collect())
+    }
+
+    async fn changed(&self) -> Result<(), CatalogError> {
+        self.changed.notified().await;
+        Ok(())
     }
 
     async fn get(&self, agent: &AgentName, revision: u64) -> Result<Option<StoredRevision>, CatalogError> {
@@ -85,9 +142,49 @@ impl Catalog for MemoryCatalog {
             digest: stored.content.digest.clone(),
             module_bytes: stored.content.module.len() as u64,
             created_at_ms: stored.created_at_ms,
-            active: agent.active == Some(stored.revision),
+            active: agent.entry.traffic.is_some_and(|traffic| traffic.active == stored.revision),
         };
         Ok(agent.revisions.iter().map(summary).collect())
+    }
+
+    async fn tally(
+        &self,
+        agent: &AgentName,
+        of_change: u64,
+        counted: &[(u64, Tally)],
+    ) -> Result<Vec<(u64, Tally)>, CatalogError> {
+        let mut kept = self.kept();
+        let Some(agent) = kept.agents.get_mut(agent).filter(|agent| agent.entry.change == of_change) else {
+            return Ok(Vec::new());
+        };
+        for (revision, tally) in counted {
+            let sum = agent.tallies.entry(*revision).or_default();
+            *sum = sum.plus(*tally);
+        }
+        Ok(agent.tallies.iter().map(|(revision, tally)| (*revision, *tally)).collect())
+    }
+}
+
+#[async_trait::async_trait]
+impl Events for MemoryCatalog {
+    async fn log(&self, event: NewEvent) -> Result<(), CatalogError> {
+        self.kept().log(event);
+        Ok(())
+    }
+
+    async fn events(
+        &self,
+        agent: Option<&AgentName>,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<Event>, CatalogError> {
+        let kept = self.kept();
+        let is_meant = |event: &&Event| {
+            before.is_none_or(|before| event.id < before)
+                && agent.is_none_or(|agent| event.agent.as_deref() == Some(agent.as_str()))
+        };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok(kept.events.iter().rev().filter(is_meant).take(limit).cloned().collect())
     }
 }
 

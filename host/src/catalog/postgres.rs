@@ -1,17 +1,24 @@
 //! The catalog in PostgreSQL, for a fleet.
 
+mod entries;
+
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
-use sqlx::postgres::{PgPool, PgRow};
+use sqlx::postgres::{PgListener, PgPool, PgRow};
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
+use tokio::sync::Mutex;
 
-use super::{Added, Catalog, CatalogError, Migration, NewRevision, RevisionSummary, StoredRevision};
+use self::entries::{NOTIFIED, decoded, kept, log};
+use super::{
+    Added, AgentEntry, Catalog, CatalogError, Change, ChangeRefused, Event, Events, Migration, NewEvent, NewRevision,
+    RevisionSummary, StoredRevision, Tally,
+};
 use crate::store::HostDatabase;
 use crate::task::{AgentName, InvalidName, unix_ms_now};
 
-/// Deployments and polls are rare; two connections let a poll pass a large upload.
-const CONNECTIONS_MAX: u32 = 2;
+/// Deployments and polls are rare; two connections let a poll pass a large upload, and one listens.
+const CONNECTIONS_MAX: u32 = 3;
 
 /// Bytes of a module per row and message, so that beside the module itself only this much more is held.
 const PART_BYTES: usize = 1 << 20;
@@ -20,6 +27,8 @@ const PART_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct PostgresCatalog {
     pool: PgPool,
+    /// Learns of changes; none before it is first needed, and after its connection was lost.
+    listener: Mutex<Option<PgListener>>,
 }
 
 /// Why the database's answer is no use.
@@ -45,10 +54,10 @@ impl PostgresCatalog {
     /// The catalog in this database; connects when it is first used.
     #[must_use]
     pub fn new(database: &HostDatabase) -> Self {
-        Self { pool: database.pool(CONNECTIONS_MAX) }
+        Self { pool: database.pool(CONNECTIONS_MAX), listener: Mutex::default() }
     }
 
-    async fn try_add(&self, revision: &NewRevision) -> Result<Added, sqlx::Error> {
+    async fn try_add(&self, revision: &NewRevision, event: &NewEvent) -> Result<Added, sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
         let connection = &mut *transaction;
         sqlx::query("INSERT INTO agents (agent) VALUES ($1) ON CONFLICT DO NOTHING")
@@ -90,6 +99,7 @@ impl PostgresCatalog {
             .bind(number)
             .execute(&mut *connection)
             .await?;
+        log(connection, event).await?;
         transaction.commit().await?;
         Ok(Added::New(unsigned(number)))
     }
@@ -150,33 +160,45 @@ async fn store_module(connection: &mut PgConnection, digest: &str, module: &Byte
 
 #[async_trait::async_trait]
 impl Catalog for PostgresCatalog {
-    async fn add(&self, revision: NewRevision) -> Result<Added, CatalogError> {
-        self.try_add(&revision).await.map_err(written)
+    async fn add(&self, revision: NewRevision, event: NewEvent) -> Result<Added, CatalogError> {
+        self.try_add(&revision, &event).await.map_err(written)
     }
 
-    async fn activate(&self, agent: &AgentName, revision: u64) -> Result<bool, CatalogError> {
-        let updated = sqlx::query(
-            "UPDATE agents SET revision_active = $2
-             WHERE agent = $1 AND EXISTS (SELECT FROM revisions WHERE agent = $1 AND revision = $2)",
-        )
-        .bind(agent.as_str())
-        .bind(signed(revision))
-        .execute(&self.pool)
-        .await
-        .map_err(written)?;
-        Ok(updated.rows_affected() > 0)
+    async fn change(
+        &self,
+        agent: &AgentName,
+        change: Change,
+        event: NewEvent,
+    ) -> Result<Result<AgentEntry, ChangeRefused>, CatalogError> {
+        self.try_change(agent, &change, &event).await.map_err(written)
     }
 
-    async fn active(&self) -> Result<Vec<(AgentName, u64)>, CatalogError> {
-        let rows =
-            sqlx::query("SELECT agent, revision_active FROM agents WHERE revision_active IS NOT NULL ORDER BY agent")
-                .fetch_all(&self.pool)
-                .await
-                .map_err(read)?;
-        let active = |row: &PgRow| -> Result<_, Unusable> {
-            Ok((AgentName::parse(row.try_get(0)?)?, unsigned(row.try_get(1)?)))
+    async fn entries(&self) -> Result<Vec<AgentEntry>, CatalogError> {
+        const SELECT: &str = "
+            SELECT agent, revision_active, revision_previous, canary, canary_percent, is_paused, change
+            FROM agents WHERE revision_active IS NOT NULL ORDER BY agent";
+        let rows = sqlx::query(SELECT).fetch_all(&self.pool).await.map_err(read)?;
+        rows.iter().map(decoded).collect::<Result<_, _>>().map_err(read)
+    }
+
+    async fn changed(&self) -> Result<(), CatalogError> {
+        let mut kept = self.listener.lock().await;
+        // Taken out while it waits: where the caller goes away, or the connection is lost, it is made anew.
+        let mut listener = match kept.take() {
+            Some(listener) => listener,
+            None => {
+                let mut listener = PgListener::connect_with(&self.pool).await.map_err(read)?;
+                listener.listen(NOTIFIED).await.map_err(read)?;
+                *kept = Some(listener);
+                // What changed before it listened, nobody tells.
+                return Ok(());
+            }
         };
-        rows.iter().map(active).collect::<Result<_, _>>().map_err(read)
+        let notified = listener.try_recv().await.map_err(read)?;
+        if notified.is_some() {
+            *kept = Some(listener);
+        }
+        Ok(())
     }
 
     async fn get(&self, agent: &AgentName, revision: u64) -> Result<Option<StoredRevision>, CatalogError> {
@@ -202,6 +224,44 @@ impl Catalog for PostgresCatalog {
             })
         };
         rows.iter().map(summary).collect::<Result<_, _>>().map_err(read)
+    }
+
+    async fn tally(
+        &self,
+        agent: &AgentName,
+        of_change: u64,
+        counted: &[(u64, Tally)],
+    ) -> Result<Vec<(u64, Tally)>, CatalogError> {
+        self.try_tally(agent, of_change, counted).await.map_err(written)
+    }
+}
+
+#[async_trait::async_trait]
+impl Events for PostgresCatalog {
+    async fn log(&self, event: NewEvent) -> Result<(), CatalogError> {
+        let mut connection = self.pool.acquire().await.map_err(written)?;
+        log(&mut connection, &event).await.map_err(written)
+    }
+
+    async fn events(
+        &self,
+        agent: Option<&AgentName>,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<Event>, CatalogError> {
+        // Two statements, so that each goes by its index.
+        const ALL: &str = "
+            SELECT id, at_ms, actor, host, action, agent, detail FROM events WHERE id < $1 ORDER BY id DESC LIMIT $2";
+        const OF_AGENT: &str = "
+            SELECT id, at_ms, actor, host, action, agent, detail FROM events
+            WHERE agent = $3 AND id < $1 ORDER BY id DESC LIMIT $2";
+        let query = sqlx::query(if agent.is_some() { OF_AGENT } else { ALL });
+        let mut query = query.bind(before.map_or(i64::MAX, signed)).bind(i64::from(limit));
+        if let Some(agent) = agent {
+            query = query.bind(agent.as_str());
+        }
+        let rows = query.fetch_all(&self.pool).await.map_err(read)?;
+        rows.iter().map(kept).collect::<Result<_, _>>().map_err(read)
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Format;
 use super::client::Client;
 use super::failed::Failed;
-use super::output::Console;
+use super::output::{Console, one_line};
 use super::show::field;
 use crate::package::{self, MANIFEST_NAME, Package};
 
@@ -21,6 +21,9 @@ pub(super) struct Deploy {
     /// Add the revision, and leave new tasks on the one that they go to now
     #[arg(long)]
     no_activate: bool,
+    /// Check it and print what would change, and change nothing
+    #[arg(long)]
+    plan: bool,
 }
 
 impl Deploy {
@@ -50,6 +53,9 @@ impl Deploy {
         if self.no_activate {
             request = request.query(&[("activate", "false")]);
         }
+        if self.plan {
+            return print_plan(&client.json(request.query(&[("plan", "true")])).await?, console);
+        }
         let response = client.send(request).await?;
         let unchanged = response.status() == reqwest::StatusCode::OK;
         let body = client.bytes(response).await?;
@@ -62,4 +68,26 @@ impl Deploy {
         let status = field(&deployed, "status");
         Ok(console.text(&format!("{agent} {what} revision {revision} ({status}), {digest}"))?)
     }
+}
+
+fn print_plan(plan: &Value, console: &mut Console<'_>) -> Result<(), Failed> {
+    if console.format == Format::Json {
+        return Ok(console.json(plan)?);
+    }
+    let mut text = String::new();
+    match (plan.get("active").and_then(Value::as_u64), plan.get("known").and_then(Value::as_u64)) {
+        (None, _) => text.push_str("nothing is deployed under this name yet\n"),
+        (Some(active), Some(known)) if active == known => text.push_str(&format!("revision {active} is this one\n")),
+        (Some(active), Some(known)) => text.push_str(&format!("revision {known} would follow on {active} again\n")),
+        (Some(active), None) => text.push_str(&format!("a new revision would follow on {active}\n")),
+    }
+    for difference in plan.get("differences").and_then(Value::as_array).into_iter().flatten() {
+        let (what, from, to) = (field(difference, "what"), field(difference, "from"), field(difference, "to"));
+        match (difference.get("from"), difference.get("to")) {
+            (Some(Value::Null) | None, _) => text.push_str(&format!("+ {what}: {}\n", one_line(&to))),
+            (_, Some(Value::Null) | None) => text.push_str(&format!("- {what}: {}\n", one_line(&from))),
+            _ => text.push_str(&format!("~ {what}: {} -> {}\n", one_line(&from), one_line(&to))),
+        }
+    }
+    Ok(console.text(&text)?)
 }

@@ -1,4 +1,4 @@
-//! `agents list|show`, `config show`, and how documents are printed.
+//! `agents`, `config show`, and how documents are printed.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::client::Client;
 use super::failed::{Exit, Failed};
 use super::output::{Console, table};
-use super::{ConfigFlags, Format};
+use super::{ConfigFlags, Format, lifecycle};
 use crate::config::Config;
 
 /// `agents`
@@ -18,6 +18,24 @@ pub(super) enum Agents {
     Show {
         /// Its name
         agent: String,
+    },
+    /// Stop consuming an agent's queue; its tasks wait
+    Pause {
+        /// Its name
+        agent: String,
+    },
+    /// Consume a paused agent's queue again
+    Resume {
+        /// Its name
+        agent: String,
+    },
+    /// Remove an agent for which no tasks wait
+    Remove {
+        /// Its name
+        agent: String,
+        /// Also where tasks wait: they stay in its queue, and run if it is deployed again
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -31,6 +49,14 @@ pub(super) fn field(document: &Value, name: &str) -> String {
 }
 
 impl Agents {
+    /// The tokens that will do, where one does that is narrower than the admin's.
+    pub(super) fn narrow_tokens(&self) -> &'static [&'static str] {
+        match self {
+            Self::List | Self::Show { .. } => &["AGENT_HOST_READ_TOKEN"],
+            Self::Pause { .. } | Self::Resume { .. } | Self::Remove { .. } => &[],
+        }
+    }
+
     pub(super) async fn run(&self, client: &Client, console: &mut Console<'_>) -> Result<(), Failed> {
         match self {
             Self::List => {
@@ -50,6 +76,9 @@ impl Agents {
                 let document = client.json(client.request(Method::GET, &["v1", "agents", agent])).await?;
                 print_document(&document, console)
             }
+            Self::Pause { agent } => lifecycle::change(agent, "pause", client, console).await,
+            Self::Resume { agent } => lifecycle::change(agent, "resume", client, console).await,
+            Self::Remove { agent, force } => lifecycle::remove(agent, *force, client, console).await,
         }
     }
 }
@@ -82,7 +111,7 @@ const FIRST: [&str; 13] = [
 ];
 
 /// Fields of the host's documents that are points in time, in Unix milliseconds.
-const TIMES: [&str; 5] = ["enqueued_at", "started_at", "finished_at", "failed_at", "created_at"];
+const TIMES: [&str; 6] = ["enqueued_at", "started_at", "finished_at", "failed_at", "created_at", "at"];
 
 /// Fields whose content is not the host's: an agent's output, and what a sender gave a task.
 const STRANGERS: [&str; 3] = ["output", "headers", "body"];

@@ -1,6 +1,7 @@
 //! The commands against the real HTTP API on a port of its own, over the API's own doubles.
 
 mod dead_letters;
+mod lifecycle;
 mod tasks;
 
 use std::path::{Path, PathBuf};

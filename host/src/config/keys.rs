@@ -39,8 +39,16 @@ const fn secret(name: &'static str, variable: &'static str, meaning: &'static st
 }
 
 /// Every setting, in the order of the documentation.
-pub const KEYS: [Key; 24] = [
+pub const KEYS: [Key; 26] = [
     key("listen", "AGENT_HOST_LISTEN", "127.0.0.1:8080", "IP address and port of the HTTP API"),
+    key(
+        "tls_cert",
+        "AGENT_HOST_TLS_CERT",
+        "",
+        "file with the certificate of the HTTP API in PEM, its own first and then those that lead to its authority; with it \
+         the API is served by TLS alone",
+    ),
+    key("tls_key", "AGENT_HOST_TLS_KEY", "", "file with the certificate's private key in PEM"),
     service("amqp_url", "AMQP_URL", "RabbitMQ: `amqp://` or `amqps://`, or `embedded`: in process and volatile"),
     service(
         "database_url",
@@ -145,20 +153,6 @@ pub const KEYS: [Key; 24] = [
         "RUST_LOG",
         "info",
         "which log lines are written, as `tracing` directives such as `info,agent_host=debug`",
-    ),
-];
-
-/// Settings of the contract that this version does not have: (name, variable, what to do instead).
-pub(super) const UNSUPPORTED: [(&str, &str, &str); 2] = [
-    (
-        "tls_cert",
-        "AGENT_HOST_TLS_CERT",
-        "this version serves plain HTTP; let a proxy in front of it do TLS, and unset this",
-    ),
-    (
-        "tls_key",
-        "AGENT_HOST_TLS_KEY",
-        "this version serves plain HTTP; let a proxy in front of it do TLS, and unset this",
     ),
 ];
 

@@ -138,6 +138,7 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
     let grace_period = reader.duration("grace_period", Duration::ZERO);
     let http = http_config(&mut reader);
     contradictions(&mut reader, listen, http.as_ref());
+    let tls = tls(&mut reader);
     let data_dir = reader.path("data_dir");
     let compile_memory_max = reader.size("compile_memory_max", COMPILE_MEMORY_MIN, ANY);
     let compile_time_max = reader.duration("compile_time_max", COMPILE_TIME_MIN);
@@ -146,6 +147,7 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
     let config = (|| {
         Some(Config {
             listen: listen?,
+            tls,
             broker: broker?,
             database: database?,
             cache: cache?,
@@ -215,6 +217,21 @@ fn http_config(reader: &mut Reader<'_>) -> Option<http::Config> {
         intake_requests_max: intake_requests_max?,
         intake_wait_max: intake_wait_max?,
     })
+}
+
+/// A certificate with its key. Where there is one, there are others who reach the host.
+fn tls(reader: &mut Reader<'_>) -> Option<(PathBuf, PathBuf)> {
+    let (certificate, key) = (reader.path("tls_cert"), reader.path("tls_key"));
+    if certificate.is_some() != key.is_some() {
+        reader.problems.push("one of tls_cert and tls_key is set without the other: set both or neither".to_owned());
+    }
+    if certificate.is_some() && reader.value("admin_token").is_none() {
+        reader.problems.push(
+            "tls_cert is set without AGENT_HOST_ADMIN_TOKEN: whoever encrypts has others reach the host; set it, or neither"
+                .to_owned(),
+        );
+    }
+    certificate.zip(key)
 }
 
 fn contradictions(reader: &mut Reader<'_>, listen: Option<SocketAddr>, http: Option<&http::Config>) {

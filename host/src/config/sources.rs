@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::keys::{FOREIGN_PREFIXES, IGNORED, KEYS, Key, Kind, OTHER_VARIABLES, UNSUPPORTED};
+use super::keys::{FOREIGN_PREFIXES, IGNORED, KEYS, Key, Kind, OTHER_VARIABLES};
 use super::{Backend, FILE_NAME, Flags, Setting, Vars};
 
 /// Where a value came from.
@@ -154,11 +154,6 @@ fn line_of(text: &str, span: Option<std::ops::Range<usize>>) -> String {
 
 fn read_table(table: toml::Table, path: &Path, values: &mut Values, problems: &mut Vec<String>) {
     for (name, value) in table {
-        let unsupported = UNSUPPORTED.iter().find(|(unsupported, _, _)| *unsupported == name);
-        if let Some((_, _, instead)) = unsupported {
-            problems.push(format!("{name} in {}: {instead}", path.display()));
-            continue;
-        }
         if values.get(&name).is_none() {
             let near = nearest(&name, KEYS.iter().map(|key| key.name));
             problems.push(format!("{name} in {} is not known{near}", path.display()));
@@ -194,11 +189,6 @@ fn read_vars(vars: &dyn Vars, values: &mut Values, problems: &mut Vec<String>) {
     let mut names = vars.names();
     names.sort();
     for name in names.iter().filter(|name| name.starts_with("AGENT_HOST_")) {
-        let unsupported = UNSUPPORTED.iter().find(|(_, variable, _)| variable == name);
-        if let Some((_, _, instead)) = unsupported {
-            problems.push(format!("{name}: {instead}"));
-            continue;
-        }
         let known = KEYS.iter().any(|key| key.variable == name) || OTHER_VARIABLES.contains(&name.as_str());
         if !known && !FOREIGN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
             let near = nearest(name, KEYS.iter().map(|key| key.variable));

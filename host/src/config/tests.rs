@@ -81,7 +81,7 @@ fn every_mistake_is_reported_at_once_and_no_secret_is() {
         "listn",
         "log in",
         "admin_token in",
-        "tls_cert in",
+        "one of tls_cert and tls_key",
         "AGENT_HOST_LISTEN",
         "AMQP_URL",
         "DATABASE_URL",
@@ -145,6 +145,10 @@ fn settings_that_contradict_each_other_are_refused() {
     assert_eq!(problems(&[("AGENT_HOST_READ_TOKEN", "t")]).len(), 1);
     assert_eq!(problems(&[("AGENT_HOST_INTAKE_BYTES_MAX", "1MiB")]).len(), 1);
     assert_eq!(problems(&[("AGENT_HOST_TLS_KEY", "k.pem")]).len(), 1);
+    let tls = [("AGENT_HOST_TLS_CERT", "c.pem"), ("AGENT_HOST_TLS_KEY", "k.pem")];
+    let open = problems(&tls);
+    assert!(open.len() == 1 && open[0].contains("AGENT_HOST_ADMIN_TOKEN"), "{open:?}");
+    assert!(load(&[tls[0], tls[1], ("AGENT_HOST_ADMIN_TOKEN", "t")]).is_ok());
     let forgotten = problems(&[("AGENT_HOST_RECORD_RETENTION", "8d")]);
     assert!(forgotten.len() == 1 && forgotten[0].contains("inbox_retention = 7d"), "{forgotten:?}");
     assert!(load(&[("AGENT_HOST_RECORD_RETENTION", "8d"), ("AGENT_HOST_INBOX_RETENTION", "8d")]).is_ok());

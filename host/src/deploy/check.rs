@@ -7,12 +7,13 @@ use sha2::{Digest, Sha256};
 
 use super::Deployer;
 use crate::agent::{Code, CompileError, LoadError, Revision};
-use crate::agents::{DeployError, Deployed};
+use crate::agents::{DeployError, Deployed, Upload};
 use crate::capability::Capabilities;
 use crate::capability::files::Folders;
 use crate::capability::secrets::variable;
-use crate::catalog::NewRevision;
+use crate::catalog::{NewRevision, Traffic};
 use crate::manifest::Manifest;
+use crate::task::AgentName;
 use crate::text::escaped;
 
 /// A revision that compiles, starts, and has its schema and queues.
@@ -44,6 +45,22 @@ pub(super) fn digest(module: &Bytes) -> String {
     text
 }
 
+/// An upload as a revision without a number. What is wrong with its manifest is told.
+pub(super) fn content(agent: &AgentName, upload: Upload) -> Result<(Arc<Manifest>, NewRevision), DeployError> {
+    let manifest = Arc::new(Manifest::parse(&upload.manifest)?);
+    if manifest.agent.name != *agent {
+        return Err(DeployError::OtherAgent { manifest: manifest.agent.name.clone(), path: agent.clone() });
+    }
+    let content = NewRevision {
+        agent: agent.clone(),
+        digest: digest(&upload.module),
+        manifest: upload.manifest,
+        module: upload.module,
+        migrations: upload.migrations,
+    };
+    Ok((manifest, content))
+}
+
 /// What a deploy answers where its module does not load: it is the module's fault, or else the host's. The names in it are
 /// the module's own.
 fn refused(error: LoadError) -> DeployError {
@@ -59,8 +76,13 @@ impl Deployer {
     /// added to it are applied.
     pub(super) async fn running_already(&self, content: &NewRevision) -> Result<Option<Deployed>, DeployError> {
         let Some(deployed) = self.find(&content.agent) else { return Ok(None) };
-        let active = deployed.slot.active();
+        let Some(active) = deployed.slot.active() else { return Ok(None) };
         if active.digest != content.digest {
+            return Ok(None);
+        }
+        // Not as this host has it: another one may have directed tasks elsewhere a moment ago.
+        let traffic = self.entry(&content.agent).await?.and_then(|entry| entry.traffic);
+        if traffic != Some(Traffic::all_to(active.number)) {
             return Ok(None);
         }
         let stored = self.catalog.get(&content.agent, active.number).await?;
@@ -93,6 +115,18 @@ impl Deployer {
         content: &NewRevision,
         manifest: &Arc<Manifest>,
     ) -> Result<Checked, DeployError> {
+        let (code, folders) = self.tried(content, manifest).await?;
+        self.provision(content, manifest).await?;
+        self.broker.declare(&content.agent).await.map_err(DeployError::Broker)?;
+        Ok(Checked { code, digest: content.digest.clone(), folders, manifest: Arc::clone(manifest) })
+    }
+
+    /// Compiles a revision and starts it for a trial. Leaves nothing behind but its compiled code.
+    pub(super) async fn tried(
+        &self,
+        content: &NewRevision,
+        manifest: &Arc<Manifest>,
+    ) -> Result<(Code, Folders), DeployError> {
         self.check_grants(manifest).await?;
         let code = self.loader.load(&content.module, manifest).await.map_err(refused)?;
         let folders =
@@ -101,9 +135,7 @@ impl Deployer {
         let trial = code.clone().into_revision(0, digest, Arc::clone(manifest), &self.capabilities, folders()?);
         let trial = Arc::new(trial);
         self.runner.try_start(&trial).await.map_err(refused)?;
-        self.provision(content, manifest).await?;
-        self.broker.declare(&content.agent).await.map_err(DeployError::Broker)?;
-        Ok(Checked { code, digest: content.digest.clone(), folders: folders()?, manifest: Arc::clone(manifest) })
+        Ok((code, folders()?))
     }
 
     /// What the manifest asks for and this host cannot give.

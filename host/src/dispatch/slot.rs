@@ -1,59 +1,153 @@
-//! One deployed agent on this host: which revision new tasks run on, and how many run.
+//! One deployed agent on this host: which revisions new tasks run on, and how many run.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::agent::Revision;
-use crate::task::AgentName;
+use crate::catalog::{Tally, Traffic};
+use crate::task::{AgentName, Completion, Outcome, Task};
 
-/// The place of an agent on this host; deploys change what is in it while tasks run.
-#[derive(Debug)]
-pub struct AgentSlot {
-    active: RwLock<Active>,
-    concurrency_max: u32,
-    running: Arc<AtomicU64>,
+/// Revisions that no new task goes to and that pinned tasks asked for, kept loaded per agent; of more, the oldest goes.
+const PINNED_MAX: usize = 4;
+
+/// Where revisions come from that pinned tasks ask for.
+#[async_trait::async_trait]
+pub trait Shelf: Send + Sync + 'static {
+    /// A revision, ready to run; nothing where the agent has none of this number.
+    ///
+    /// # Errors
+    /// Why it cannot be had just now, for people.
+    async fn revision(&self, agent: &AgentName, number: u64) -> Result<Option<Arc<Revision>>, String>;
 }
 
+/// The place of an agent on this host; operators change what is in it while tasks run.
+pub struct AgentSlot {
+    name: AgentName,
+    serving: RwLock<Arc<Serving>>,
+    shelf: Arc<dyn Shelf>,
+    pinned: tokio::sync::Mutex<BTreeMap<u64, Place>>,
+    concurrency_max: u32,
+    running: Arc<AtomicU64>,
+    /// How first attempts ended since the split began.
+    counted: Mutex<Counted>,
+}
+
+/// What new tasks run on. Replaced as one.
+struct Serving {
+    traffic: Traffic,
+    change: u64,
+    places: BTreeMap<u64, Place>,
+}
+
+#[derive(Default)]
+struct Counted {
+    change: u64,
+    tallies: BTreeMap<u64, Tally>,
+}
+
+/// A revision with the places of its tasks.
 #[derive(Clone, Debug)]
-struct Active {
+pub struct Place {
     revision: Arc<Revision>,
     /// The manifest's `limits.concurrency`. Each revision brings its own, so that a deploy can change it: until the old
     /// revision's tasks have ended both count apart.
     permits: Arc<Semaphore>,
 }
 
-impl Active {
+impl Place {
     fn new(revision: Arc<Revision>, concurrency_max: u32) -> Self {
         let concurrency = revision.manifest.limits.concurrency.min(concurrency_max);
         Self { permits: Arc::new(Semaphore::new(concurrency as usize)), revision }
     }
+
+    /// Its revision.
+    #[must_use]
+    pub fn revision(&self) -> &Arc<Revision> {
+        &self.revision
+    }
+
+    /// Waits until another instance of it may run.
+    pub(super) async fn admit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).acquire_owned().await.ok()
+    }
+}
+
+/// Where a task runs.
+pub(super) enum Admission {
+    /// Here, and it may start.
+    Place(Place, Option<OwnedSemaphorePermit>),
+    /// On a revision that is not loaded.
+    Pinned(u64),
+    /// Nowhere on this host.
+    Nowhere,
 }
 
 impl AgentSlot {
-    /// A slot with its first revision, on a host that lets one agent run at most so many instances at once.
+    /// A slot on a host that lets one agent run at most so many instances at once.
     #[must_use]
-    pub fn new(revision: Arc<Revision>, concurrency_max: u32) -> Self {
-        Self { active: RwLock::new(Active::new(revision, concurrency_max)), concurrency_max, running: Arc::default() }
+    pub fn new(
+        name: AgentName,
+        traffic: Traffic,
+        change: u64,
+        revisions: Vec<Arc<Revision>>,
+        shelf: Arc<dyn Shelf>,
+        concurrency_max: u32,
+    ) -> Self {
+        let places = revisions.into_iter().map(|revision| (revision.number, Place::new(revision, concurrency_max)));
+        Self {
+            name,
+            serving: RwLock::new(Arc::new(Serving { traffic, change, places: places.collect() })),
+            shelf,
+            pinned: tokio::sync::Mutex::default(),
+            concurrency_max,
+            running: Arc::default(),
+            counted: Mutex::default(),
+        }
     }
 
     /// The agent's name.
     #[must_use]
-    pub fn name(&self) -> AgentName {
-        self.read().revision.agent.clone()
+    pub fn name(&self) -> &AgentName {
+        &self.name
     }
 
-    /// The revision that new tasks run on.
+    /// Where new tasks go, and of which change of the agent that is.
     #[must_use]
-    pub fn active(&self) -> Arc<Revision> {
-        self.read().revision
+    pub fn traffic(&self) -> (Traffic, u64) {
+        let serving = self.serving();
+        (serving.traffic, serving.change)
     }
 
-    /// Directs new tasks to another revision. Running ones finish on theirs.
-    pub fn cut_over(&self, revision: Arc<Revision>) {
-        // A writer cannot leave a half-made value behind: one assignment.
-        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Active::new(revision, self.concurrency_max);
+    /// The active revision.
+    #[must_use]
+    pub fn active(&self) -> Option<Arc<Revision>> {
+        let serving = self.serving();
+        serving.places.get(&serving.traffic.active).map(|place| Arc::clone(&place.revision))
+    }
+
+    /// A revision that new tasks go to.
+    #[must_use]
+    pub fn serves(&self, number: u64) -> Option<Arc<Revision>> {
+        self.serving().places.get(&number).map(|place| Arc::clone(&place.revision))
+    }
+
+    pub(super) fn place(&self, number: u64) -> Option<Place> {
+        self.serving().places.get(&number).cloned()
+    }
+
+    /// Directs new tasks elsewhere, all at once. Running ones finish on their revision; a revision that stays keeps its
+    /// places.
+    pub fn cut_over(&self, traffic: Traffic, change: u64, revisions: Vec<Arc<Revision>>) {
+        let mut serving = self.serving.write().unwrap_or_else(PoisonError::into_inner);
+        let place = |revision: Arc<Revision>| {
+            let kept = serving.places.get(&revision.number).filter(|place| Arc::ptr_eq(&place.revision, &revision));
+            (revision.number, kept.cloned().unwrap_or_else(|| Place::new(revision, self.concurrency_max)))
+        };
+        let places = revisions.into_iter().map(place).collect();
+        *serving = Arc::new(Serving { traffic, change, places });
     }
 
     /// Tasks of this agent that run on this host now.
@@ -62,12 +156,38 @@ impl AgentSlot {
         self.running.load(Ordering::Relaxed)
     }
 
-    /// Waits until another instance of the agent may run.
-    pub(super) async fn admit(&self, revision: &Arc<Revision>) -> Option<OwnedSemaphorePermit> {
-        let active = self.read();
-        // A deploy in between: the old revision's permits are gone, and its last task need not wait for the new one's.
-        let permits = Arc::ptr_eq(&active.revision, revision).then_some(active.permits)?;
-        permits.acquire_owned().await.ok()
+    /// Waits until a task may run on the revision that it is pinned to, or on the one that its id goes to at that moment.
+    pub(super) async fn admit(&self, task: &Task) -> Admission {
+        loop {
+            let number = self.revision_of(task);
+            let Some(place) = self.place(number) else {
+                return task.revision.map_or(Admission::Nowhere, Admission::Pinned);
+            };
+            let permit = place.admit().await;
+            // While it waited, new tasks may have been directed elsewhere.
+            if task.revision.is_some() || self.revision_of(task) == number {
+                return Admission::Place(place, permit);
+            }
+        }
+    }
+
+    fn revision_of(&self, task: &Task) -> u64 {
+        task.revision.unwrap_or_else(|| self.serving().traffic.revision_of(&task.id))
+    }
+
+    /// The place of a revision that is not among those that new tasks go to; nothing where the agent has no such one.
+    pub(super) async fn pinned(&self, number: u64) -> Result<Option<Place>, String> {
+        let mut pinned = self.pinned.lock().await;
+        if let Some(place) = pinned.get(&number) {
+            return Ok(Some(place.clone()));
+        }
+        let Some(revision) = self.shelf.revision(&self.name, number).await? else { return Ok(None) };
+        let place = Place::new(revision, self.concurrency_max);
+        pinned.insert(number, place.clone());
+        if pinned.len() > PINNED_MAX {
+            pinned.pop_first();
+        }
+        Ok(Some(place))
     }
 
     pub(super) fn count_running(&self) -> Running {
@@ -75,8 +195,49 @@ impl AgentSlot {
         Running(Arc::clone(&self.running))
     }
 
-    fn read(&self) -> Active {
-        self.active.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Counts how a task's first attempt ended, while its agent's traffic is split: what a canary is judged by.
+    pub(super) fn count_outcome(&self, task: &Task, revision: u64, completion: &Completion) {
+        let serving = self.serving();
+        if serving.traffic.canary.is_none() || task.attempt > 1 || task.revision.is_some() {
+            return;
+        }
+        let failed = match completion.outcome {
+            Outcome::Succeeded(_) => 0,
+            Outcome::Retry { .. }
+            | Outcome::Rejected { .. }
+            | Outcome::Trapped { .. }
+            | Outcome::TimedOut(_)
+            | Outcome::OutOfMemory(_)
+            | Outcome::LimitExceeded(_) => 1,
+            // Not the revision's doing.
+            Outcome::Expired
+            | Outcome::Cancelled
+            | Outcome::Interrupted
+            | Outcome::HostError { .. }
+            | Outcome::HostKiller => return,
+        };
+        if !serving.traffic.reaches(revision) {
+            return;
+        }
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if counted.change != serving.change {
+            *counted = Counted { change: serving.change, tallies: BTreeMap::new() };
+        }
+        let tally = counted.tallies.entry(revision).or_default();
+        *tally = tally.plus(Tally { succeeded: 1 - failed, failed });
+    }
+
+    /// What was counted since the last call, of the split that there is.
+    #[must_use]
+    pub fn take_counted(&self) -> Vec<(u64, Tally)> {
+        let change = self.serving().change;
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = std::mem::take(&mut *counted);
+        if taken.change == change { taken.tallies.into_iter().collect() } else { Vec::new() }
+    }
+
+    fn serving(&self) -> Arc<Serving> {
+        Arc::clone(&self.serving.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

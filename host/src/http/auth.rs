@@ -4,9 +4,10 @@
 //! admin API answers only requests that a program on this machine made on purpose: see [`is_own_origin`].
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
@@ -16,6 +17,7 @@ use subtle::ConstantTimeEq;
 
 use super::ApiState;
 use super::problem::{Kind, Problem};
+use crate::catalog::Actor;
 
 /// A bearer token, kept as its digest: there is nothing to leak, and comparing takes the same time for every guess.
 #[derive(Clone)]
@@ -59,18 +61,43 @@ enum Scope {
     AdminWrite,
 }
 
+/// By which right a request is answered: what the audit log calls its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Admin,
+    Read,
+    Submit,
+    /// Somebody on this machine, where there is no admin token.
+    Loopback,
+    /// Anybody: the route is open.
+    Anybody,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin token",
+            Self::Read => "read token",
+            Self::Submit => "submit token",
+            Self::Loopback => "this machine",
+            Self::Anybody => "anybody",
+        }
+    }
+}
+
 impl Auth {
-    fn authorize(&self, scope: Scope, request: &Request) -> Result<(), Problem> {
-        let (accepted, names): ([Option<&Token>; 3], &str) = match scope {
-            Scope::Submit | Scope::FollowTask if self.submit.is_none() => return Ok(()),
-            Scope::AdminRead | Scope::AdminWrite if self.admin.is_none() => return own_origin(request),
-            Scope::Submit => ([self.submit.as_ref(), self.admin.as_ref(), None], "the submit token or the admin token"),
-            Scope::FollowTask => (
-                [self.submit.as_ref(), self.read.as_ref(), self.admin.as_ref()],
-                "the submit token, the read token or the admin token",
-            ),
-            Scope::AdminRead => ([self.read.as_ref(), self.admin.as_ref(), None], "the read token or the admin token"),
-            Scope::AdminWrite => ([self.admin.as_ref(), None, None], "the admin token"),
+    fn authorize(&self, scope: Scope, request: &Request) -> Result<Role, Problem> {
+        let (accepted, names): (&[Role], &str) = match scope {
+            Scope::Submit | Scope::FollowTask if self.submit.is_none() => return Ok(Role::Anybody),
+            Scope::AdminRead | Scope::AdminWrite if self.admin.is_none() => {
+                return own_origin(request).map(|()| Role::Loopback);
+            }
+            Scope::Submit => (&[Role::Submit, Role::Admin], "the submit token or the admin token"),
+            Scope::FollowTask => {
+                (&[Role::Submit, Role::Read, Role::Admin], "the submit token, the read token or the admin token")
+            }
+            Scope::AdminRead => (&[Role::Read, Role::Admin], "the read token or the admin token"),
+            Scope::AdminWrite => (&[Role::Admin], "the admin token"),
         };
         let Some(presented) = bearer(request.headers()) else {
             return Err(Problem::new(
@@ -79,15 +106,28 @@ impl Auth {
             ));
         };
         // Every accepted token is compared, so that the time taken does not tell which one was near.
-        let matched = accepted.into_iter().flatten().fold(false, |matched, token| token.matches(&presented) | matched);
-        if matched {
-            return Ok(());
+        let is_presented = |role: Role| self.token(role).is_some_and(|token| token.matches(&presented));
+        let matched =
+            accepted.iter().fold(None, |matched, role| if is_presented(*role) { Some(*role) } else { matched });
+        if let Some(role) = matched {
+            return Ok(role);
         }
         let known = [&self.submit, &self.read].into_iter().flatten().any(|token| token.matches(&presented));
         if known {
             return Err(Problem::new(Kind::Forbidden, format!("the token is good, but this route needs {names}")));
         }
         Err(Problem::new(Kind::Unauthorized, format!("the token is wrong; this route needs {names}")))
+    }
+}
+
+impl Auth {
+    fn token(&self, role: Role) -> Option<&Token> {
+        match role {
+            Role::Admin => self.admin.as_ref(),
+            Role::Read => self.read.as_ref(),
+            Role::Submit => self.submit.as_ref(),
+            Role::Loopback | Role::Anybody => None,
+        }
     }
 }
 
@@ -128,16 +168,33 @@ fn is_own_origin<'a>(host: &str, mut origins: impl Iterator<Item = &'a str>) -> 
 }
 
 /// Guards the routes that submit tasks, or follow or cancel one by its id. Cancelling takes more than a token to read.
-pub(crate) async fn tasks(State(api): State<Arc<ApiState>>, request: Request, next: Next) -> Result<Response, Problem> {
+pub(crate) async fn tasks(state: State<Arc<ApiState>>, request: Request, next: Next) -> Result<Response, Problem> {
     let scope = if is_reading(&request) { Scope::FollowTask } else { Scope::Submit };
-    api.config.auth.authorize(scope, &request)?;
-    Ok(next.run(request).await)
+    guarded(state, scope, request, next).await
 }
 
 /// Guards the admin API.
-pub(crate) async fn admin(State(api): State<Arc<ApiState>>, request: Request, next: Next) -> Result<Response, Problem> {
+pub(crate) async fn admin(state: State<Arc<ApiState>>, request: Request, next: Next) -> Result<Response, Problem> {
     let scope = if is_reading(&request) { Scope::AdminRead } else { Scope::AdminWrite };
-    api.config.auth.authorize(scope, &request)?;
+    guarded(state, scope, request, next).await
+}
+
+async fn guarded(
+    State(api): State<Arc<ApiState>>,
+    scope: Scope,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let failures = api.failures.of(address);
+    let authorized = api.config.auth.authorize(scope, &request);
+    // What needs no token is not held up by who guesses one.
+    if !matches!(authorized, Ok(Role::Anybody | Role::Loopback)) {
+        failures.check()?;
+    }
+    let role = authorized.inspect_err(|problem| failures.note(problem))?;
+    let from = address.map(|address| format!(" from {address}")).unwrap_or_default();
+    request.extensions_mut().insert(Actor::new(format!("{}{from}", role.name())));
     Ok(next.run(request).await)
 }
 

@@ -6,9 +6,9 @@ mod cursor;
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::Deserialize;
 
 use self::cursor::{cursor, cursor_text};
@@ -16,6 +16,7 @@ use super::ApiState;
 use super::extract::{DeadLetterPath, Params};
 use super::problem::{Kind, Problem, ProblemDocument};
 use super::view::{DeadLetterView, DroppedView, OpenedView, Page, RedriveView, RedrivenView};
+use crate::catalog::{Actor, NewEvent};
 use crate::dead_letters::{DeadLetters, DeadLettersError, Redriven, Selection};
 use crate::task::AgentName;
 
@@ -165,8 +166,9 @@ pub(crate) async fn show(
 pub(crate) async fn redrive_one(
     State(api): State<Arc<ApiState>>,
     DeadLetterPath(id): DeadLetterPath,
+    Extension(who): Extension<Actor>,
 ) -> Result<(StatusCode, Json<RedriveView>), Problem> {
-    match api.redrive(Selection::One(id.clone())).await?.redriven {
+    match api.redrive(Selection::One(id.clone()), who).await?.redriven {
         0 => Err(Problem::unknown_dead_letter(id.as_str())),
         _ => Ok((StatusCode::ACCEPTED, Json(RedriveView { id: id.to_string() }))),
     }
@@ -186,8 +188,9 @@ pub(crate) async fn redrive_one(
 pub(crate) async fn drop_one(
     State(api): State<Arc<ApiState>>,
     DeadLetterPath(id): DeadLetterPath,
+    Extension(who): Extension<Actor>,
 ) -> Result<StatusCode, Problem> {
-    match api.drop_letters(Selection::One(id.clone())).await? {
+    match api.drop_letters(Selection::One(id.clone()), who).await? {
         0 => Err(Problem::unknown_dead_letter(id.as_str())),
         _ => Ok(StatusCode::NO_CONTENT),
     }
@@ -207,8 +210,9 @@ pub(crate) async fn drop_one(
 pub(crate) async fn redrive_all(
     State(api): State<Arc<ApiState>>,
     Params(query): Params<AllQuery>,
+    Extension(who): Extension<Actor>,
 ) -> Result<Json<RedrivenView>, Problem> {
-    Ok(Json(api.redrive(Selection::AllOf(named(&query.agent)?)).await?.into()))
+    Ok(Json(api.redrive(Selection::AllOf(named(&query.agent)?), who).await?.into()))
 }
 
 /// Forgets all dead letters of an agent that are listed now; their tasks stay failed.
@@ -225,18 +229,41 @@ pub(crate) async fn redrive_all(
 pub(crate) async fn drop_all(
     State(api): State<Arc<ApiState>>,
     Params(query): Params<AllQuery>,
+    Extension(who): Extension<Actor>,
 ) -> Result<Json<DroppedView>, Problem> {
-    Ok(Json(DroppedView { dropped: api.drop_letters(Selection::AllOf(named(&query.agent)?)).await? }))
+    Ok(Json(DroppedView { dropped: api.drop_letters(Selection::AllOf(named(&query.agent)?), who).await? }))
 }
 
 impl ApiState {
-    async fn redrive(&self, selection: Selection) -> Result<Redriven, Problem> {
-        self.to_the_end(|letters| async move { letters.redrive(selection).await }).await
+    async fn redrive(&self, selection: Selection, who: Actor) -> Result<Redriven, Problem> {
+        let of = selection.clone();
+        let redriven = self.to_the_end(|letters| async move { letters.redrive(selection).await }).await?;
+        self.log_letters(who, "redriven", &of, redriven.redriven).await;
+        Ok(redriven)
     }
 
-    async fn drop_letters(&self, selection: Selection) -> Result<u64, Problem> {
+    async fn drop_letters(&self, selection: Selection, who: Actor) -> Result<u64, Problem> {
+        let of = selection.clone();
         // By its full name: a plain `.drop` would mean the pointer's own.
-        self.to_the_end(|letters| async move { DeadLetters::drop(letters.as_ref(), selection).await }).await
+        let dropped =
+            self.to_the_end(|letters| async move { DeadLetters::drop(letters.as_ref(), selection).await }).await?;
+        self.log_letters(who, "dropped", &of, dropped).await;
+        Ok(dropped)
+    }
+
+    /// Logs what was done with dead letters. It is done: where the log cannot be written, the answer stays.
+    async fn log_letters(&self, actor: Actor, action: &'static str, of: &Selection, letters: u64) {
+        if letters == 0 {
+            return;
+        }
+        let (agent, detail) = match of {
+            Selection::One(id) => (None, format!("the dead letter of task {id}")),
+            Selection::AllOf(agent) => (Some(agent.clone()), format!("{letters} dead letters")),
+        };
+        let event = NewEvent { actor, host: self.ports.host.to_string(), action, agent, detail };
+        if let Err(error) = self.ports.events.log(event).await {
+            tracing::warn!(action, error = &error as &dyn std::error::Error, "an event is not logged");
+        }
     }
 
     async fn to_the_end<C, T>(&self, change: impl FnOnce(Arc<dyn DeadLetters>) -> C) -> Result<T, Problem>

@@ -1,10 +1,13 @@
 //! Path and query extractors whose rejections are problem documents.
 
+use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 
-use super::problem::Problem;
+use super::problem::{Problem, shortened};
 use crate::task::{AgentName, TaskId};
 
 /// `{agent}` of the path. A malformed name is an unknown one: `404`.
@@ -62,4 +65,30 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
             Err(rejection) => Err(Problem::bad_request(rejection.body_text())),
         }
     }
+}
+
+/// Largest JSON body of a request that is no task: they have a few numbers in them.
+pub(crate) const JSON_BYTES_MAX: usize = 64 << 10;
+
+/// A JSON body, where there is one. Where a content type is named it must be JSON: a browser sends other ones across origins
+/// without asking.
+pub(crate) async fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<Option<T>, Problem> {
+    let content_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    if let Some(other) =
+        content_type.filter(|text| !text.trim_start().to_ascii_lowercase().starts_with("application/json"))
+    {
+        let other = shortened(other);
+        return Err(Problem::bad_request(format!("Content-Type: {other:?}: expected application/json")));
+    }
+    let bytes = axum::body::to_bytes(body, JSON_BYTES_MAX).await.map_err(|error| {
+        if error.into_inner().is::<LengthLimitError>() {
+            return Problem::too_large("the body", JSON_BYTES_MAX as u64);
+        }
+        Problem::bad_request("the body broke off")
+    })?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let read = serde_json::from_slice(&bytes);
+    read.map(Some).map_err(|error| Problem::bad_request(format!("the body is not as expected: {error}")))
 }

@@ -9,8 +9,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::agents::DeployError;
-use crate::catalog::CatalogError;
+use crate::agents::{ChangeError, DeployError};
+use crate::catalog::{CatalogError, ChangeRefused};
 use crate::dead_letters::DeadLettersError;
 use crate::delivery::PublishError;
 use crate::records::RecordsError;
@@ -41,6 +41,10 @@ pub(crate) enum Kind {
     KeyReused,
     TaskFailed,
     RevisionRefused,
+    UnknownRevision,
+    NothingToRollBack,
+    QueueNotEmpty,
+    ChangedMeanwhile,
     Busy,
     Unavailable,
     NotReady,
@@ -77,6 +81,10 @@ impl Kind {
             Self::RevisionRefused => {
                 ("revision-refused", "The revision cannot be deployed", StatusCode::UNPROCESSABLE_ENTITY)
             }
+            Self::UnknownRevision => ("unknown-revision", "No such revision", StatusCode::UNPROCESSABLE_ENTITY),
+            Self::NothingToRollBack => ("nothing-to-roll-back", "No revision was active before", StatusCode::CONFLICT),
+            Self::QueueNotEmpty => ("queue-not-empty", "Tasks wait for the agent", StatusCode::CONFLICT),
+            Self::ChangedMeanwhile => ("changed-meanwhile", "The agent was changed meanwhile", StatusCode::CONFLICT),
             Self::Busy => ("busy", "The host is shedding load", StatusCode::TOO_MANY_REQUESTS),
             Self::Unavailable => {
                 ("unavailable", "A service that the host needs is away", StatusCode::SERVICE_UNAVAILABLE)
@@ -161,6 +169,37 @@ impl Problem {
         Self { failure: Some(failure), task: Some(id), ..Self::new(Kind::TaskFailed, detail) }
     }
 
+    /// An agent that was not changed.
+    pub(crate) fn from_change(agent: &AgentName, error: ChangeError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ChangeError::Refused(ChangeRefused::NotDeployed) => Self::unknown_agent(agent.as_str()),
+            ChangeError::Refused(ChangeRefused::UnknownRevision(_)) => Self::new(Kind::UnknownRevision, detail),
+            ChangeError::Refused(ChangeRefused::NothingBefore) => Self::new(Kind::NothingToRollBack, detail),
+            ChangeError::Refused(ChangeRefused::Overtaken) => Self::new(Kind::ChangedMeanwhile, detail),
+            ChangeError::Revision { revision, source } => {
+                let problem = Self::from(source);
+                Self { detail: format!("revision {revision} cannot run here: {}", problem.detail), ..problem }
+            }
+            ChangeError::QueueNotEmpty { .. } => Self::new(
+                Kind::QueueNotEmpty,
+                format!(
+                    "{detail}; wait until they have run, or remove the agent with ?force=true: they stay in the queue then, \
+                     and run if it is deployed again"
+                ),
+            ),
+            ChangeError::Broker(source) => {
+                log("an agent's queue was not asked for", &source);
+                Self::new(Kind::Unavailable, format!("{detail}; send the request again soon"))
+            }
+            ChangeError::Late(source) => {
+                log("a change could not be followed at once", &source);
+                Self::new(Kind::Unavailable, detail)
+            }
+            ChangeError::Catalog(source) => source.into(),
+        }
+    }
+
     pub(crate) fn broker_away() -> Self {
         Self::new(
             Kind::Unavailable,
@@ -168,14 +207,13 @@ impl Problem {
         )
     }
 
-    #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {
         self.kind.parts().2
     }
 }
 
 /// The start of a value from the request, for a message that cannot grow with it.
-fn shortened(value: &str) -> String {
+pub(crate) fn shortened(value: &str) -> String {
     const CHARS_MAX: usize = 80;
     value.chars().take(CHARS_MAX).collect()
 }

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::extract::{FromRequest as _, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 
 use super::extract::{AgentPath, Params};
 use super::problem::{Kind, Problem, ProblemDocument};
-use super::view::DeployedView;
+use super::view::{DeployedOrPlanView, DeployedView, PlanView};
 use super::{ApiState, MODULE_BYTES_MAX};
 use crate::agents::{Activation, Upload};
-use crate::catalog::Migration;
+use crate::catalog::{Actor, Migration};
 
 /// Largest manifest: the longest that people write have a few KiB.
 const MANIFEST_BYTES_MAX: u64 = 256 << 10;
@@ -32,6 +32,8 @@ const MIGRATION_NAME_BYTES_MAX: usize = 255;
 pub(crate) struct DeployQuery {
     /// `false` adds the revision and leaves new tasks where they go.
     activate: Option<bool>,
+    /// `true` checks the revision and says what it would change, and changes nothing.
+    plan: Option<bool>,
 }
 
 /// The parts of a deploy. Documentation of the form, which is read as it arrives.
@@ -56,7 +58,7 @@ pub(crate) struct DeployForm {
     params(("agent" = String, Path, description = "The agent's name, as in the manifest"), DeployQuery),
     request_body(content = DeployForm, content_type = "multipart/form-data"),
     responses(
-        (status = 200, description = "The same module and manifest are deployed already; migrations that are new to them are applied", body = DeployedView),
+        (status = 200, description = "The same module and manifest are deployed already; migrations that are new to them are applied. With `plan=true`: what would change", body = DeployedOrPlanView),
         (status = 201, description = "Deployed", body = DeployedView,
             headers(("Location" = String, description = "The agent's path"))),
         (status = 400, description = "Malformed", body = ProblemDocument, content_type = "application/problem+json"),
@@ -76,13 +78,18 @@ pub(crate) async fn deploy(
     State(api): State<Arc<ApiState>>,
     AgentPath(agent): AgentPath,
     Params(query): Params<DeployQuery>,
+    Extension(who): Extension<Actor>,
     request: Request,
 ) -> Result<Response, Problem> {
     let _place = api.uploads.acquire().await.map_err(|_| Problem::new(Kind::Internal, "the host takes no uploads"))?;
     let upload = read(request).await?;
     let _held = api.ports.memory.charge(upload.module.len() as u64);
+    if query.plan.unwrap_or(false) {
+        let plan = api.ports.agents.plan(&agent, upload).await?;
+        return Ok(Json(PlanView::of(&agent, plan)).into_response());
+    }
     let activation = if query.activate.unwrap_or(true) { Activation::Always } else { Activation::Never };
-    let deployed = api.ports.agents.deploy(&agent, upload, activation).await?;
+    let deployed = api.ports.agents.deploy(&agent, upload, activation, who).await?;
     let view = DeployedView {
         agent: deployed.agent.to_string(),
         revision: deployed.revision,

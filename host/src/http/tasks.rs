@@ -10,18 +10,86 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::{Stream, StreamExt as _, stream};
+use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::ApiState;
-use super::extract::TaskPath;
+use super::extract::{Params, TaskPath};
 use super::problem::{Kind, Problem, ProblemDocument};
-use super::view::{CancelledView, TaskView};
-use crate::records::{Cancelled, Status, TaskRecord};
-use crate::task::{CONTENT_TYPE_DEFAULT, TaskId, unix_ms_now};
+use super::view::{CancelledView, Page, TaskView};
+use crate::records::{Cancelled, Status, TaskCursor, TaskFilter, TaskRecord};
+use crate::task::{AgentName, CONTENT_TYPE_DEFAULT, TaskId, unix_ms_now};
 
 /// Quiet event streams send a comment this often: proxies cut connections off that are silent for 30 s or more.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Items of a page where the client names no limit, and at most.
+const PAGE_ITEMS_DEFAULT: u32 = 50;
+const PAGE_ITEMS_MAX: u32 = 1_000;
+
+/// Query of the list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct SearchQuery {
+    /// Only of this agent.
+    agent: Option<String>,
+    /// Only where they stand so.
+    status: Option<Status>,
+    /// Items of a page: 1 to 1000, 50 by default.
+    limit: Option<u32>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// Tasks, those that were recorded last in front, without their outputs. A page may have fewer than were asked for, and still
+/// name a next one.
+#[utoipa::path(
+    get,
+    path = "/v1/tasks",
+    tag = "tasks",
+    params(SearchQuery),
+    responses(
+        (status = 200, description = "A page of tasks", body = Page<TaskView>),
+        (status = 400, description = "Malformed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "A malformed agent name", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 503, description = "The records are away", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn search(
+    State(api): State<Arc<ApiState>>,
+    Params(query): Params<SearchQuery>,
+) -> Result<Json<Page<TaskView>>, Problem> {
+    let limit = query.limit.unwrap_or(PAGE_ITEMS_DEFAULT);
+    if !(1..=PAGE_ITEMS_MAX).contains(&limit) {
+        return Err(Problem::bad_request(format!("limit={limit}: expected 1 to {PAGE_ITEMS_MAX}")));
+    }
+    let named = |agent: &str| AgentName::parse(agent).map_err(|_| Problem::unknown_agent(agent));
+    let agent = query.agent.as_deref().map(named).transpose()?;
+    let malformed = || Problem::bad_request("cursor: expected the `next` of the page before, as it was");
+    let after = query.cursor.as_deref().map(|text| cursor(text).ok_or_else(malformed)).transpose()?;
+    let page = api.ports.records.search(TaskFilter { agent, status: query.status }, after, limit).await?;
+    let items = page.tasks.into_iter().map(TaskView::from).collect();
+    Ok(Json(Page { items, next: page.next.as_ref().map(cursor_text) }))
+}
+
+/// A place in the list as clients carry it around.
+fn cursor_text(cursor: &TaskCursor) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{} {}", cursor.at, cursor.id))
+}
+
+fn cursor(text: &str) -> Option<TaskCursor> {
+    let decoded = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    let (at, id) = decoded.split_once(' ')?;
+    Some(TaskCursor { at: at.parse().ok()?, id: TaskId::parse(id).ok()? })
+}
 
 /// What is known about a task.
 #[utoipa::path(

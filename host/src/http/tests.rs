@@ -8,6 +8,7 @@ mod dead_letters;
 mod documented;
 mod follow;
 mod intake;
+mod lifecycle;
 mod submit;
 
 use axum::Router;
@@ -21,8 +22,8 @@ pub(crate) use doubles::Doubles;
 
 /// An answer, read whole.
 #[derive(Debug)]
-struct Answer {
-    status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
 }
@@ -32,7 +33,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
@@ -63,7 +64,7 @@ fn request(method: Method, path: &str, headers: &[(&str, &str)], body: impl Into
     builder.body(body.into()).unwrap()
 }
 
-async fn get(router: &Router, path: &str) -> Answer {
+pub(crate) async fn get(router: &Router, path: &str) -> Answer {
     send(router, request(Method::GET, path, &[], Body::empty())).await
 }
 

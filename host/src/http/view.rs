@@ -1,7 +1,9 @@
 //! What the API shows, as JSON.
 
+mod agent;
 mod dead_letter;
 
+pub(crate) use agent::{AgentView, DeployedOrPlanView, DeployedView, EventView, PlanView};
 pub(crate) use dead_letter::{DeadLetterView, DroppedView, OpenedView, RedriveView, RedrivenView};
 
 use std::collections::BTreeMap;
@@ -11,8 +13,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::agents::{AgentInfo, AgentState};
-use crate::catalog::RevisionSummary;
 use crate::records::{Progress, Status, TaskRecord};
 use crate::task::{Failure, UnixMs, Usage};
 
@@ -149,118 +149,6 @@ pub(crate) struct Page<T> {
     pub(crate) items: Vec<T>,
     /// The `cursor` of the next page; null on the last.
     pub(crate) next: Option<String>,
-}
-
-/// A deployed agent.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(crate) struct AgentView {
-    /// Its name.
-    name: String,
-    /// One line for people, from its manifest.
-    description: String,
-    /// The active revision.
-    revision: u64,
-    /// Digest of the active revision's module.
-    digest: Option<String>,
-    /// Its state on this host.
-    state: AgentState,
-    /// Tasks of it that run on this host now.
-    running: u64,
-    /// Ready messages in its queue; null where the broker could not be asked.
-    queue_depth: Option<u64>,
-    /// Its dead letters, likewise.
-    dead_letters: Option<u64>,
-    /// Percent of new tasks by revision.
-    traffic: BTreeMap<String, u8>,
-    /// Limits of the active revision.
-    limits: LimitsView,
-    /// Its revisions, oldest first.
-    revisions: Vec<RevisionView>,
-}
-
-/// Limits of one run.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(crate) struct LimitsView {
-    /// Memory of one instance, in bytes.
-    memory_bytes: u64,
-    /// Wall clock, in milliseconds.
-    timeout_ms: u64,
-    /// Time inside the guest, in milliseconds.
-    cpu_ms: u64,
-    /// Instances per host.
-    concurrency: u32,
-    /// One output, in bytes.
-    output_bytes: u64,
-    /// Log lines of one task, in bytes.
-    log_bytes: u64,
-}
-
-/// One revision of an agent.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(crate) struct RevisionView {
-    /// Its number, from 1.
-    revision: u64,
-    /// `sha256:<hex>` of the module as sent.
-    digest: String,
-    /// Size of the module.
-    module_bytes: u64,
-    /// When it was added, in Unix milliseconds.
-    created_at: UnixMs,
-    /// Whether new tasks run on it.
-    active: bool,
-}
-
-impl From<RevisionSummary> for RevisionView {
-    fn from(summary: RevisionSummary) -> Self {
-        Self {
-            revision: summary.revision,
-            digest: summary.digest,
-            module_bytes: summary.module_bytes,
-            created_at: summary.created_at_ms,
-            active: summary.active,
-        }
-    }
-}
-
-impl From<AgentInfo> for AgentView {
-    fn from(info: AgentInfo) -> Self {
-        let limits = &info.manifest.limits;
-        let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let active = info.revisions.iter().find(|revision| revision.revision == info.revision);
-        Self {
-            name: info.name.to_string(),
-            description: info.manifest.agent.description.clone(),
-            revision: info.revision,
-            digest: active.map(|revision| revision.digest.clone()),
-            state: info.state,
-            running: info.running,
-            queue_depth: info.queue_depth,
-            dead_letters: info.dead_letters,
-            traffic: BTreeMap::from([(info.revision.to_string(), 100)]),
-            limits: LimitsView {
-                memory_bytes: limits.memory.0,
-                timeout_ms: ms(limits.timeout),
-                cpu_ms: ms(limits.cpu),
-                concurrency: limits.concurrency,
-                output_bytes: limits.output.0,
-                log_bytes: limits.log.0,
-            },
-            revisions: info.revisions.into_iter().map(RevisionView::from).collect(),
-        }
-    }
-}
-
-/// A revision that was deployed.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(crate) struct DeployedView {
-    /// The agent.
-    pub(crate) agent: String,
-    /// The revision's number.
-    pub(crate) revision: u64,
-    /// `sha256:<hex>` of the module as sent.
-    pub(crate) digest: String,
-    /// `active` where new tasks run on it, else `inactive`.
-    pub(crate) status: &'static str,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod changes;
 mod fleet;
 mod intake;
 mod leaving;
+mod search;
 
 pub use fleet::{duplicates_agree, interleavings_end_well};
 
@@ -53,6 +54,7 @@ pub async fn exercise<R: Records>(make: impl AsyncFn() -> R) {
     leaving::dead_letters_are_listed_page_by_page(make().await).await;
     leaving::a_redriven_task_is_new_and_a_dropped_one_stays_failed(make().await).await;
     leaving::a_letter_of_an_absurd_generation_is_in_nobodys_way(make().await).await;
+    search::tasks_are_found_page_by_page(make().await).await;
     changes::what_was_noted_is_there_after_closing(make).await;
 }
 

@@ -4,6 +4,7 @@
 //! oldest ended tasks are forgotten early.
 
 mod leaving;
+mod search;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +21,7 @@ use self::leaving::Leaving;
 use super::follow::Followers;
 use super::{
     Cancelled, Ended, Ending, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, Records, RecordsError, Status,
-    TaskRecord, TaskRecords, UNFINISHED_RETENTION, Update, order,
+    TaskCursor, TaskFilter, TaskPage, TaskRecord, TaskRecords, UNFINISHED_RETENTION, Update, order,
 };
 use crate::task::{TaskId, UnixMs};
 
@@ -248,6 +249,15 @@ impl TaskRecords for MemoryRecords {
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
         self.forget();
         Ok(self.shard(id).kept.get(id).map(|kept| kept.record.clone()))
+    }
+
+    async fn search(
+        &self,
+        filter: TaskFilter,
+        after: Option<TaskCursor>,
+        limit: u32,
+    ) -> Result<TaskPage, RecordsError> {
+        Ok(self.searched(&filter, after.as_ref(), limit))
     }
 
     fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>> {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, NewTask, Outgoing, Progress, Queued,
-    RecordsError, Taken, TaskRecord, Update,
+    RecordsError, Taken, TaskCursor, TaskFilter, TaskPage, TaskRecord, Update,
 };
 use crate::task::{AgentName, TaskId, UnixMs};
 
@@ -27,6 +27,10 @@ pub trait TaskRecords: Send + Sync + 'static {
 
     /// Reads a record.
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError>;
+
+    /// Looks through the tasks, from `after` on, for at most `limit` of them. A page may have fewer, and still name a next one.
+    async fn search(&self, filter: TaskFilter, after: Option<TaskCursor>, limit: u32)
+    -> Result<TaskPage, RecordsError>;
 
     /// Follows a record until it is terminal: the receiver holds the newest known state (`None` while unknown), also of
     /// tasks that run on other hosts (those within half a second).

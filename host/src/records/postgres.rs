@@ -18,6 +18,7 @@ mod noted;
 mod outbox;
 mod prune;
 mod reader;
+mod search;
 mod seldom;
 mod suspects;
 
@@ -37,7 +38,7 @@ use self::seldom::Seldom;
 use super::follow::Followers;
 use super::{
     Cancelled, Ended, Ending, INBOX_RETENTION_DEFAULT, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, Records,
-    RecordsError, TaskRecord, TaskRecords, Update, order,
+    RecordsError, TaskCursor, TaskFilter, TaskPage, TaskRecord, TaskRecords, Update, order,
 };
 use crate::store::{HostDatabase, StoreError};
 use crate::task::{TaskId, UnixMs};
@@ -257,6 +258,17 @@ impl TaskRecords for PostgresRecords {
 
     async fn get(&self, id: &TaskId) -> Result<Option<TaskRecord>, RecordsError> {
         self.ask("read", &self.reader, |reply| reader::Lookup { id: id.clone(), reply }).await
+    }
+
+    async fn search(
+        &self,
+        filter: TaskFilter,
+        after: Option<TaskCursor>,
+        limit: u32,
+    ) -> Result<TaskPage, RecordsError> {
+        let found =
+            self.seldom.run(async |connection| search::search(connection, &filter, after.as_ref(), limit).await);
+        found.await.map_err(read)
     }
 
     fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>> {

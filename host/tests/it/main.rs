@@ -13,11 +13,13 @@
 )]
 
 mod bad_input;
+mod browser;
 mod bulk;
 mod cancelling;
 mod common;
 mod compiling;
 mod conflicts;
+mod dashboard;
 mod delays;
 mod delivery;
 mod escapes;
@@ -31,6 +33,7 @@ mod lifecycle;
 mod loss;
 mod memory;
 mod misbehaving;
+mod operate;
 mod outbound;
 mod samples;
 mod scripts;

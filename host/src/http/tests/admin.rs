@@ -112,7 +112,7 @@ async fn a_form_that_is_not_as_expected_is_400() {
     post(&router, REVISIONS, &[("content-type", "application/wasm")], "x").await.problem(400, "bad-request");
     post(&router, REVISIONS, &MULTIPART, "not a form").await.problem(400, "bad-request");
     let detail =
-        deploy(&router, &format!("{REVISIONS}?plan=true"), &[MODULE, MANIFEST]).await.problem(400, "bad-request");
+        deploy(&router, &format!("{REVISIONS}?planned=true"), &[MODULE, MANIFEST]).await.problem(400, "bad-request");
     assert!(detail.contains("plan"), "{detail}");
     deploy(&router, REVISIONS, &[MODULE, ("manifest", None, &[b' '; 300 << 10])]).await.problem(413, "too-large");
     deploy(&router, "/v1/agents/Bad_Name/revisions", &[MODULE, MANIFEST]).await.problem(404, "unknown-agent");
@@ -185,6 +185,12 @@ async fn each_route_asks_for_its_token() {
         (Method::GET, "/v1/agents", 403, 200, 200),
         (Method::GET, "/v1/agents/echo", 403, 200, 200),
         (Method::POST, REVISIONS, 403, 403, 400),
+        (Method::POST, "/v1/agents/echo/rollback", 403, 403, 400),
+        (Method::PUT, "/v1/agents/echo/traffic", 403, 403, 400),
+        (Method::POST, "/v1/agents/echo/pause", 403, 403, 200),
+        (Method::POST, "/v1/agents/echo/resume", 403, 403, 200),
+        (Method::DELETE, "/v1/agents/echo", 403, 403, 204),
+        (Method::GET, "/v1/events", 403, 200, 200),
         (Method::GET, "/v1/dead-letters", 403, 200, 200),
         (Method::GET, "/v1/dead-letters/x", 403, 404, 404),
         (Method::DELETE, "/v1/dead-letters/x", 403, 403, 404),

@@ -1,5 +1,7 @@
 //! Doubles of the API's ports: a broker, records, dead letters and agents that do as they are told.
 
+mod agents;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,14 +11,19 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::{Activation, AgentInfo, AgentState, Agents, DeployError, Deployed, Upload};
-use crate::catalog::{CatalogError, RevisionSummary};
+use crate::agents::{
+    Activation, AgentInfo, AgentState, Agents, ChangeError, DeployError, Deployed, Difference, Plan, Upload,
+};
+use crate::catalog::{
+    Actor, AgentEntry, CatalogError, Change, ChangeRefused, Event, Events, NewEvent, RevisionSummary, Tally, Traffic,
+};
 use crate::dead_letters::{DeadLetters, DeadLettersError, Opened, Redriven, Selection};
 use crate::delivery::{BrokerError, Connectivity, Message, PublishError, Submitter};
 use crate::http::{self, Config, Ports};
 use crate::manifest::Manifest;
 use crate::records::{
-    Cancelled, DeadLetter, DeadLetterCursor, NewTask, Queued, RecordsError, Status, TaskRecord, TaskRecords,
+    Cancelled, DeadLetter, DeadLetterCursor, NewTask, Queued, RecordsError, Status, TaskCursor, TaskFilter, TaskPage,
+    TaskRecord, TaskRecords,
 };
 use crate::task::{AgentName, Failure, Output, Task, TaskId, UnixMs, Usage};
 
@@ -35,6 +42,11 @@ pub(crate) struct State {
     pub(crate) agents: Vec<AgentInfo>,
     pub(crate) deploys: Vec<(AgentName, Upload, Activation)>,
     pub(crate) deploy_result: Option<Result<Deployed, DeployError>>,
+    /// Changes of agents that were made, by whom.
+    pub(crate) changes: Vec<(AgentName, Change, bool, Actor)>,
+    pub(crate) change_result: Option<ChangeError>,
+    /// The oldest first.
+    pub(crate) events: Vec<NewEvent>,
     /// The dead letters, in any order.
     pub(crate) letters: Vec<Opened>,
     /// Ids of those that cannot be redriven.
@@ -51,6 +63,7 @@ pub(crate) struct Doubles {
     pub(crate) publishing: Arc<Semaphore>,
     pub(crate) connectivity: watch::Sender<Connectivity>,
     pub(crate) draining: CancellationToken,
+    pub(crate) live: watch::Sender<Arc<http::Snapshot>>,
     published: mpsc::UnboundedSender<(Task, Option<Duration>)>,
 }
 
@@ -64,6 +77,9 @@ pub(crate) fn agent_info(name: &str) -> AgentInfo {
         name: AgentName::parse(name).unwrap(),
         revision: 2,
         manifest: Arc::new(Manifest::parse(&manifest).unwrap()),
+        traffic: Traffic::all_to(2),
+        tallies: Vec::new(),
+        history: Vec::new(),
         revisions: [1, 2]
             .map(|revision| RevisionSummary {
                 revision,
@@ -118,6 +134,9 @@ impl Doubles {
             agents: vec![agent_info("echo")],
             deploys: Vec::new(),
             deploy_result: None,
+            changes: Vec::new(),
+            change_result: None,
+            events: Vec::new(),
             letters: Vec::new(),
             redriven: Vec::new(),
             unsendable: Vec::new(),
@@ -127,6 +146,7 @@ impl Doubles {
             publishing: Arc::new(Semaphore::new(1_000_000)),
             connectivity: watch::Sender::new(Connectivity::Up),
             draining: CancellationToken::new(),
+            live: watch::Sender::default(),
             published,
         };
         (doubles, seen)
@@ -142,6 +162,9 @@ impl Doubles {
                 records: Arc::new(self.clone()),
                 agents: Arc::new(self.clone()),
                 dead_letters: Arc::new(self.clone()),
+                events: Arc::new(self.clone()),
+                host: "here:8080".into(),
+                live: self.live.subscribe(),
                 metrics: Arc::new(|| "agent_queue_depth 0\n".to_owned()),
                 draining: self.draining.clone(),
             },
@@ -275,6 +298,30 @@ impl TaskRecords for Doubles {
         Ok(state.records.get(id).and_then(|record| record.state.borrow().clone()))
     }
 
+    async fn search(
+        &self,
+        filter: TaskFilter,
+        after: Option<TaskCursor>,
+        limit: u32,
+    ) -> Result<TaskPage, RecordsError> {
+        let state = self.lock();
+        if state.records_fail {
+            return Err(RecordsError { action: "read", is_passing: true, source: away() });
+        }
+        let mut tasks: Vec<_> = state.records.values().filter_map(|record| record.state.borrow().clone()).collect();
+        tasks.retain(|task| {
+            filter.agent.as_ref().is_none_or(|agent| task.agent == *agent)
+                && filter.status.is_none_or(|status| task.status == status)
+                && after.as_ref().is_none_or(|after| task.id < after.id)
+        });
+        tasks.sort_by(|a, b| b.id.cmp(&a.id));
+        let limit = usize::try_from(limit).unwrap();
+        let more = tasks.len() > limit;
+        tasks.truncate(limit);
+        let next = tasks.last().filter(|_| more).map(|last| TaskCursor { at: 0, id: last.id.clone() });
+        Ok(TaskPage { tasks, next })
+    }
+
     fn follow(&self, id: &TaskId) -> watch::Receiver<Option<TaskRecord>> {
         let mut state = self.lock();
         let unknown = || Record { body_sha256: [0; 32], state: watch::Sender::new(None) };
@@ -345,44 +392,5 @@ impl DeadLetters for Doubles {
     async fn drop(&self, selection: Selection) -> Result<u64, DeadLettersError> {
         let mut state = self.letters("written")?;
         Ok(state.letters.extract_if(.., |opened| Self::is_meant(&selection, opened)).count() as u64)
-    }
-}
-
-#[async_trait::async_trait]
-impl Agents for Doubles {
-    fn is_deployed(&self, agent: &AgentName) -> bool {
-        self.lock().agents.iter().any(|info| info.name == *agent)
-    }
-
-    fn may_be_deployed(&self, _: &AgentName) -> bool {
-        !self.lock().agents_loaded
-    }
-
-    fn all_consuming(&self) -> bool {
-        self.lock().all_consuming
-    }
-
-    async fn list(&self) -> Result<Vec<AgentInfo>, CatalogError> {
-        let state = self.lock();
-        if state.records_fail {
-            return Err(CatalogError { action: "read", source: away() });
-        }
-        Ok(state.agents.clone())
-    }
-
-    async fn get(&self, agent: &AgentName) -> Result<Option<AgentInfo>, CatalogError> {
-        Ok(self.lock().agents.iter().find(|info| info.name == *agent).cloned())
-    }
-
-    async fn deploy(&self, agent: &AgentName, upload: Upload, activation: Activation) -> Result<Deployed, DeployError> {
-        let mut state = self.lock();
-        state.deploys.push((agent.clone(), upload, activation));
-        state.deploy_result.take().unwrap_or(Ok(Deployed {
-            agent: agent.clone(),
-            revision: 3,
-            digest: "sha256:3".to_owned(),
-            known: false,
-            active: activation == Activation::Always,
-        }))
     }
 }

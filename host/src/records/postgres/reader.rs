@@ -156,7 +156,8 @@ impl Work for Query {
     }
 }
 
-fn decoded(row: &PgRow) -> Result<TaskRecord, sqlx::Error> {
+/// A record from a row of the columns that are selected here, in their order.
+pub(super) fn decoded(row: &PgRow) -> Result<TaskRecord, sqlx::Error> {
     let unsigned = |index: usize| -> Result<Option<u64>, sqlx::Error> {
         Ok(row.try_get::<Option<i64>, _>(index)?.map(|number| UnixMs::try_from(number).unwrap_or(0)))
     };

@@ -1,0 +1,45 @@
+//! Revisions of the catalog, for tasks that are pinned to one.
+
+use std::sync::Arc;
+
+use super::Deployer;
+use crate::agent::{Loader, Revision};
+use crate::capability::Capabilities;
+use crate::capability::files::FilesRoot;
+use crate::catalog::Catalog;
+use crate::dispatch::Shelf;
+use crate::manifest::Manifest;
+use crate::task::AgentName;
+
+/// Loads revisions that were deployed before, and so were checked then.
+pub(super) struct CatalogShelf {
+    loader: Loader,
+    catalog: Arc<dyn Catalog>,
+    capabilities: Capabilities,
+    files: Arc<FilesRoot>,
+}
+
+impl Deployer {
+    pub(super) fn shelf(&self) -> CatalogShelf {
+        CatalogShelf {
+            loader: self.loader.clone(),
+            catalog: Arc::clone(&self.catalog),
+            capabilities: self.capabilities.clone(),
+            files: Arc::clone(&self.files),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Shelf for CatalogShelf {
+    async fn revision(&self, agent: &AgentName, number: u64) -> Result<Option<Arc<Revision>>, String> {
+        let stored = self.catalog.get(agent, number).await.map_err(|error| error.to_string())?;
+        let Some(stored) = stored else { return Ok(None) };
+        let manifest = Arc::new(Manifest::parse(&stored.content.manifest).map_err(|error| error.to_string())?);
+        let code = self.loader.load(&stored.content.module, &manifest).await.map_err(|error| error.to_string())?;
+        let folders = self.files.grant(&manifest.grants.files).map_err(|error| error.to_string())?;
+        let revision = code.into_revision(number, stored.content.digest, manifest, &self.capabilities, folders);
+        tracing::info!(%agent, revision = number, "loaded for a pinned task");
+        Ok(Some(Arc::new(revision)))
+    }
+}
