@@ -106,7 +106,7 @@ pub(crate) fn run(workspace: &Workspace, write: bool) -> Result<()> {
 
 const HEAD: &str = "# Conformance\n\n\
     The same scenarios (`agent-sdk/conformance/scenarios`), run for an agent of each SDK by `cargo xtask conformance --write`. \
-    ✓ passes; – is not offered: Go and C are plain programs, which are given their task and answer.\n\n";
+    ✓ passes; – is not offered. Go is a plain program, which is given its task and answers; C has no wrapper of `wasi:http`.\n\n";
 
 /// What failed and is not known to.
 fn failed(language: &Language, results: &Results) -> Vec<String> {
@@ -128,8 +128,8 @@ fn table(languages: &[Language], results: &Results) -> String {
         for language in languages {
             let passed = results.get(language.name).and_then(|of_language| of_language.get(name)).copied();
             let sign = match passed {
-                Some(true) => "✓",
                 _ if language.not_offered.contains(&name.as_str()) => "–",
+                Some(true) => "✓",
                 _ => "✗",
             };
             let _ = write!(text, " {sign} |");

@@ -38,7 +38,7 @@ enum Language {
     Js,
     /// Python, with componentize-py
     Python,
-    /// C, as a plain program
+    /// C
     C,
     /// Go, as a plain program
     Go,

@@ -46,7 +46,11 @@ pub(super) const C: &[File] = &[
     ("README.md", include_str!("../../../templates/c/README.md")),
     (".gitignore", include_str!("../../../templates/c/gitignore")),
     ("Makefile", include_str!("../../../templates/c/Makefile")),
-    ("main.c", include_str!("../../../templates/c/main.c")),
+    ("agent.c", include_str!("../../../templates/c/agent.c")),
+    ("agent_sdk.c", include_str!("../../../../agent-sdk/c/agent_sdk.c")),
+    ("agent_sdk.h", include_str!("../../../../agent-sdk/c/agent_sdk.h")),
+    ("bindings/agent.c", include_str!("../../../../agent-sdk/c/bindings/agent.c")),
+    ("bindings/agent.h", include_str!("../../../../agent-sdk/c/bindings/agent.h")),
 ];
 
 /// Go.
