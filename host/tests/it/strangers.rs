@@ -1,5 +1,5 @@
-//! Programs that nobody here wrote, from a package registry, run unchanged as agents: command modules of `wasm32-wasip1` as
-//! their compilers emitted them.
+//! Modules that nobody here wrote, from a package registry. Programs run unchanged as agents: command modules of
+//! `wasm32-wasip1` as their compilers emitted them. What is no program is refused with the reason.
 
 use reqwest::StatusCode;
 
@@ -20,16 +20,23 @@ fn packaged(package: &str, file: &str) -> Vec<u8> {
 
 /// A host with one stranger on it, under this name.
 async fn host_with(module: Vec<u8>, limits: &str, args: &str) -> (Host, String) {
-    let name = unique("stranger");
     let host = HostBuilder::real().start().await;
-    let manifest = format!(
-        "manifest_version = 1\n[agent]\nname = \"{name}\"\nmodule = \"stranger.wasm\"\n[limits]\n{limits}\n\
-         [retry]\nmax_attempts = 1\n[command]\nargs = {args}\n"
-    );
-    let answer = host.deploy(&name, &manifest, module).await;
+    let name = unique("stranger");
+    deploy(&host, &name, module, limits, &format!("[command]\nargs = {args}")).await;
+    (host, name)
+}
+
+async fn deploy(host: &Host, name: &str, module: Vec<u8>, limits: &str, rest: &str) {
+    let answer = host.deploy(name, &manifest(name, limits, rest), module).await;
     let (status, text) = (answer.status(), answer.text().await.unwrap());
     assert_eq!(status, StatusCode::CREATED, "{text}");
-    (host, name)
+}
+
+fn manifest(name: &str, limits: &str, rest: &str) -> String {
+    format!(
+        "manifest_version = 1\n[agent]\nname = \"{name}\"\nmodule = \"stranger.wasm\"\n[limits]\n{limits}\n\
+         [retry]\nmax_attempts = 1\n{rest}\n"
+    )
 }
 
 async fn output((host, name): &(Host, String), body: impl Into<reqwest::Body>) -> Vec<u8> {
@@ -76,4 +83,35 @@ async fn python_computes() {
     let answer = host.0.run(&host.1, "text/plain", "later").await;
     let problem = answer.text().await.unwrap();
     assert!(problem.contains("\"retry\"") && problem.contains("exit code 75"), "{problem}");
+}
+
+#[tokio::test]
+async fn svg_flatten_finds_the_folders_that_it_expects() {
+    let root = tempfile::tempdir().unwrap();
+    for folder in ["dev", "tmp"] {
+        std::fs::create_dir(root.path().join(folder)).unwrap();
+    }
+    // It names its temporary files by what it reads there.
+    std::fs::write(root.path().join("dev/urandom"), [7; 4096]).unwrap();
+    // Alone: other hosts of a fleet have other folders.
+    let host = HostBuilder::bare().env("AGENT_HOST_FILES_ROOT", root.path().to_str().unwrap()).start().await;
+    let rest = r#"[command]
+args = ["--force-svg", "--no-usvg", "--format", "gerber", "-", "-"]
+[grants]
+files = [{ host = "dev", guest = "/dev", access = "read" }, { host = "tmp", guest = "/tmp", access = "read-write" }]"#;
+    deploy(&host, "stranger", packaged("svg_flatten_wasi", "svg-flatten.wasm"), "", rest).await;
+    let drawing = r##"<svg xmlns="http://www.w3.org/2000/svg" width="40mm" height="20mm" viewBox="0 0 40 20"><defs></defs>
+        <path d="M 5 5 L 15 5 L 15 15 Z" fill="#000000"/></svg>"##;
+    let gerber = String::from_utf8(output(&(host, "stranger".to_owned()), drawing).await).unwrap();
+    assert!(gerber.contains("%MOMM*%") && gerber.contains("G36*") && gerber.trim_end().ends_with("M02*"), "{gerber}");
+}
+
+#[tokio::test]
+async fn a_library_is_no_program() {
+    let host = HostBuilder::bare().start().await;
+    let module = packaged("pii_shield", "pii-shield-wasi.wasm");
+    let answer = host.deploy("stranger", &manifest("stranger", "", ""), module).await;
+    assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let told = answer.text().await.unwrap();
+    assert!(told.contains("exports neither _start nor") && told.contains("redact"), "{told}");
 }
