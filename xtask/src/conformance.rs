@@ -78,7 +78,7 @@ pub(crate) fn run(workspace: &Workspace, write: bool) -> Result<()> {
             of_language.insert(name, passed);
         }
     }
-    let table = table(&languages, &results);
+    let table = format!("{}\n{WEIGHT_HEAD}{}", table(&languages, &results), weights(&languages, &tools)?);
     println!("{table}");
     if write {
         let path = workspace.root.join("docs/conformance.md");
@@ -115,8 +115,35 @@ fn languages(workspace: &Workspace, tools: &Tools) -> Result<Vec<Language>> {
 }
 
 const HEAD: &str = "# Conformance\n\n\
-    The same scenarios (`agent-sdk/conformance/scenarios`), run for an agent of each SDK by `cargo xtask conformance --write`. \
+    The same scenarios (`agent-sdk/conformance/scenarios`), run for an agent of each SDK by `cargo xtask conformance --write` \
+    (with Node.js and Python 3; it installs the rest below `target/`), which also takes each template from an empty folder to an \
+    answer of a host. \
     ✓ passes; – is not offered. Go is a plain program, which is given its task and answers; C has no wrapper of `wasi:http`.\n\n";
+
+const WEIGHT_HEAD: &str = "## What an agent weighs\n\nThe module of the kit, and the peak memory of an instance that gives back a body of five bytes.\n\n";
+
+/// How large the modules are, and their instances.
+fn weights(languages: &[Language], tools: &Tools) -> Result<String> {
+    let mut text = String::from("| language | module | memory of an instance |\n|---|---|---|\n");
+    for language in languages {
+        let module = std::fs::metadata(language.folder.join("conformance.wasm")).context("the module is gone")?.len();
+        let mut command = tools.command("agent-sim");
+        command.arg("run").arg(&language.folder).args(["hello", "--header", "do=echo", "--format", "json"]);
+        let ran: serde_json::Value = serde_json::from_slice(&process::output("agent-sim", &mut command)?)?;
+        let peak = ran.pointer("/usage/memory_bytes_peak").and_then(serde_json::Value::as_u64);
+        let peak = peak.context("agent-sim says nothing of memory")?;
+        let (module, peak) = (amount(module), amount(peak));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| {} | {module} | {peak} |", language.name);
+    }
+    Ok(text)
+}
+
+/// Bytes, in MiB with a digit after the point where they are that many.
+fn amount(bytes: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    if bytes < MIB { format!("{} KiB", bytes >> 10) } else { format!("{}.{} MiB", bytes / MIB, bytes % MIB * 10 / MIB) }
+}
 
 /// What failed and is not known to.
 fn failed(language: &Language, results: &Results) -> Vec<String> {
