@@ -105,7 +105,7 @@ function bytes(value) {
 function lowered(answer) {
   if (answer === undefined || answer === null) return undefined;
   if (answer instanceof Output) return { contentType: answer.contentType, body: answer.body, headers: answer.headers };
-  if (answer instanceof Uint8Array) return { contentType: "application/octet-stream", body: answer, headers: [] };
+  if (ArrayBuffer.isView(answer)) return { contentType: "application/octet-stream", body: answer, headers: [] };
   if (typeof answer === "string") return { contentType: "text/plain; charset=utf-8", body: bytes(answer), headers: [] };
   return { contentType: "application/json", body: bytes(JSON.stringify(answer)), headers: [] };
 }
@@ -211,7 +211,8 @@ export class Bucket {
   #bucket;
 
   constructor(name = "default") {
-    this.#bucket = called("key-value", () => rawStore.open(name));
+    // The host's error does not name the bucket.
+    this.#bucket = called(`key-value: the bucket "${name}"`, () => rawStore.open(name));
   }
 
   /** The value of a key. */
@@ -309,7 +310,7 @@ export function parameter(given) {
     return Number.isSafeInteger(given) ? { tag: "int64", val: BigInt(given) } : { tag: "floating64", val: given };
   }
   if (typeof given === "string") return { tag: "str", val: given };
-  if (given instanceof Uint8Array) return { tag: "binary", val: given };
+  if (ArrayBuffer.isView(given)) return { tag: "binary", val: given };
   if (given instanceof Date) {
     const [date, time] = [
       [given.getUTCFullYear(), given.getUTCMonth() + 1, given.getUTCDate()],

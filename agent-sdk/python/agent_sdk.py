@@ -268,7 +268,8 @@ class Bucket:
     """A key-value bucket that the manifest grants."""
 
     def __init__(self, name: str = "default"):
-        self._bucket = _called("key-value", _store.open, name)
+        # The host's error does not name the bucket.
+        self._bucket = _called(f"key-value: the bucket {name!r}", _store.open, name)
 
     def get(self, key: str) -> bytes | None:
         """The value of a key."""
