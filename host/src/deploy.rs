@@ -6,6 +6,7 @@ mod check;
 mod follow;
 mod plan;
 mod report;
+mod room;
 mod shelf;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use self::follow::NotLoaded;
 pub use self::report::Seen;
+use self::room::Room;
 use crate::agent::{Loader, Revision, Runner};
 use crate::agents::{Activation, AgentInfo, Agents, ChangeError, DeployError, Deployed, Plan, Upload};
 use crate::capability::Capabilities;
@@ -62,6 +64,8 @@ pub struct DeployedAgents {
     /// Agents that could not be brought to what the catalog says so far: while there are any, this host is not ready.
     not_loaded: std::sync::Mutex<BTreeMap<AgentName, NotLoaded>>,
     stopping: CancellationToken,
+    /// For modules that are loaded.
+    room: Arc<Room>,
 }
 
 impl DeployedAgents {
@@ -175,6 +179,7 @@ impl Deployer {
     }
 
     async fn load(&self, agent: &AgentName, number: u64) -> Result<Arc<Revision>, DeployError> {
+        let _room = self.deployed.room.for_module(&*self.catalog, agent, number).await?;
         let Some(stored) = self.catalog.get(agent, number).await? else {
             return Err(DeployError::Host(format!("the catalog has no revision {number} of {agent}")));
         };

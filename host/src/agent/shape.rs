@@ -23,8 +23,8 @@ use super::load::Revision;
 use super::state::InstanceState;
 use crate::capability::log::{GuestLog, Stdio};
 use crate::manifest::Shape;
-use crate::memory::MemoryLedger;
-use crate::task::{Limit, Output, Task};
+use crate::memory::Holder;
+use crate::task::{Output, Task};
 use crate::wit::messaging::HostMessagingPre;
 use crate::wit::native::HostNativePre;
 
@@ -51,8 +51,6 @@ pub(super) enum Answer {
         /// What is missing.
         message: &'static str,
     },
-    /// It went over a cap while it answered.
-    Over(Limit),
 }
 
 /// How a component is called.
@@ -110,9 +108,9 @@ impl Entry {
         revision: &Revision,
         task: &Task,
         log: &std::sync::Arc<GuestLog>,
-        ledger: &MemoryLedger,
+        holder: &Holder,
     ) -> Option<Gathered> {
-        let gathered = || Gathered::new(revision.manifest.limits.output, ledger.clone());
+        let gathered = || Gathered::new(revision.manifest.limits.output, holder.nothing());
         match self {
             Self::Native(_) | Self::Messaging(_) => {
                 wasi.stdout(Stdio::output(log));

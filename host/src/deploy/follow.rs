@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Deployer;
 use crate::catalog::{AgentEntry, CatalogError};
 
-/// Agents that are brought up to date at once. Each may hold its module in memory until it is loaded.
+/// Agents that are brought up to date at once.
 const LOADS_AT_ONCE: usize = 8;
 /// How long an agent that could not be brought to what the catalog says is left alone, after the first time and at most.
 const LOAD_AGAIN_AFTER: Duration = Duration::from_secs(1);

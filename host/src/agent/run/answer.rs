@@ -10,6 +10,7 @@ use crate::agent::load::Revision;
 use crate::agent::shape::Answer;
 use crate::agent::state::InstanceState;
 use crate::capability::log::GuestLog;
+use crate::memory::NoRoom;
 use crate::task::{Limit, Outcome, Output, Task, unix_ms_now};
 use crate::units::{ByteSize, format_duration};
 
@@ -25,7 +26,6 @@ pub(super) fn lowered(answer: Answer, revision: &Revision, log: &GuestLog) -> Ou
         Answer::Retry { message: text, after_ms } => Outcome::Retry { message: message(&text), after_ms },
         Answer::Rejected { message: text } => Outcome::Rejected { message: message(&text) },
         Answer::Broken { message: text } => Outcome::Trapped { message: message(text) },
-        Answer::Over(limit) => Outcome::LimitExceeded(limit),
     }
 }
 
@@ -55,7 +55,12 @@ pub(super) fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, re
     if error.downcast_ref::<Stopped>().is_some() {
         return Outcome::TimedOut(Limit { name: "limits.cpu", allowed: format_duration(limits.cpu) });
     }
-    match store.data().memory.was_refused() {
+    let refused = store.data().memory.was_refused();
+    // Others have the memory: it comes again, and then has room.
+    if error.downcast_ref::<NoRoom>().is_some() && refused != Some(Refused::Budget) {
+        return Outcome::Interrupted;
+    }
+    match refused {
         Some(Refused::Limit) => {
             return Outcome::OutOfMemory(Limit { name: "limits.memory", allowed: limits.memory.to_string() });
         }

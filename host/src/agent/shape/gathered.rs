@@ -14,14 +14,12 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 
 use crate::capability::CapReached;
-use crate::memory::{Charge, MemoryLedger};
+use crate::memory::{Held, NoRoom};
 use crate::task::Limit;
 use crate::units::ByteSize;
 
 /// What one write may bring.
 const WRITE_BYTES_MAX: usize = 64 << 10;
-/// Room from this size on is accounted for. Of smaller answers even a thousand show in what is measured only.
-const ACCOUNTED_FROM_BYTES: usize = 64 << 10;
 
 /// What has come so far. Clones add to the same.
 #[derive(Clone)]
@@ -32,23 +30,22 @@ pub(in crate::agent) struct Gathered {
 struct Answer {
     bytes: Vec<u8>,
     bytes_max: ByteSize,
-    ledger: MemoryLedger,
-    /// One for each time that the room grew.
-    charges: Vec<Charge>,
+    /// The account of the room.
+    held: Held,
 }
 
 impl Gathered {
     /// Nothing yet, and at most so much.
-    pub(super) fn new(bytes_max: ByteSize, ledger: MemoryLedger) -> Self {
-        let answer = Answer { bytes: Vec::new(), bytes_max, ledger, charges: Vec::new() };
+    pub(super) fn new(bytes_max: ByteSize, held: Held) -> Self {
+        let answer = Answer { bytes: Vec::new(), bytes_max, held };
         Self { answer: Arc::new(Mutex::new(answer)) }
     }
 
     /// Adds to it.
     ///
     /// # Errors
-    /// It would be more than the manifest allows: then nothing is added.
-    pub(super) fn add(&self, bytes: &[u8]) -> Result<(), CapReached> {
+    /// It would be more than the manifest allows, or there is no memory for it: then nothing is added.
+    pub(super) fn add(&self, bytes: &[u8]) -> wasmtime::Result<()> {
         self.answer.lock().unwrap_or_else(PoisonError::into_inner).add(bytes)
     }
 
@@ -59,27 +56,24 @@ impl Gathered {
 }
 
 impl Answer {
-    fn add(&mut self, bytes: &[u8]) -> Result<(), CapReached> {
+    fn add(&mut self, bytes: &[u8]) -> wasmtime::Result<()> {
         let length = self.bytes.len().saturating_add(bytes.len());
         if length > self.bytes_max.as_usize() {
-            return Err(CapReached(Limit { name: "limits.output", allowed: self.bytes_max.to_string() }));
+            return Err(CapReached(Limit { name: "limits.output", allowed: self.bytes_max.to_string() }).into());
         }
         if length > self.bytes.capacity() {
-            self.make_room(length);
+            self.make_room(length)?;
         }
         self.bytes.extend_from_slice(bytes);
         Ok(())
     }
 
     /// Doubles the room, up to what may come.
-    fn make_room(&mut self, length: usize) {
-        let before = self.bytes.capacity();
-        let room = before.saturating_mul(2).max(length).min(self.bytes_max.as_usize());
+    fn make_room(&mut self, length: usize) -> Result<(), NoRoom> {
+        let room = self.bytes.capacity().saturating_mul(2).max(length).min(self.bytes_max.as_usize());
+        self.held.resize(room)?;
         self.bytes.reserve_exact(room.saturating_sub(self.bytes.len()));
-        if room >= ACCOUNTED_FROM_BYTES {
-            let accounted = if before >= ACCOUNTED_FROM_BYTES { before } else { 0 };
-            self.charges.push(self.ledger.charge(room.saturating_sub(accounted) as u64));
-        }
+        Ok(())
     }
 }
 
@@ -107,7 +101,7 @@ impl Pollable for Gathered {
 impl OutputStream for Gathered {
     fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
         // A trap, since no agent is to take its answer for complete.
-        self.add(&bytes).map_err(|cap| StreamError::Trap(cap.into()))
+        self.add(&bytes).map_err(StreamError::Trap)
     }
 
     fn flush(&mut self) -> Result<(), StreamError> {
@@ -121,7 +115,7 @@ impl OutputStream for Gathered {
 
 impl AsyncWrite for Gathered {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.add(bytes).map(|()| bytes.len()).map_err(io::Error::other))
+        Poll::Ready(self.add(bytes).map(|()| bytes.len()).map_err(|error| io::Error::other(error.to_string())))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -136,14 +130,11 @@ impl AsyncWrite for Gathered {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn ledger() -> MemoryLedger {
-        MemoryLedger::new(1 << 30, 10)
-    }
+    use crate::memory::{MemoryLedger, Need};
 
     #[test]
     fn an_answer_comes_in_pieces_up_to_its_limit() {
-        let gathered = Gathered::new(ByteSize(10), ledger());
+        let gathered = Gathered::new(ByteSize(10), Held::default());
         let mut stream = gathered.p2_stream();
         for piece in ["", "one", " ", "three"] {
             assert!(stream.check_write().unwrap() > 0);
@@ -158,18 +149,23 @@ mod tests {
 
     #[test]
     fn its_room_is_accounted_for_until_it_is_gone() {
-        let ledger = ledger();
+        let ledger = MemoryLedger::new(8 << 20, 10);
+        let admitted = ledger.try_admit(&ledger.share(), Need { initial_bytes: 0, growth_bytes: 0 }).unwrap();
+        let holder = admitted.growth().holder();
         let before = ledger.accounts().reserved_bytes;
-        let gathered = Gathered::new(ByteSize(1 << 20), ledger.clone());
+        let gathered = Gathered::new(ByteSize(64 << 20), holder.nothing());
         gathered.add(&[0; 1_000]).unwrap();
         assert_eq!(ledger.accounts().reserved_bytes, before, "little is only measured");
-        for _ in 0..15 {
-            gathered.add(&[0; 64 << 10]).unwrap();
-            let room = gathered.answer.lock().unwrap().bytes.capacity() as u64;
-            assert_eq!(ledger.accounts().reserved_bytes - before, room);
-            assert!(room <= 1 << 20);
-        }
-        drop(gathered);
-        assert_eq!(ledger.accounts().reserved_bytes, before);
+        let refused = loop {
+            match gathered.add(&[0; 64 << 10]) {
+                Ok(()) => {
+                    let room = gathered.answer.lock().unwrap().bytes.capacity() as u64;
+                    let reserved = ledger.accounts().reserved_bytes - before;
+                    assert!(reserved >= room && reserved < room + (64 << 10), "{reserved} for {room}");
+                }
+                Err(refused) => break refused,
+            }
+        };
+        assert!(refused.downcast_ref::<NoRoom>().is_some(), "{refused}");
     }
 }

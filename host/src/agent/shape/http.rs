@@ -23,7 +23,6 @@ pub(super) use self::fields::about;
 use super::{Answer, Gathered, started};
 use crate::agent::load::Revision;
 use crate::agent::state::InstanceState;
-use crate::capability::CapReached;
 use crate::task::{Output, Task};
 
 /// What an agent set as its response, where it set one.
@@ -60,10 +59,9 @@ pub(super) async fn call(
         biased;
         returned = &mut called => returned?,
         answer = &mut answered => {
-            // What is over a cap ends at once; otherwise the rest of the run counts too.
-            if !matches!(answer, Answer::Over(_)) {
-                called.await?;
-            }
+            // What is over a limit ends at once; otherwise the rest of the run counts too.
+            let answer = answer?;
+            called.await?;
             return Ok(answer);
         }
     }
@@ -75,11 +73,11 @@ pub(super) async fn call(
             answer = answered => answer,
             () = std::future::ready(()) => {
                 let message = if has_responded.load(Ordering::Relaxed) { UNFINISHED } else { NO_RESPONSE };
-                Answer::Broken { message }
+                Ok(Answer::Broken { message })
             }
         }
     });
-    Ok(rest.await)
+    rest.await
 }
 
 fn request(task: &Task) -> wasmtime::Result<Request<MapErr<Full<Bytes>, NeverFails>>> {
@@ -97,29 +95,28 @@ fn never_fails(never: Infallible) -> wasmtime_wasi_http::Error {
 }
 
 /// Waits for the response and all of its body.
-async fn answered(responded: Responded, has_responded: &AtomicBool, gathered: &Gathered) -> Answer {
+async fn answered(responded: Responded, has_responded: &AtomicBool, gathered: &Gathered) -> wasmtime::Result<Answer> {
     let response = match responded.await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
-            return Answer::Retry { message: format!("the handler responded with the error {error}"), after_ms: None };
+            let message = format!("the handler responded with the error {error}");
+            return Ok(Answer::Retry { message, after_ms: None });
         }
-        Err(_) => return Answer::Broken { message: NO_RESPONSE },
+        Err(_) => return Ok(Answer::Broken { message: NO_RESPONSE }),
     };
     has_responded.store(true, Ordering::Relaxed);
     let (head, mut body) = response.into_parts();
     while !body.is_end_stream()
         && let Some(frame) = body.frame().await
     {
-        let Ok(frame) = frame else { return Answer::Broken { message: BROKEN_OFF } };
+        let Ok(frame) = frame else { return Ok(Answer::Broken { message: BROKEN_OFF }) };
         // Trailers have no place in a result.
-        if let Some(bytes) = frame.data_ref()
-            && let Err(CapReached(cap)) = gathered.add(bytes)
-        {
-            return Answer::Over(cap);
+        if let Some(bytes) = frame.data_ref() {
+            gathered.add(bytes)?;
         }
     }
     // One that is not as long as it says has broken off: wasi:http sees to that.
-    judged(head.status, &head.headers, gathered.take())
+    Ok(judged(head.status, &head.headers, gathered.take()))
 }
 
 /// What a response says about the task.

@@ -29,6 +29,7 @@ impl View<'_> {
     /// Gives the agent the message that it is run for. It counts, and is there whatever else counts.
     pub(crate) fn hand_over(&mut self, message: Message) -> wasmtime::Result<Resource<Message>> {
         self.session.message_bytes = self.session.message_bytes.saturating_add(message.bytes());
+        self.session.messages.resize(self.session.message_bytes)?;
         Ok(self.table.push(message)?)
     }
 
@@ -50,7 +51,7 @@ impl View<'_> {
             let allowed = MESSAGES_BYTES_MAX.to_string();
             return Err(CapReached(Limit { name: "host.message_bytes", allowed }).into());
         }
-        Ok(())
+        Ok(self.session.messages.resize(held)?)
     }
 }
 

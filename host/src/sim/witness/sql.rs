@@ -12,6 +12,7 @@ use crate::capability::sql::{
 };
 use crate::catalog::Migration;
 use crate::manifest::{SqlGrant, TransactionMode};
+use crate::memory::Holder;
 use crate::task::AgentName;
 
 pub(super) struct Witnessed {
@@ -79,6 +80,10 @@ impl Connection {
 
 #[async_trait::async_trait]
 impl SqlConnection for Connection {
+    fn account_to(&mut self, holder: &Holder) {
+        self.inner.account_to(holder);
+    }
+
     async fn execute(&mut self, statement: &str, parameters: &[Value], timeout: Duration) -> Result<u64, SqlError> {
         self.call(statement, parameters).await?;
         self.inner.execute(statement, parameters, timeout).await
