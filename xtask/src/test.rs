@@ -186,7 +186,9 @@ impl Totals {
 /// A Python with the foreign client, and with the foreign programs.
 fn foreigners(workspace: &Workspace) -> Result<PathBuf> {
     let packages = [&[FOREIGN_CLIENT], &STRANGERS[..]].concat();
-    python::program(workspace, "python", &packages, |python| {
+    // The strangers' modules are all that is wanted, not what their Python needs.
+    let wanted = [&["--no-deps"], &packages[..]].concat();
+    python::program(workspace, "python", &wanted, |python| {
         let check = "import sys, importlib.metadata as m\n\
                      for name, version in (p.split('==') for p in sys.argv[1:]): assert m.version(name) == version";
         process::output("python", python.args(["-c", check]).args(&packages)).is_ok()
