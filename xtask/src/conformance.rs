@@ -125,10 +125,21 @@ const WEIGHT_HEAD: &str = "## What an agent weighs\n\nThe module of the kit, and
 /// How large the modules are, and their instances.
 fn weights(languages: &[Language], tools: &Tools) -> Result<String> {
     let mut text = String::from("| language | module | memory of an instance |\n|---|---|---|\n");
+    // The agents are granted a folder.
+    let files = tempfile::tempdir().context("could not make a temporary folder")?;
+    std::fs::create_dir(files.path().join("data")).context("could not make a folder")?;
     for language in languages {
         let module = std::fs::metadata(language.folder.join("conformance.wasm")).context("the module is gone")?.len();
         let mut command = tools.command("agent-sim");
-        command.arg("run").arg(&language.folder).args(["hello", "--header", "do=echo", "--format", "json"]);
+        command.arg("run").arg(&language.folder).args([
+            "hello",
+            "--header",
+            "do=echo",
+            "--format",
+            "json",
+            "--files-root",
+        ]);
+        command.arg(files.path());
         let ran: serde_json::Value = serde_json::from_slice(&process::output("agent-sim", &mut command)?)?;
         let peak = ran.pointer("/usage/memory_bytes_peak").and_then(serde_json::Value::as_u64);
         let peak = peak.context("agent-sim says nothing of memory")?;
