@@ -70,7 +70,11 @@ async fn main() -> Result<()> {
         broker.fill(HOST_QUEUE, options.messages, options.body_bytes).await?;
         let (tell_pid, host_pid) = tokio::sync::watch::channel(0);
         let results = tokio::spawn(broker.results(options.messages).await?.count(host_pid));
-        let running = host.start_telling(|pid| drop(tell_pid.send_replace(pid))).await?;
+        let running = host
+            .start_telling(|pid| {
+                tell_pid.send_replace(pid);
+            })
+            .await?;
         let hosted = results.await?.context("the host did not finish")?;
         running.stop().await?;
 

@@ -47,7 +47,9 @@ fn template_works(
     let agent = folder.join(&name);
     let within = |place: &Path, line: &[&str]| -> Result<Vec<u8>> {
         let (program, args) = line.split_first().context("an empty line")?;
-        process::output(program, tools.command(program).current_dir(place).args(args))
+        // A newcomer has no other folder for what cargo makes.
+        let mut command = tools.command(program);
+        process::output(program, command.env_remove("CARGO_TARGET_DIR").current_dir(place).args(args))
     };
     let sdk = workspace.root.join("agent-sdk");
     let sdk = sdk.to_str().context("the workspace's path is no UTF-8")?;
