@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use super::fixtures::World;
 use super::{Call, Faults, KillAt, Machine, Ran, Recorder, SimError, Simulation, Slow, junit, price, suite};
 use crate::package::{Package, PackageError};
-use crate::task::{CONTENT_TYPE_DEFAULT, Outcome, Task, TaskId};
+use crate::task::{Outcome, Task, TaskId, guessed_content_type};
 
 /// Runs agents on this machine as a host would: the same engine, the same limits, everything else embedded
 #[derive(Clone, Debug, Parser)]
@@ -203,7 +203,7 @@ impl RunCommand {
     fn task(&self, package: &Package) -> Result<Task, Failed> {
         let body = read_body(self.body.as_deref())?;
         let mut task = Task::new(package.manifest.agent.name.clone(), body);
-        task.content_type = self.content_type.clone().unwrap_or_else(|| content_type(&task.body).to_owned());
+        task.content_type = self.content_type.clone().unwrap_or_else(|| guessed_content_type(&task.body).to_owned());
         task.headers.clone_from(&self.headers);
         task.headers.sort();
         task.attempt = self.attempt;
@@ -227,16 +227,6 @@ fn read_body(given: Option<&str>) -> Result<Bytes, Failed> {
             Some(path) => Ok(std::fs::read(path).map_err(|error| Failed::Usage(format!("{path}: {error}")))?.into()),
             None => Ok(Bytes::copy_from_slice(text.as_bytes())),
         },
-    }
-}
-
-fn content_type(body: &[u8]) -> &'static str {
-    if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
-        "application/json"
-    } else if !body.is_empty() && std::str::from_utf8(body).is_ok() {
-        "text/plain; charset=utf-8"
-    } else {
-        CONTENT_TYPE_DEFAULT
     }
 }
 
