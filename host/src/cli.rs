@@ -5,6 +5,7 @@
 
 mod client;
 mod compile;
+mod converge;
 mod dead_letters;
 mod deploy;
 mod doctor;

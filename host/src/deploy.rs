@@ -7,12 +7,13 @@ mod follow;
 mod plan;
 mod report;
 mod shelf;
+mod told;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -62,6 +63,8 @@ pub struct DeployedAgents {
     /// Agents that could not be brought to what the catalog says so far: while there are any, this host is not ready.
     not_loaded: std::sync::Mutex<BTreeMap<AgentName, NotLoaded>>,
     stopping: CancellationToken,
+    /// Something of what this host tells the fleet is new.
+    moved: Notify,
 }
 
 impl DeployedAgents {
@@ -139,6 +142,7 @@ impl Deployer {
     async fn apply(&self, entry: &AgentEntry, fresh: Option<Arc<Revision>>) -> Result<(), DeployError> {
         let Some(traffic) = entry.traffic else {
             self.forget(&entry.agent);
+            self.deployed.moved.notify_one();
             return Ok(());
         };
         let revisions = self.revisions(&entry.agent, traffic, fresh).await.map_err(|(_, error)| error)?;
@@ -214,6 +218,7 @@ impl Deployer {
         };
         let goes_on = consuming.as_ref().map(|consuming| consuming.prefetch);
         self.deployed.put(agent.clone(), DeployedAgent::new(slot, consuming));
+        self.deployed.moved.notify_one();
         // A new consumer is there before the old one goes, so that the agent is consumed throughout.
         if let Some(known) = known
             && known.consuming.as_ref().map(|consuming| consuming.prefetch) != goes_on
@@ -329,6 +334,7 @@ impl Agents for Deployer {
     async fn get(&self, agent: &AgentName) -> Result<Option<AgentInfo>, CatalogError> {
         let Some(deployed) = self.find(agent) else { return Ok(None) };
         let Some(mut info) = self.report(&deployed).await? else { return Ok(None) };
+        info.hosts = self.catalog.hosts(agent).await?;
         info.history = self.catalog.events(Some(agent), None, report::HISTORY_EVENTS).await?;
         Ok(Some(info))
     }

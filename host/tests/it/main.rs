@@ -19,6 +19,7 @@ mod cancelling;
 mod common;
 mod compiling;
 mod conflicts;
+mod converging;
 mod dashboard;
 mod delays;
 mod delivery;
