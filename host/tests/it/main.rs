@@ -23,6 +23,7 @@ mod converging;
 mod dashboard;
 mod delays;
 mod delivery;
+mod doctor;
 mod escapes;
 mod fair;
 mod files;

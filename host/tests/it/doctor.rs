@@ -1,0 +1,69 @@
+//! `agent-host doctor` on real servers: nothing to mend where all is well, and what is wrong with the command that mends it.
+
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Connection, ConnectionProperties};
+use serde_json::Value;
+use sqlx::Executor as _;
+
+use super::common::{agent_host, agents_dir, service};
+use super::fleet::Fleet;
+use super::scripts::unique;
+
+/// What it finds with these variables set, and its exit status.
+async fn doctor(vars: &[(&str, &str)]) -> (i32, Vec<Value>) {
+    let data = tempfile::TempDir::new().unwrap();
+    let mut command = agent_host();
+    command.args(["doctor", "--format", "json"]).env("AGENT_HOST_LISTEN", "127.0.0.1:0");
+    command.env("AGENT_HOST_DATA_DIR", data.path()).env("AGENT_HOST_AGENTS_DIR", agents_dir());
+    let ended = command.envs(vars.iter().copied()).output().await.unwrap();
+    let findings: Vec<Value> = serde_json::from_slice(&ended.stdout).unwrap();
+    (ended.status.code().unwrap(), findings)
+}
+
+/// The one finding whose text holds this.
+fn finding<'a>(findings: &'a [Value], text: &str) -> &'a Value {
+    let found: Vec<_> = findings.iter().filter(|found| found["found"].as_str().unwrap().contains(text)).collect();
+    assert_eq!(found.len(), 1, "{text}: {findings:#?}");
+    found[0]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_finds_what_is_wrong_with_servers_and_what_mends_it() {
+    let fleet = Fleet::start().await;
+    let good = [("AMQP_URL", fleet.broker.url.as_str()), ("DATABASE_URL", &fleet.database.url)];
+    let (status, findings) = doctor(&good).await;
+    let problems: Vec<_> = findings.iter().filter(|finding| finding["level"] == "problem").collect();
+    assert_eq!((status, problems), (0, Vec::<&Value>::new()));
+    finding(&findings, "is PostgreSQL ");
+    finding(&findings, "lets this host in");
+
+    // A queue that somebody declared in another way, and a role that may do little.
+    let connection = Connection::connect(&fleet.broker.url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare("agent.echo".into(), options, arguments).await.unwrap();
+    let role = unique("small");
+    fleet.pool.execute(format!("CREATE ROLE {role} LOGIN PASSWORD 'small'").as_str()).await.unwrap();
+    let mut url: url::Url = fleet.database.url.parse().unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("small")).unwrap();
+
+    let bad =
+        [("AMQP_URL", fleet.broker.url.as_str()), ("DATABASE_URL", url.as_str()), ("REDIS_URL", &service("REDIS_URL"))];
+    let (status, findings) = doctor(&bad).await;
+    assert_eq!(status, 69);
+    let queue = finding(&findings, "agent.echo exists with other properties");
+    assert!(queue["mend"].as_str().unwrap().contains("rabbitmqctl delete_queue agent.echo"), "{queue}");
+    let schemas = finding(&findings, "may not create schemas");
+    assert!(schemas["mend"].as_str().unwrap().contains(&format!("TO {role}'")), "{schemas}");
+    let roles = finding(&findings, "may not create roles");
+    assert_eq!(roles["mend"], format!("psql -c 'ALTER ROLE {role} CREATEROLE'"));
+    finding(&findings, "is Redis ");
+
+    connection.close(200, "done".into()).await.unwrap();
+    fleet.pool.execute(format!("DROP ROLE {role}").as_str()).await.unwrap();
+    fleet.end().await;
+}
