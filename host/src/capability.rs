@@ -33,6 +33,7 @@ pub use session::{Finished, MakeEnding, Session, SessionPlan, Trouble};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Semaphore;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
 use crate::manifest::Manifest;
@@ -67,6 +68,8 @@ pub struct Capabilities {
 
 struct Shared {
     backends: Backends,
+    /// Values that are on their way from the store, of all tasks; see [`VALUES_READ_MAX`].
+    reads: Arc<Semaphore>,
     cache_counts: Mutex<HashMap<AgentName, Arc<cache::Counts>>>,
 }
 
@@ -74,7 +77,13 @@ impl Capabilities {
     /// Capabilities over these backends.
     #[must_use]
     pub fn new(backends: Backends) -> Self {
-        Self { shared: Arc::new(Shared { backends, cache_counts: Mutex::default() }) }
+        Self {
+            shared: Arc::new(Shared {
+                backends,
+                reads: Arc::new(Semaphore::new(VALUES_READ_MAX)),
+                cache_counts: Mutex::default(),
+            }),
+        }
     }
 
     /// The backends, to provision, to close, and to report on.
@@ -162,6 +171,12 @@ pub fn add_to_linker<T: Send + 'static>(linker: &mut Linker<T>, view: fn(&mut T)
     agent::runtime::tasks::add_to_linker::<T, Views>(linker, view)?;
     agent::runtime::secrets::add_to_linker::<T, Views>(linker, view)
 }
+
+/// Values of the largest size that all tasks of the host together have on their way from the store of buckets and cache: how
+/// large one is shows when it is there. Others wait. With answers within a millisecond that makes 32,000 values a second.
+const VALUES_READ_MAX: usize = 32;
+/// How often the bytes of a call are there while it waits for a server: as the guest gave them, and as they are sent.
+const COPIES: usize = 2;
 
 /// A cap of the host was reached in a call that has no error to answer with. The run ends as `limit-exceeded`.
 #[derive(Debug, thiserror::Error)]

@@ -58,6 +58,8 @@ pub struct Config {
     pub compile_time_max: Duration,
     /// Compiled code that is kept, in bytes.
     pub compile_cache_max: ByteSize,
+    /// Connections to PostgreSQL in the names of agents.
+    pub sql_connections_max: u32,
     /// Folder under which agents may be granted folders.
     pub files_root: Option<PathBuf>,
     /// How log lines are written.

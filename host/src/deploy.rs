@@ -6,6 +6,7 @@ mod check;
 mod follow;
 mod plan;
 mod report;
+mod room;
 mod shelf;
 mod told;
 
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use self::follow::NotLoaded;
 pub use self::report::Seen;
+use self::room::Room;
 use crate::agent::{Loader, Revision, Runner};
 use crate::agents::{Activation, AgentInfo, Agents, ChangeError, DeployError, Deployed, Plan, Upload};
 use crate::capability::Capabilities;
@@ -65,6 +67,8 @@ pub struct DeployedAgents {
     stopping: CancellationToken,
     /// Something of what this host tells the fleet is new.
     moved: Notify,
+    /// For modules that are loaded.
+    room: Arc<Room>,
 }
 
 impl DeployedAgents {
@@ -179,6 +183,7 @@ impl Deployer {
     }
 
     async fn load(&self, agent: &AgentName, number: u64) -> Result<Arc<Revision>, DeployError> {
+        let _room = self.deployed.room.for_module(&*self.catalog, agent, number).await?;
         let Some(stored) = self.catalog.get(agent, number).await? else {
             return Err(DeployError::Host(format!("the catalog has no revision {number} of {agent}")));
         };

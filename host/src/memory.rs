@@ -5,7 +5,7 @@
 //!          ├─ baseline   measured: what is resident and accounted nowhere, such as code, drivers, pools, caches
 //!          ├─ charges    bodies and results in flight, known to the byte
 //!          ├─ promises   memories as instances start with them, until they have shown what they use of them
-//!          └─ reserved   memories as instances grow, or as their agent was seen to grow
+//!          └─ reserved   memories as instances grow and what the host holds for them, or as their agent was seen to need
 //! ```
 //!
 //! - An instance starts with far more memory than it touches (a Rust guest's stack alone is 1 MiB). That part is promised
@@ -14,13 +14,15 @@
 //! - Growth is taken to be used, and stays accounted. A task reserves what its agent was seen to need, takes more as it
 //!   grows, and waits where there is no more: the oldest task first, before any new one is admitted.
 //! - Where all wait for each other, the youngest is asked to leave; likewise where the process comes to be larger than its
-//!   budget all the same. A task that is alone and still has not enough is refused the growth.
+//!   budget all the same, or has no room for what the host is to hold for a task: that one leaves. A task that is alone and
+//!   still has not enough is refused the growth.
 //! - New tasks are admitted in their order, those of one agent up to its share, so that its backlog holds nobody else up.
 //!   A task that needs more than there is runs alone.
 //!
 //! `state` is the pure part; this file adds the lock and the waiting.
 
 mod baseline;
+mod held;
 mod lease;
 mod state;
 #[cfg(test)]
@@ -33,6 +35,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 use baseline::Baseline;
+pub use held::{HELD_FROM_BYTES, Held, Holder, NoRoom};
 pub use lease::{Admitted, Growth};
 use state::{Grant, State, Task};
 
@@ -88,7 +91,7 @@ struct Inner {
     charged_bytes: AtomicU64,
     /// Those of them that wait for their run or are in it.
     bodies_bytes: AtomicU64,
-    /// What instances grew by.
+    /// What instances grew by, and what the host holds for their tasks.
     grown_bytes: AtomicU64,
     /// Tasks that wait. Nobody has to look for what to do with memory that came free where there are none.
     waiting: AtomicUsize,
@@ -99,6 +102,11 @@ impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic while holding the lock leaves plain numbers and collections, still usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// More than this is not to be resident.
+    fn full_bytes(&self) -> u64 {
+        self.budget_bytes / 100 * OVERFULL_PERCENT
     }
 
     fn charged(&self) -> u64 {
@@ -231,7 +239,7 @@ impl MemoryLedger {
             let mut baseline = self.inner.baseline.lock().unwrap_or_else(PoisonError::into_inner);
             baseline.sample(now, resident_bytes, known)
         };
-        let is_overfull = resident_bytes > self.inner.budget_bytes / 100 * OVERFULL_PERCENT;
+        let is_overfull = resident_bytes > self.inner.full_bytes();
         let granted = {
             let mut state = self.inner.state();
             state.measured(baseline, above_idle);

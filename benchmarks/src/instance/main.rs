@@ -14,6 +14,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use agent_host::agent::{
     Codes, Engine, EngineConfig, InProcessCompiler, Loader, Revision, Run, Runner, RunnerConfig, Stops,
@@ -31,7 +32,7 @@ use agent_host::memory::MemoryLedger;
 use agent_host::records::{Ending, Progress};
 use agent_host::task::{AgentName, Completion, Outcome, Task};
 use agent_host::units::ByteSize;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput};
 use wasmtime::Store;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -45,6 +46,8 @@ use bindings::exports::agent::runtime::handler;
 
 const TASKS_AT_ONCE: u64 = 64;
 const INSTANCES_MAX: u32 = 128;
+/// Enough that their median is the same to a hundredth from run to run.
+const PAIRS: usize = 2_000;
 const BODY: &[u8] = &[b'x'; 256];
 
 struct BareState {
@@ -123,45 +126,88 @@ fn embedded_capabilities() -> Capabilities {
     })
 }
 
-fn instance(criterion: &mut Criterion) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agents/echo");
-    let module = std::fs::read(folder.join("echo.wasm")).expect("the echo agent is built: cargo xtask agents");
-    let manifest = Arc::new(Manifest::parse(&std::fs::read_to_string(folder.join("agent.toml")).unwrap()).unwrap());
-    let engine = Engine::new(&EngineConfig { instances_max: INSTANCES_MAX, memory_bytes_max: 500 << 20 }).unwrap();
-    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+/// Both sides, ready to run tasks.
+struct Sides {
+    threads: tokio::runtime::Runtime,
+    engine: Engine,
+    pre: HostNativePre<BareState>,
+    runner: Runner,
+    revision: Arc<Revision>,
+}
 
-    let mut linker = Linker::<BareState>::new(engine.inner());
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
-    let component = Component::new(engine.inner(), &module).unwrap();
-    let pre = HostNativePre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
+impl Sides {
+    fn ready() -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agents/echo");
+        let module = std::fs::read(folder.join("echo.wasm")).expect("the echo agent is built: cargo xtask agents");
+        let manifest = Arc::new(Manifest::parse(&std::fs::read_to_string(folder.join("agent.toml")).unwrap()).unwrap());
+        let engine = Engine::new(&EngineConfig { instances_max: INSTANCES_MAX, memory_bytes_max: 500 << 20 }).unwrap();
+        let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
 
-    let compiler = Arc::new(InProcessCompiler::new().unwrap());
-    let codes = Codes::temporary(ByteSize(u64::MAX), &engine, compiler).unwrap();
-    let loader = Loader::new(&engine, codes).unwrap();
-    let code = threads.block_on(loader.load(&module.into(), &manifest)).unwrap();
-    let capabilities = embedded_capabilities();
-    let revision = code.into_revision(1, String::new(), manifest, &capabilities, Folders::default());
-    let revision = Arc::new(revision);
-    let config = RunnerConfig { hostcall_bytes_max: 16 << 20 };
-    let ledger = MemoryLedger::new(300 << 20, INSTANCES_MAX);
-    let runner = Runner::new(&config, engine.clone(), ledger, capabilities, threads.handle().clone());
+        let mut linker = Linker::<BareState>::new(engine.inner());
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
+        let component = Component::new(engine.inner(), &module).unwrap();
+        let pre = HostNativePre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
 
+        let compiler = Arc::new(InProcessCompiler::new().unwrap());
+        let codes = Codes::temporary(ByteSize(u64::MAX), &engine, compiler).unwrap();
+        let loader = Loader::new(&engine, codes).unwrap();
+        let code = threads.block_on(loader.load(&module.into(), &manifest)).unwrap();
+        let capabilities = embedded_capabilities();
+        let revision = Arc::new(code.into_revision(1, String::new(), manifest, &capabilities, Folders::default()));
+        let config = RunnerConfig { hostcall_bytes_max: 16 << 20 };
+        let ledger = MemoryLedger::new(300 << 20, INSTANCES_MAX);
+        let runner = Runner::new(&config, engine.clone(), ledger, capabilities, threads.handle().clone());
+        Self { threads, engine, pre, runner, revision }
+    }
+
+    async fn bare_batch(&self) {
+        let tasks = (0..TASKS_AT_ONCE).map(|_| tokio::spawn(bare(self.engine.inner().clone(), self.pre.clone())));
+        futures::future::try_join_all(tasks).await.unwrap();
+    }
+
+    async fn hosted_batch(&self) {
+        let task = |_| tokio::spawn(hosted(self.runner.clone(), Arc::clone(&self.revision)));
+        futures::future::try_join_all((0..TASKS_AT_ONCE).map(task)).await.unwrap();
+    }
+}
+
+fn each_alone(criterion: &mut Criterion, sides: &Sides) {
     let mut group = criterion.benchmark_group("fresh instance");
     group.throughput(Throughput::Elements(TASKS_AT_ONCE));
-    group.bench_function("bare wasmtime", |bencher| {
-        bencher.to_async(&threads).iter(|| async {
-            let tasks = (0..TASKS_AT_ONCE).map(|_| tokio::spawn(bare(engine.inner().clone(), pre.clone())));
-            futures::future::try_join_all(tasks).await.unwrap();
-        });
-    });
-    group.bench_function("agent-host", |bencher| {
-        bencher.to_async(&threads).iter(|| async {
-            let tasks = (0..TASKS_AT_ONCE).map(|_| tokio::spawn(hosted(runner.clone(), Arc::clone(&revision))));
-            futures::future::try_join_all(tasks).await.unwrap();
-        });
-    });
+    group.bench_function("bare wasmtime", |bencher| bencher.to_async(&sides.threads).iter(|| sides.bare_batch()));
+    group.bench_function("agent-host", |bencher| bencher.to_async(&sides.threads).iter(|| sides.hosted_batch()));
     group.finish();
 }
 
-criterion_group!(benches, instance);
-criterion_main!(benches);
+/// Batches of both sides in turn, so that a machine that slows down slows both: the ratio of each pair, and their quartiles.
+fn in_pairs(sides: &Sides) {
+    let timed = |hosted: bool| {
+        let begun = Instant::now();
+        sides.threads.block_on(async { if hosted { sides.hosted_batch().await } else { sides.bare_batch().await } });
+        begun.elapsed().as_secs_f64()
+    };
+    let mut ratios: Vec<f64> = (0..PAIRS)
+        .map(|pair| {
+            // Who goes first alternates too.
+            if pair % 2 == 0 {
+                let bare = timed(false);
+                timed(true) / bare
+            } else {
+                timed(true) / timed(false)
+            }
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    let [low, median, high] = [PAIRS / 4, PAIRS / 2, PAIRS / 4 * 3].map(|at| ratios[at]);
+    println!(
+        "agent-host / bare wasmtime, {PAIRS} pairs of batches: median {median:.2}, quartiles {low:.2} and {high:.2}"
+    );
+}
+
+fn main() {
+    let sides = Sides::ready();
+    let mut criterion = Criterion::default().configure_from_args();
+    each_alone(&mut criterion, &sides);
+    criterion.final_summary();
+    in_pairs(&sides);
+}

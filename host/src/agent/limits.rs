@@ -50,9 +50,14 @@ impl MemoryMeter {
         self.used_bytes as u64
     }
 
-    /// The largest sum that it had or asked for, within its limit.
+    /// The most that it and the host for it had or asked for, within its limit and the host's caps.
     pub(super) fn asked_bytes(&self) -> u64 {
-        self.asked_bytes as u64
+        self.growth.asked_bytes().max(self.asked_bytes as u64)
+    }
+
+    /// The most that it and the host for it had at a time.
+    pub(super) fn peak_with_held_bytes(&self) -> u64 {
+        self.growth.peak_bytes().max(self.peak_bytes())
     }
 
     /// Largest sum so far.
@@ -62,7 +67,7 @@ impl MemoryMeter {
 
     /// Whether and why growth was refused: a trap after that is `out-of-memory`.
     pub(super) fn was_refused(&self) -> Option<Refused> {
-        self.refused
+        if self.growth.was_refused_alone() { Some(Refused::Budget) } else { self.refused }
     }
 
     /// What the process may have resident, in bytes.

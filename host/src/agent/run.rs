@@ -28,7 +28,7 @@ use crate::capability::outbound_http::OutboundHttp;
 use crate::capability::tasks::ProgressSink;
 use crate::capability::{Capabilities, Session, Trouble};
 use crate::manifest::TransactionMode;
-use crate::memory::{Admitted, Charge, Growth, Leave, MemoryLedger};
+use crate::memory::{Admitted, Charge, Growth, HELD_FROM_BYTES, Leave, MemoryLedger};
 use crate::records::Ending;
 use crate::task::{Completion, Limit, Outcome, Task, Usage, random_fraction, unix_ms_now};
 use crate::units::format_duration;
@@ -42,7 +42,10 @@ pub struct RunnerConfig {
 
 /// Bodies and results from this size on are accounted for one by one. Of smaller ones even a thousand show in what is measured
 /// only.
-const ACCOUNTED_FROM_BYTES: usize = 64 << 10;
+const ACCOUNTED_FROM_BYTES: u64 = HELD_FROM_BYTES;
+/// The most that the host holds for one task beside its instance, as the caps of the capabilities have it: what a task that is
+/// handed back for its memory may be given at most beside its limit.
+const HELD_BYTES_MAX: u64 = 64 << 20;
 /// How often a task is run again at once because another transaction was in its way; then it is retried like any other.
 const CONFLICT_RERUNS_MAX: u32 = 5;
 /// The longest pause before the first of those runs; before the n-th it is n times as long.
@@ -216,7 +219,7 @@ impl Parts {
 
     /// Accounts for bytes where they are many.
     fn account_for(&self, bytes: usize) -> Option<Charge> {
-        (bytes >= ACCOUNTED_FROM_BYTES).then(|| self.ledger.charge(bytes as u64))
+        Some(bytes as u64).filter(|bytes| *bytes >= ACCOUNTED_FROM_BYTES).map(|bytes| self.ledger.charge(bytes))
     }
 
     /// Runs the task once; `spent` is what earlier runs of the attempt took of its time.
@@ -245,14 +248,16 @@ impl Parts {
         let stops = (stops, admitted.leave());
         let Called { completion, session, asked_bytes } = called(store, revision, task, stops, spent).await;
         drop((admitted, alive, lifted));
-        match completion.outcome {
+        let settled = settle_effects(session, completion, run.as_ref()).await;
+        match settled.0.outcome {
             // Also where the host drains: it may come back to this one.
             Outcome::Interrupted => {
-                self.returned.note(&task.id, asked_bytes, revision.manifest.limits.memory.0);
+                let limit_bytes = revision.manifest.limits.memory.0.saturating_add(HELD_BYTES_MAX);
+                self.returned.note(&task.id, asked_bytes, limit_bytes);
             }
             _ => self.returned.forget(&task.id),
         }
-        settle_effects(session, completion, run.as_ref()).await
+        settled
     }
 
     /// Waits for a place and for memory, unless it is stopped meanwhile.
@@ -273,6 +278,7 @@ impl Parts {
 
     /// A store with its limits armed.
     fn store(&self, revision: &Revision, session: Session, growth: Growth) -> Store<InstanceState> {
+        let session = session.with_holder(growth.holder());
         let limits = &revision.manifest.limits;
         session.log().account_to(&self.ledger);
         let stderr = Stdio::error(session.log());
@@ -290,7 +296,7 @@ impl Parts {
             wasi: wasi.build(),
             table,
             http: OutboundHttp::new(&session),
-            files: TaskFiles::new(&revision.folders, session.log()),
+            files: TaskFiles::new(&revision.folders, session.log(), growth.holder()),
             session,
             stderr,
             memory: MemoryMeter::new(limits.memory.as_usize(), growth, Arc::clone(&clock)),
@@ -351,11 +357,11 @@ async fn called(
         wall_us: micros(wall),
         host_calls: 0,
     };
-    let asked_bytes = state.memory.asked_bytes();
+    let (asked_bytes, needed_bytes) = (state.memory.asked_bytes(), state.memory.peak_with_held_bytes());
     let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision, state.session.log()));
     // One that was stopped may not have come to what it needs.
     if outcome != Outcome::Interrupted {
-        revision.footprint.used(usage.memory_bytes_peak);
+        revision.footprint.used(needed_bytes);
     }
     let mut session = state.session;
     session.add_calls(state.http.requests());

@@ -140,13 +140,16 @@ async fn cache(config: &Config) -> Result<(Arc<dyn KeyValue>, Arc<dyn Cache>), S
 
 /// The agents' database. Each agent gets a role and a schema of its own in it.
 async fn database(config: &Config) -> Result<Arc<dyn Database>, String> {
+    let connections_max = usize::try_from(config.sql_connections_max).unwrap_or(usize::MAX);
     match &config.database {
-        Backend::Embedded => Ok(Arc::new(LazyDatabase::new(config.data_dir.clone()))),
+        Backend::Embedded => {
+            Ok(Arc::new(LazyDatabase::new(config.data_dir.clone()).with_connections_max(connections_max)))
+        }
         Backend::Url(url) => {
             let failed = |error: &dyn std::error::Error| format!("DATABASE_URL: {}", chain(error));
             let settings = PostgresConfig::parse(url.expose()).map_err(|error| failed(&error))?;
             // The records are in this database too; see `state`.
-            let settings = PostgresConfig { keeps_records: true, ..settings };
+            let settings = PostgresConfig { keeps_records: true, ..settings }.with_connections_max(connections_max);
             let database = Postgres::connect(settings).await.map_err(|error| failed(&error))?;
             Ok(Arc::new(database))
         }

@@ -39,6 +39,7 @@ use self::exchange::{Exchange, Times};
 use super::log::{GuestLog, Level};
 use super::{Session, SessionPlan};
 use crate::manifest::{InvalidOrigin, Origin, Scheme};
+use crate::memory::Held;
 
 /// Something of an outgoing exchange, as `wasmtime-wasi-http` has it.
 type Promise<T> = Box<dyn Future<Output = Result<T>> + Send>;
@@ -90,6 +91,8 @@ impl OutboundHttp {
             ends_at,
             requests: 0,
             taken: None,
+            bodies: 0,
+            held: session.holder().nothing(),
         };
         Self { ctx, gate }
     }
@@ -115,6 +118,9 @@ struct Gate {
     requests: u32,
     /// Made for the first request: most tasks have none.
     taken: Option<Arc<Taken>>,
+    /// Bodies that the guest made, sent or not, and the account of what they hold.
+    bodies: usize,
+    held: Held,
 }
 
 impl Gate {
@@ -203,8 +209,18 @@ impl WasiHttpHooks for Gate {
         })
     }
 
+    /// Asked once for each body that the guest makes.
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        limits::BODY_CHUNK_BYTES_MAX
+        const MAX: usize = limits::TASK_CONCURRENCY_MAX;
+        let unsent = self.bodies.saturating_sub(usize::try_from(self.requests).unwrap_or(usize::MAX));
+        self.bodies = self.bodies.saturating_add(1);
+        // So many wait to be sent, and as many are under way. One beyond that, or without room, gets on slowly.
+        let bytes = self.bodies.min(2 * MAX) * limits::BODY_CHUNKS_MAX * limits::BODY_CHUNK_BYTES_MAX;
+        if unsent < MAX && self.held.resize(bytes).is_ok() {
+            limits::BODY_CHUNK_BYTES_MAX
+        } else {
+            limits::BODY_CHUNK_BYTES_MIN
+        }
     }
 
     // The library's own versions of these log a warning for whatever a server does to an agent.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{self, Cache};
@@ -13,6 +14,7 @@ use super::sql::{CommitError, Committed, End, SqlSession};
 use super::tasks::{Directory, FollowUps, ProgressSink};
 use super::{Shared, chain};
 use crate::manifest::{Manifest, SqlGrant, TransactionMode};
+use crate::memory::{Held, Holder, NoRoom};
 use crate::records::Ending;
 use crate::task::{AgentName, FollowUp, Task, TaskId};
 
@@ -94,12 +96,16 @@ pub struct Session {
     log: Arc<GuestLog>,
     pub(super) sql: SqlSession,
     pub(super) follow_ups: FollowUps,
+    /// Where what the host holds for the task is accounted for.
+    holder: Holder,
     /// Bytes of values that the guest has remembered for compare-and-swap.
     pub(super) remembered_bytes: usize,
+    pub(super) remembered: Held,
     cancellation: Option<CancellationToken>,
     pub(super) progress: Option<Arc<dyn ProgressSink>>,
     /// What the messages take that the guest holds.
     pub(super) message_bytes: usize,
+    pub(super) messages: Held,
     host_calls: u64,
     troubles: u32,
     trouble: Option<Trouble>,
@@ -144,10 +150,13 @@ impl Session {
             log: Arc::new(log),
             sql: SqlSession::default(),
             follow_ups: FollowUps::default(),
+            holder: Holder::default(),
             remembered_bytes: 0,
+            remembered: Held::default(),
             cancellation: None,
             progress: None,
             message_bytes: 0,
+            messages: Held::default(),
             host_calls: 0,
             troubles: 0,
             trouble: None,
@@ -166,6 +175,34 @@ impl Session {
     pub fn with_progress(mut self, progress: Arc<dyn ProgressSink>) -> Self {
         self.progress = Some(progress);
         self
+    }
+
+    /// Accounts there for what the host holds for the task.
+    #[must_use]
+    pub fn with_holder(mut self, holder: Holder) -> Self {
+        self.remembered = holder.nothing();
+        self.messages = holder.nothing();
+        self.follow_ups.held = holder.nothing();
+        self.sql.account_to(&holder);
+        self.holder = holder;
+        self
+    }
+
+    /// Accounts for bytes that the host holds during a call, or until what this gives is dropped.
+    pub(super) fn hold(&self, bytes: usize) -> Result<Held, NoRoom> {
+        self.holder.hold(bytes)
+    }
+
+    /// Waits for a turn to read so many values of the largest size, and has it until what this gives is dropped.
+    pub(super) fn turn_to_read(&self, values: usize) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
+        let turns = Arc::clone(&self.shared.reads);
+        // Never closed.
+        async move { turns.acquire_many_owned(u32::try_from(values).unwrap_or(1)).await.ok() }
+    }
+
+    /// Where what the host holds for the task is accounted for.
+    pub(super) fn holder(&self) -> &Holder {
+        &self.holder
     }
 
     /// The task's log, also for lines that reach the host another way (standard output and error).

@@ -27,6 +27,7 @@ use std::time::Duration;
 use super::Cause;
 use crate::catalog::Migration;
 use crate::manifest::{SqlGrant, TransactionMode};
+use crate::memory::{Holder, NoRoom};
 use crate::records::{Ended, Ending};
 use crate::task::AgentName;
 
@@ -123,6 +124,9 @@ pub enum SqlError {
     /// A cap was reached; the text names it.
     #[error("{0}")]
     LimitExceeded(String),
+    /// The memory budget has no room for what the statement gives or takes: the task is to be handed back.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
 }
 
 /// Why effects that were to be committed were not, or perhaps not.
@@ -135,6 +139,9 @@ pub enum CommitError {
     /// PostgreSQL refused to commit: a deferred constraint, or a conflict with another transaction. Nothing was committed.
     #[error("the transaction could not be committed")]
     Refused(#[source] Box<DbError>),
+    /// Rows that the agent did not take had no room. Nothing was committed, and the task is to be handed back.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The connection broke. Whether it was committed is unknown.
     #[error("the connection to the database broke during the commit")]
     Unavailable(#[source] Cause),
@@ -240,6 +247,9 @@ pub struct RowBatch {
 /// A connection in the hands of one task. Dropping it rolls back and closes it.
 #[async_trait::async_trait]
 pub trait SqlConnection: Send {
+    /// Accounts there, before they are read, for large messages of the server.
+    fn account_to(&mut self, holder: &Holder);
+
     /// Runs a statement and gives the number of rows that it affected.
     async fn execute(&mut self, statement: &str, parameters: &[Value], timeout: Duration) -> Result<u64, SqlError>;
 

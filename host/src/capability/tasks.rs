@@ -7,6 +7,7 @@ mod host;
 
 use std::time::Duration;
 
+use crate::memory::{Held, NoRoom};
 use crate::records::Progress;
 use crate::task::{AgentName, FollowUp};
 
@@ -56,25 +57,33 @@ impl<F: Fn(Progress) + Send + Sync + 'static> ProgressSink for F {
 pub(super) struct FollowUps {
     tasks: Vec<FollowUp>,
     bytes: usize,
+    /// The account of those bytes.
+    pub(super) held: Held,
     /// Calls that named no key, each of which gets one from its position.
     unnamed: u32,
 }
 
-/// A follow-up is over a limit; the text names it.
+/// Why a follow-up is not kept.
 #[derive(Debug)]
-struct OverLimit(String);
+enum Refused {
+    /// It is over a limit; the text names it.
+    OverLimit(String),
+    /// There is no memory for it now.
+    NoRoom(NoRoom),
+}
 
 impl FollowUps {
-    fn push(&mut self, follow_up: FollowUp) -> Result<(), OverLimit> {
+    fn push(&mut self, follow_up: FollowUp) -> Result<(), Refused> {
         if self.tasks.len() >= FOLLOW_UPS_MAX {
-            return Err(OverLimit(format!("one run submits at most {FOLLOW_UPS_MAX} tasks")));
+            return Err(Refused::OverLimit(format!("one run submits at most {FOLLOW_UPS_MAX} tasks")));
         }
         let headers = follow_up.task.headers.iter().map(|(name, value)| name.len().saturating_add(value.len()));
         let bytes = headers.fold(follow_up.task.body.len(), usize::saturating_add);
         let total = self.bytes.saturating_add(bytes);
         if total > FOLLOW_UPS_BYTES_MAX {
-            return Err(OverLimit(format!("the tasks of one run take at most {FOLLOW_UPS_BYTES_MAX} bytes")));
+            return Err(Refused::OverLimit(format!("the tasks of one run take at most {FOLLOW_UPS_BYTES_MAX} bytes")));
         }
+        self.held.resize(total).map_err(Refused::NoRoom)?;
         self.bytes = total;
         self.tasks.push(follow_up);
         Ok(())

@@ -39,7 +39,7 @@ const fn secret(name: &'static str, variable: &'static str, meaning: &'static st
 }
 
 /// Every setting, in the order of the documentation.
-pub const KEYS: [Key; 26] = [
+pub const KEYS: [Key; 27] = [
     key("listen", "AGENT_HOST_LISTEN", "127.0.0.1:8080", "IP address and port of the HTTP API"),
     key(
         "tls_cert",
@@ -88,6 +88,14 @@ pub const KEYS: [Key; 26] = [
         "AGENT_HOST_COMPILE_CACHE_MAX",
         "4GiB",
         "compiled code that is kept under the data folder, a size; beyond it what was loaded longest ago is removed",
+    ),
+    key(
+        "sql_connections_max",
+        "AGENT_HOST_SQL_CONNECTIONS_MAX",
+        "16",
+        "connections of this host to PostgreSQL in the names of agents, a count; one agent has half of them at most; PostgreSQL \
+         allows 100 by default, for all hosts of a fleet and everyone else, and the host takes fewer where the server has \
+         fewer to give",
     ),
     key("files_root", "AGENT_HOST_FILES_ROOT", "", "folder under which manifests may grant folders"),
     secret(
@@ -151,8 +159,9 @@ pub const KEYS: [Key; 26] = [
     key(
         "log_filter",
         "RUST_LOG",
-        "info",
-        "which log lines are written, as `tracing` directives such as `info,agent_host=debug`",
+        "info,lapin=off",
+        "which log lines are written, as `tracing` directives such as `info,agent_host=debug`; the default leaves out what the \
+         AMQP client logs of what the host then says itself, or only asked about",
     ),
 ];
 

@@ -58,6 +58,13 @@ impl<'a> Reader<'a> {
         })
     }
 
+    fn count(&mut self, name: &str) -> Option<u32> {
+        self.read(name, |text| {
+            let count = text.parse::<u32>().ok().filter(|count| *count > 0);
+            count.ok_or_else(|| format!("{text:?}: expected a whole number, at least 1"))
+        })
+    }
+
     fn duration(&mut self, name: &str, min: Duration) -> Option<Duration> {
         self.read(name, |text| {
             let duration = parse_duration(text).map_err(|error| error.to_string())?;
@@ -143,6 +150,7 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
     let compile_memory_max = reader.size("compile_memory_max", COMPILE_MEMORY_MIN, ANY);
     let compile_time_max = reader.duration("compile_time_max", COMPILE_TIME_MIN);
     let compile_cache_max = reader.size("compile_cache_max", ByteSize(0), ANY);
+    let sql_connections_max = reader.count("sql_connections_max");
     let (agents_dir, files_root) = (reader.path("agents_dir"), reader.path("files_root"));
     let config = (|| {
         Some(Config {
@@ -157,6 +165,7 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
             compile_memory_max: compile_memory_max?,
             compile_time_max: compile_time_max?,
             compile_cache_max: compile_cache_max?,
+            sql_connections_max: sql_connections_max?,
             files_root,
             log: log?,
             log_filter: log_filter?,
@@ -197,10 +206,7 @@ fn http_config(reader: &mut Reader<'_>) -> Option<http::Config> {
     };
     let payload_bytes_max = reader.size("payload_bytes_max", ByteSize(1), PAYLOAD_MAX);
     let intake_bytes_max = reader.size("intake_bytes_max", ByteSize(1), ByteSize(u64::MAX));
-    let intake_requests_max = reader.read("intake_requests_max", |text| {
-        let count = text.parse::<u32>().ok().filter(|count| *count > 0);
-        count.ok_or_else(|| format!("{text:?}: expected a whole number, at least 1"))
-    });
+    let intake_requests_max = reader.count("intake_requests_max");
     let intake_wait_max = reader.duration("intake_wait_max", INTAKE_WAIT_MIN);
     if let (Some(payload), Some(intake)) = (payload_bytes_max, intake_bytes_max)
         && payload > intake

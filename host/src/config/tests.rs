@@ -26,6 +26,7 @@ fn nothing_set_is_a_host_for_one_machine() {
     assert_eq!(config.record_retention, crate::records::RETENTION_DEFAULT);
     assert_eq!(config.inbox_retention, crate::records::INBOX_RETENTION_DEFAULT);
     assert_eq!(config.grace_period, Duration::from_secs(30));
+    assert_eq!(config.sql_connections_max, 16);
     assert!(config.http.auth.admin.is_none());
     assert_eq!(load(&[]).unwrap().data_dir, Path::new("./.agent-host"));
     assert_eq!(load(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]).unwrap().data_dir, Path::new("/x/agent-host"));

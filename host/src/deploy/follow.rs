@@ -9,7 +9,7 @@ use super::Deployer;
 use crate::capability::chain;
 use crate::catalog::{AgentEntry, CatalogError, Following};
 
-/// Agents that are brought up to date at once. Each may hold its module in memory until it is loaded.
+/// Agents that are brought up to date at once.
 const LOADS_AT_ONCE: usize = 8;
 /// How long an agent that could not be brought to what the catalog says is left alone, after the first time and at most.
 const LOAD_AGAIN_AFTER: Duration = Duration::from_secs(1);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Deployer;
+use super::room::Room;
 use crate::agent::{Loader, Revision};
 use crate::capability::Capabilities;
 use crate::capability::files::FilesRoot;
@@ -17,6 +18,7 @@ pub(super) struct CatalogShelf {
     catalog: Arc<dyn Catalog>,
     capabilities: Capabilities,
     files: Arc<FilesRoot>,
+    room: Arc<Room>,
 }
 
 impl Deployer {
@@ -26,6 +28,7 @@ impl Deployer {
             catalog: Arc::clone(&self.catalog),
             capabilities: self.capabilities.clone(),
             files: Arc::clone(&self.files),
+            room: Arc::clone(&self.deployed.room),
         }
     }
 }
@@ -33,6 +36,8 @@ impl Deployer {
 #[async_trait::async_trait]
 impl Shelf for CatalogShelf {
     async fn revision(&self, agent: &AgentName, number: u64) -> Result<Option<Arc<Revision>>, String> {
+        let room = self.room.for_module(&*self.catalog, agent, number).await;
+        let _room = room.map_err(|error| error.to_string())?;
         let stored = self.catalog.get(agent, number).await.map_err(|error| error.to_string())?;
         let Some(stored) = stored else { return Ok(None) };
         let manifest = Arc::new(Manifest::parse(&stored.content.manifest).map_err(|error| error.to_string())?);

@@ -1,11 +1,11 @@
 //! What a running task holds of the ledger.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::held::{Account, Holder};
 use super::state::Task;
 use super::{Inner, Leave, Need, Waiting, whole_pages};
 
@@ -34,13 +34,7 @@ impl Admitted {
     /// The memory of the task's instance, to be grown while it runs.
     #[must_use]
     pub fn growth(&self) -> Growth {
-        Growth {
-            inner: Arc::clone(&self.inner),
-            number: self.number,
-            initial_bytes: self.initial_bytes,
-            reserved_bytes: self.reserved_bytes,
-            grown_bytes: 0,
-        }
+        Growth { account: Account::open(Arc::clone(&self.inner), self.number, self.initial_bytes, self.reserved_bytes) }
     }
 }
 
@@ -53,23 +47,19 @@ impl Drop for Admitted {
 /// How far the memory of an instance may grow without asking.
 #[derive(Debug)]
 pub struct Growth {
-    inner: Arc<Inner>,
-    number: u64,
-    initial_bytes: u64,
-    /// Beyond the initial.
-    reserved_bytes: u64,
-    grown_bytes: u64,
+    account: Arc<Account>,
 }
 
 impl Growth {
+    /// What the host is to hold for the same task.
+    #[must_use]
+    pub fn holder(&self) -> Holder {
+        Holder::of(&self.account)
+    }
+
     /// Whether the instance may have this many bytes in all without waiting; if so, it has them.
     pub fn try_grow_to(&mut self, bytes: u64) -> bool {
-        let grown = bytes.saturating_sub(self.initial_bytes);
-        if whole_pages(grown) <= self.reserved_bytes || self.try_reserve(whole_pages(grown) - self.reserved_bytes) {
-            self.has_grown(grown);
-            return true;
-        }
-        false
+        self.account.try_grow_to(bytes)
     }
 
     /// Takes memory so that the instance may have this many bytes in all, waiting for other tasks to finish where there is
@@ -78,19 +68,18 @@ impl Growth {
         if self.try_grow_to(bytes) {
             return true;
         }
-        let grown = bytes.saturating_sub(self.initial_bytes);
-        let more = whole_pages(grown).saturating_sub(self.reserved_bytes);
+        let (inner, number) = (&self.account.inner, self.account.number);
+        let more = self.account.missing(bytes);
         let (answer, granted) = oneshot::channel();
-        let waiting = Waiting::start(&self.inner);
-        self.inner.state().wait_to_grow(self.number, more, answer);
+        let waiting = Waiting::start(inner);
+        inner.state().wait_to_grow(number, more, answer);
         // Stops waiting when the task is stopped.
-        let waits = Growing { inner: &self.inner, number: self.number };
-        self.inner.share_out();
+        let waits = Growing { inner, number };
+        inner.share_out();
         let granted = granted.await.unwrap_or(false);
         drop((waits, waiting));
         if granted {
-            self.reserved_bytes = self.reserved_bytes.saturating_add(more);
-            self.has_grown(grown);
+            self.account.was_granted(more, bytes);
         }
         granted
     }
@@ -98,28 +87,31 @@ impl Growth {
     /// What the process may have resident, in bytes.
     #[must_use]
     pub fn budget_bytes(&self) -> u64 {
-        self.inner.budget_bytes
+        self.account.inner.budget_bytes
     }
 
-    fn try_reserve(&mut self, more: u64) -> bool {
-        let granted = self.inner.state().try_grow(self.number, more, self.inner.charged());
-        if granted {
-            self.reserved_bytes = self.reserved_bytes.saturating_add(more);
-        }
-        granted
+    /// Whether the host was refused to hold something for the task while no other task ran.
+    #[must_use]
+    pub fn was_refused_alone(&self) -> bool {
+        self.account.was_refused_alone()
     }
 
-    fn has_grown(&mut self, grown: u64) {
-        if let Some(more) = grown.checked_sub(self.grown_bytes) {
-            self.inner.grown_bytes.fetch_add(more, Ordering::Relaxed);
-            self.grown_bytes = grown;
-        }
+    /// The most that instance and host have held for the task at a time, in bytes.
+    #[must_use]
+    pub fn peak_bytes(&self) -> u64 {
+        self.account.peak_bytes()
+    }
+
+    /// The most that they have held or asked for.
+    #[must_use]
+    pub fn asked_bytes(&self) -> u64 {
+        self.account.asked_bytes()
     }
 }
 
 impl Drop for Growth {
     fn drop(&mut self) {
-        self.inner.grown_bytes.fetch_sub(self.grown_bytes, Ordering::Relaxed);
+        self.account.instance_is_gone();
     }
 }
 

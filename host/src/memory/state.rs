@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::{ALONE_MAX, Leave, Need, PROMISE, STUCK_MAX, whole_pages};
+use super::{ALONE_MAX, Leave, Need, PAGE_BYTES, PROMISE, STUCK_MAX, whole_pages};
 
 /// How much of what there is the tasks of one agent may take, in percent: a backlog of one agent leaves room for the next
 /// task of another.
@@ -173,7 +173,8 @@ impl State {
         let (number, leave) = (self.number(), Arc::new(Leave::default()));
         let promised = self.promise(need);
         // Less for one only that is larger than everything.
-        let reserved = whole_pages(need.growth_bytes).min(self.free(charged).saturating_sub(promised));
+        let free_pages = self.free(charged).saturating_sub(promised) / PAGE_BYTES;
+        let reserved = whole_pages(need.growth_bytes).min(free_pages * PAGE_BYTES);
         let initial = whole_pages(need.initial_bytes);
         let entry =
             Entry { share, reserved, promised, initial, since: now, leave: Arc::clone(&leave), is_leaving: false };
@@ -228,6 +229,21 @@ impl State {
     pub(super) fn try_grow(&mut self, number: u64, bytes: u64, charged: u64) -> bool {
         let is_first = self.growing.first_key_value().is_none_or(|(oldest, _)| number < *oldest);
         let may = is_first && bytes <= self.free(charged);
+        if may {
+            self.grow(number, bytes);
+        }
+        may
+    }
+
+    /// Whether nobody else could leave to make room for a task.
+    pub(super) fn is_alone(&self, number: u64) -> bool {
+        self.running.len() == 1 && self.running.contains_key(&number)
+    }
+
+    /// Lets a task that is alone grow into the headroom, up to so many bytes for everything.
+    pub(super) fn try_grow_alone(&mut self, number: u64, bytes: u64, charged: u64, max: u64) -> bool {
+        let taken = self.baseline.saturating_add(self.reserved_bytes()).saturating_add(charged);
+        let may = self.is_alone(number) && taken.saturating_add(bytes) <= max;
         if may {
             self.grow(number, bytes);
         }

@@ -182,6 +182,36 @@ async fn charges_count_until_they_are_dropped() {
     drop(first);
 }
 
+#[tokio::test]
+async fn what_the_host_holds_counts_with_the_instance_and_leaves_where_there_is_no_room() {
+    let ledger = ledger(100);
+    let share = ledger.share();
+    let (task, other) =
+        (ledger.try_admit(&share, grows_by(10)).unwrap(), ledger.try_admit(&share, grows_by(10)).unwrap());
+    let mut growth = task.growth();
+    let holder = growth.holder();
+    let page = usize::try_from(PAGE_BYTES).unwrap();
+    assert!(growth.try_grow_to(4 * PAGE_BYTES));
+    let held = holder.hold(6 * page).unwrap();
+    assert_eq!(ledger.accounts().reserved_bytes, 20 * PAGE_BYTES, "what is reserved is free to take");
+    assert!(growth.try_grow_to(5 * PAGE_BYTES));
+    assert_eq!(ledger.accounts().reserved_bytes, 21 * PAGE_BYTES);
+    assert!(holder.hold(90 * page).is_err(), "79 are free, and somebody else runs");
+    assert!(holder.hold(page - 1).is_ok(), "nobody counts crumbs");
+    drop(held);
+    assert!(holder.hold(5 * page).is_ok());
+    assert_eq!(ledger.accounts().reserved_bytes, 21 * PAGE_BYTES, "what was needed once is kept for the task");
+    drop(other);
+    assert!(!growth.was_refused_alone());
+    // Of 108 pages 8 are headroom, and 3 of those are never given.
+    assert!(holder.hold(99 * page).is_ok(), "one that is alone has the headroom too");
+    assert!(!growth.was_refused_alone());
+    assert!(holder.hold(150 * page).is_err() && growth.was_refused_alone());
+    drop((growth, holder, task));
+    assert_eq!(ledger.accounts(), Accounts::default());
+    assert_eq!(ledger.inner.grown_bytes.load(Ordering::Relaxed), 0);
+}
+
 /// What happens to the accounts.
 #[derive(Clone, Debug)]
 enum Event {

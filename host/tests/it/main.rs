@@ -13,6 +13,7 @@
 )]
 
 mod bad_input;
+mod blocking;
 mod browser;
 mod bulk;
 mod cancelling;

@@ -9,6 +9,7 @@ use crate::agent::limits::{Refused, Stopped};
 use crate::agent::load::Revision;
 use crate::agent::state::InstanceState;
 use crate::capability::log::GuestLog;
+use crate::memory::NoRoom;
 use crate::task::{Limit, Outcome, Output, Task, unix_ms_now};
 use crate::units::{ByteSize, format_duration};
 use crate::wit::native::exports::agent::runtime::handler as wit;
@@ -92,7 +93,12 @@ pub(super) fn classify(error: &wasmtime::Error, store: &Store<InstanceState>, re
     if error.downcast_ref::<Stopped>().is_some() {
         return Outcome::TimedOut(Limit { name: "limits.cpu", allowed: format_duration(limits.cpu) });
     }
-    match store.data().memory.was_refused() {
+    let refused = store.data().memory.was_refused();
+    // Others have the memory: it comes again, and then has room.
+    if error.downcast_ref::<NoRoom>().is_some() && refused != Some(Refused::Budget) {
+        return Outcome::Interrupted;
+    }
+    match refused {
         Some(Refused::Limit) => {
             return Outcome::OutOfMemory(Limit { name: "limits.memory", allowed: limits.memory.to_string() });
         }

@@ -47,6 +47,7 @@ pub(super) async fn settle_effects(
             completion.outcome = match error {
                 // The agent's own doing: it answered success over a failed statement, or against a deferred constraint.
                 CommitError::Aborted(_) | CommitError::Refused(_) => Outcome::Retry { message, after_ms: None },
+                CommitError::NoRoom(_) => Outcome::Interrupted,
                 CommitError::Unavailable(_) => Outcome::HostError { message },
             };
         }

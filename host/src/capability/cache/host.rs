@@ -1,7 +1,7 @@
 //! `agent:runtime/cache` in terms of [`Cache`](super::Cache).
 
-use super::{CacheError, Space, check_entry, check_keys, ttl_from_ms};
-use crate::capability::View;
+use super::{BATCH_BYTES_MAX, CacheError, Space, VALUE_BYTES_MAX, check_entry, check_keys, ttl_from_ms};
+use crate::capability::{COPIES, View};
 use crate::wit::capabilities::agent::runtime::cache::{Error, Host};
 
 /// The outer error traps, the inner one is the guest's to handle.
@@ -35,6 +35,7 @@ impl Host for View<'_> {
             Ok(space) => space,
             Err(denied) => return Ok(Err(denied)),
         };
+        let _turn = self.session.turn_to_read(1).await;
         let answer = match check_entry(&key, 0) {
             Ok(()) => self.session.cache().get(&space, &key).await,
             Err(error) => Err(error),
@@ -50,6 +51,8 @@ impl Host for View<'_> {
             Ok(space) => space,
             Err(denied) => return Ok(Err(denied)),
         };
+        let _held = self.session.hold(keys.iter().map(String::len).sum::<usize>().saturating_mul(COPIES))?;
+        let _turn = self.session.turn_to_read(BATCH_BYTES_MAX / VALUE_BYTES_MAX).await;
         let answer = match check_keys(&keys) {
             Ok(()) => self.session.cache().get_many(&space, &keys).await,
             Err(error) => Err(error),
@@ -65,6 +68,7 @@ impl Host for View<'_> {
             Ok(space) => space,
             Err(denied) => return Ok(Err(denied)),
         };
+        let _held = self.session.hold(value.len().saturating_mul(COPIES))?;
         let answer = match check_entry(&key, value.len()) {
             Ok(()) => self.session.cache().set(&space, &key, value, ttl_ms.map(ttl_from_ms)).await,
             Err(error) => Err(error),

@@ -1,20 +1,19 @@
 //! `wasi:filesystem/types` and `preopens`: what grows a folder is counted ([`room`]), the rest is wasmtime-wasi's.
 
 mod room;
+mod streams;
 
 use std::io;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
-use cap_std::fs::Dir;
 use wasmtime::component::{HasData, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView};
 use wasmtime_wasi::p2::bindings::filesystem::{preopens, types};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
 
 use self::types::{ErrorCode, HostDescriptor, HostDirectoryEntryStream};
-use super::limits::{LISTED_ENTRIES_MAX, LISTINGS_MAX, OPEN_FILES_MAX};
-use super::stream::{Reading, Writing};
+use super::limits::{LISTINGS_MAX, OPEN_FILES_MAX};
 use super::task::{Open, TaskFiles, code};
 use super::usage::Place;
 
@@ -75,6 +74,7 @@ impl HostDescriptor for FilesView<'_> {
         buffer: Vec<u8>,
         offset: types::Filesize,
     ) -> FsResult<types::Filesize> {
+        let _held = self.files.hold(buffer.len())?;
         match self.file(&descriptor)? {
             None => self.wasi.write(descriptor, buffer, offset).await,
             Some((file, folder)) => {
@@ -91,20 +91,14 @@ impl HostDescriptor for FilesView<'_> {
     ) -> FsResult<Resource<DynOutputStream>> {
         match self.file(&descriptor)? {
             None => self.wasi.write_via_stream(descriptor, offset),
-            Some((file, folder)) => {
-                let stream = Writing::new(file, folder, Place::At(offset), self.files.stream()?);
-                Ok(self.wasi.table.push(Box::new(stream) as DynOutputStream)?)
-            }
+            Some((file, folder)) => self.stream_into(file, folder, Place::At(offset)),
         }
     }
 
     fn append_via_stream(&mut self, descriptor: Resource<Descriptor>) -> FsResult<Resource<DynOutputStream>> {
         match self.file(&descriptor)? {
             None => self.wasi.append_via_stream(descriptor),
-            Some((file, folder)) => {
-                let stream = Writing::new(file, folder, Place::End, self.files.stream()?);
-                Ok(self.wasi.table.push(Box::new(stream) as DynOutputStream)?)
-            }
+            Some((file, folder)) => self.stream_into(file, folder, Place::End),
         }
     }
 
@@ -113,10 +107,7 @@ impl HostDescriptor for FilesView<'_> {
         descriptor: Resource<Descriptor>,
         offset: types::Filesize,
     ) -> FsResult<Resource<DynInputStream>> {
-        let place = self.files.stream()?;
-        let stream = self.wasi.read_via_stream(descriptor, offset)?;
-        let inner = self.wasi.table.delete(stream)?;
-        Ok(self.wasi.table.push(Box::new(Reading { inner, _place: place }) as DynInputStream)?)
+        self.stream_out_of(descriptor, offset)
     }
 
     async fn set_size(&mut self, descriptor: Resource<Descriptor>, size: types::Filesize) -> FsResult<()> {
@@ -215,21 +206,9 @@ impl HostDescriptor for FilesView<'_> {
         if self.files.listings.len() >= LISTINGS_MAX {
             return Err(self.files.too_many(&format!("a task has at most {LISTINGS_MAX} listings of folders at once")));
         }
-        if let Descriptor::Dir(dir) = self.wasi.table.get(&descriptor)? {
-            // wasmtime-wasi takes all names at once.
-            let dir = Arc::clone(&dir.dir);
-            let counted = tokio::task::spawn_blocking(move || {
-                let dir = Dir::from_std_file(dir.try_clone()?);
-                Ok::<_, io::Error>(dir.entries()?.take(LISTED_ENTRIES_MAX + 1).count())
-            });
-            let counted = counted.await.map_err(io::Error::other).flatten().map_err(|error| code(&error))?;
-            if counted > LISTED_ENTRIES_MAX {
-                let message = format!("a folder with more than {LISTED_ENTRIES_MAX} entries cannot be listed");
-                return Err(self.files.too_many(&message));
-            }
-        }
+        let names = self.room_for_listing(&descriptor).await?;
         let listing = self.wasi.read_directory(descriptor).await?;
-        self.files.listings.insert(listing.rep());
+        self.files.listings.insert(listing.rep(), names);
         Ok(listing)
     }
 

@@ -5,18 +5,18 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 use wasmtime_wasi::p2::{DynInputStream, InputStream, OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
 
 use super::Writable;
 use super::limits::WRITE_BYTES_MAX;
+use super::task::StreamPlace;
 use super::usage::Place;
 
 /// wasmtime-wasi's stream, with its place.
 pub(super) struct Reading {
     pub(super) inner: DynInputStream,
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _place: StreamPlace,
 }
 
 #[async_trait::async_trait]
@@ -47,7 +47,7 @@ pub(super) struct Writing {
     folder: Writable,
     place: Place,
     state: State,
-    _place: OwnedSemaphorePermit,
+    _place: StreamPlace,
 }
 
 enum State {
@@ -58,7 +58,7 @@ enum State {
 }
 
 impl Writing {
-    pub(super) fn new(file: Arc<File>, folder: Writable, place: Place, stream: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(file: Arc<File>, folder: Writable, place: Place, stream: StreamPlace) -> Self {
         Self { file, folder, place, state: State::Ready, _place: stream }
     }
 

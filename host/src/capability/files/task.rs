@@ -1,6 +1,6 @@
 //! What one task has open of its folders, and what it is told when that is too much.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,17 +11,20 @@ use wasmtime_wasi::filesystem::Descriptor;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wasmtime_wasi::p2::{FsError, FsResult};
 
-use super::limits::STREAMS_MAX;
+use super::limits::{STREAMS_MAX, WRITE_BYTES_MAX};
 use super::{Folders, Writable};
 use crate::capability::log::{GuestLog, Level};
+use crate::memory::{Held, Holder};
 
 /// What one task has of its folders.
 pub struct TaskFiles {
     pub(super) folders: Folders,
     /// What the guest has open: of which folder, by the handle's number.
     pub(super) open: HashMap<u32, Open>,
-    /// Its listings, likewise.
-    pub(super) listings: HashSet<u32>,
+    /// Its listings, likewise, with the account of their names.
+    pub(super) listings: HashMap<u32, Held>,
+    /// Where what the host holds for the task is accounted for.
+    pub(super) holder: Holder,
     /// Places for streams, made for the first of them.
     streams: Option<Arc<Semaphore>>,
     log: Arc<GuestLog>,
@@ -33,14 +36,21 @@ pub(super) struct Open {
     pub(super) _place: Option<OwnedSemaphorePermit>,
 }
 
+/// A stream's place, and the account of what it holds.
+pub(super) struct StreamPlace {
+    _place: OwnedSemaphorePermit,
+    _held: Held,
+}
+
 impl TaskFiles {
     /// For a task with these folders.
     #[must_use]
-    pub fn new(folders: &Folders, log: &Arc<GuestLog>) -> Self {
+    pub fn new(folders: &Folders, log: &Arc<GuestLog>, holder: Holder) -> Self {
         Self {
             folders: folders.clone(),
             open: HashMap::new(),
-            listings: HashSet::new(),
+            listings: HashMap::new(),
+            holder,
             streams: None,
             log: Arc::clone(log),
             was_noted: AtomicBool::new(false),
@@ -57,10 +67,19 @@ impl TaskFiles {
         self.open.get(&descriptor.rep()).map(|open| open.folder)
     }
 
-    pub(super) fn stream(&mut self) -> FsResult<OwnedSemaphorePermit> {
+    /// A place for one more stream, with room for what it holds.
+    pub(super) fn stream(&mut self) -> FsResult<StreamPlace> {
         let places = self.streams.get_or_insert_with(|| Arc::new(Semaphore::new(STREAMS_MAX)));
-        let place = Arc::clone(places).try_acquire_owned();
-        place.map_err(|_| self.too_many(&format!("a task has at most {STREAMS_MAX} streams over files at once")))
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+            return Err(self.too_many(&format!("a task has at most {STREAMS_MAX} streams over files at once")));
+        };
+        let held = self.hold(WRITE_BYTES_MAX)?;
+        Ok(StreamPlace { _place: place, _held: held })
+    }
+
+    /// Accounts for bytes that the host holds. Where there is no room for them, the task ends, and comes again.
+    pub(super) fn hold(&self, bytes: usize) -> FsResult<Held> {
+        self.holder.hold(bytes).map_err(FsError::trap)
     }
 
     /// WASI has no code for too many open files.

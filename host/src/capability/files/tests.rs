@@ -46,7 +46,7 @@ impl Guest {
         let mut guest = Self {
             wasi: wasi.build(),
             table: ResourceTable::new(),
-            files: TaskFiles::new(folders, &log()),
+            files: TaskFiles::new(folders, &log(), crate::memory::Holder::default()),
             folders: Vec::new(),
         };
         let directories = preopens::Host::get_directories(&mut guest.view()).unwrap();

@@ -2,8 +2,9 @@
 
 use wasmtime::component::Resource;
 
+use super::{BATCH_BYTES_MAX, VALUE_BYTES_MAX};
 use super::{Bucket, Cas, KeyValueError, REMEMBERED_BYTES_MAX, Swap, check_batch, check_entry};
-use crate::capability::{View, quoted};
+use crate::capability::{COPIES, View, quoted};
 
 /// What the guest is told: a short case; the cause is for the host's log.
 enum Told {
@@ -37,12 +38,15 @@ impl View<'_> {
             let text = format!("the values remembered for compare-and-swap are more than {REMEMBERED_BYTES_MAX} bytes");
             return Ok(Err(Told::Other(text)));
         }
+        self.session.remembered.resize(bytes)?;
         self.session.remembered_bytes = bytes;
         Ok(Ok(self.table.push(cas)?))
     }
 
     fn forget(&mut self, cas: &Cas) {
         self.session.remembered_bytes = self.session.remembered_bytes.saturating_sub(cas.bytes());
+        // Less always has room.
+        let _ = self.session.remembered.resize(self.session.remembered_bytes);
     }
 
     fn told(&mut self, error: KeyValueError) -> Told {
@@ -55,6 +59,7 @@ impl View<'_> {
 
     async fn kv_get(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
         let bucket = self.bucket(&bucket)?;
+        let _turn = self.session.turn_to_read(1).await;
         let answer = match check_entry(&key, 0) {
             Ok(()) => self.session.key_value().get(&bucket, &key).await,
             Err(error) => Err(error),
@@ -64,6 +69,7 @@ impl View<'_> {
 
     async fn kv_set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {
         let bucket = self.bucket(&bucket)?;
+        let _held = self.session.hold(value.len().saturating_mul(COPIES))?;
         let answer = match check_entry(&key, value.len()) {
             Ok(()) => self.session.key_value().set(&bucket, &key, value).await,
             Err(error) => Err(error),
@@ -91,6 +97,7 @@ impl View<'_> {
 
     async fn kv_list(&mut self, bucket: Resource<Bucket>, cursor: Option<u64>) -> Answer<super::KeyPage> {
         let bucket = self.bucket(&bucket)?;
+        let _turn = self.session.turn_to_read(1).await;
         let answer = self.session.key_value().list_keys(&bucket, cursor).await;
         Ok(answer.map_err(|error| self.told(error)))
     }
@@ -106,6 +113,8 @@ impl View<'_> {
 
     async fn kv_get_many(&mut self, bucket: Resource<Bucket>, keys: &[String]) -> Answer<Vec<Option<Vec<u8>>>> {
         let bucket = self.bucket(&bucket)?;
+        let _held = self.session.hold(keys.iter().map(String::len).sum::<usize>().saturating_mul(COPIES))?;
+        let _turn = self.session.turn_to_read(BATCH_BYTES_MAX / VALUE_BYTES_MAX).await;
         let answer = match check_batch(keys.iter().map(|key| (key.as_str(), 0))) {
             Ok(()) => self.session.key_value().get_many(&bucket, keys).await,
             Err(error) => Err(error),
@@ -115,6 +124,8 @@ impl View<'_> {
 
     async fn kv_set_many(&mut self, bucket: Resource<Bucket>, entries: Vec<(String, Vec<u8>)>) -> Answer<()> {
         let bucket = self.bucket(&bucket)?;
+        let bytes: usize = entries.iter().map(|(key, value)| key.len().saturating_add(value.len())).sum();
+        let _held = self.session.hold(bytes.saturating_mul(COPIES))?;
         let answer = match check_batch(entries.iter().map(|(key, value)| (key.as_str(), value.len()))) {
             Ok(()) => self.session.key_value().set_many(&bucket, entries).await,
             Err(error) => Err(error),
@@ -124,6 +135,7 @@ impl View<'_> {
 
     async fn kv_delete_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> Answer<()> {
         let bucket = self.bucket(&bucket)?;
+        let _held = self.session.hold(keys.iter().map(String::len).sum::<usize>().saturating_mul(COPIES))?;
         let answer = match check_batch(keys.iter().map(|key| (key.as_str(), 0))) {
             Ok(()) => self.session.key_value().delete_many(&bucket, &keys).await,
             Err(error) => Err(error),
@@ -334,6 +346,8 @@ impl draft2::atomics::Host for View<'_> {
         let cas = self.table.delete(cas)?;
         self.forget(&cas);
         let Cas { bucket, key, seen } = cas;
+        let seen_bytes = seen.as_ref().map_or(0, Vec::len);
+        let _held = self.session.hold(value.len().saturating_add(seen_bytes).saturating_mul(COPIES))?;
         let answer = match check_entry(&key, value.len()) {
             Ok(()) => self.session.key_value().swap(&bucket, &key, seen.as_deref(), value).await,
             Err(error) => Err(error),

@@ -12,6 +12,7 @@ use crate::capability::sql::{
 };
 use crate::catalog::Migration;
 use crate::manifest::{SqlGrant, TransactionMode};
+use crate::memory::Holder;
 use crate::task::AgentName;
 
 pub(super) struct MeasuredDatabase {
@@ -82,6 +83,10 @@ struct MeasuredConnection {
 
 #[async_trait::async_trait]
 impl SqlConnection for MeasuredConnection {
+    fn account_to(&mut self, holder: &Holder) {
+        self.inner.account_to(holder);
+    }
+
     async fn execute(&mut self, statement: &str, parameters: &[Value], timeout: Duration) -> Result<u64, SqlError> {
         let _timer = self.operations.execute.start_timer();
         self.inner.execute(statement, parameters, timeout).await

@@ -44,7 +44,7 @@ impl View<'_> {
             let allowed = MESSAGES_BYTES_MAX.to_string();
             return Err(CapReached(Limit { name: "host.message_bytes", allowed }).into());
         }
-        Ok(())
+        Ok(self.session.messages.resize(held)?)
     }
 }
 

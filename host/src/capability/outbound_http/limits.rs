@@ -31,8 +31,12 @@ pub const PATH_BYTES_MAX: usize = 8 << 10;
 pub const RESPONSE_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Fields of a response's header section.
 pub const RESPONSE_FIELDS_MAX: usize = 100;
-/// Bytes of one write to a request's body; two of them wait in the host at most.
+/// Bytes of one write to a request's body.
 pub const BODY_CHUNK_BYTES_MAX: usize = 64 << 10;
+/// Writes to one body that wait in the host.
+pub const BODY_CHUNKS_MAX: usize = 2;
+/// Bytes of one write to a body that is one of too many which are not sent, or for which memory has no room.
+pub const BODY_CHUNK_BYTES_MIN: usize = 1 << 10;
 
 /// How long name, connection and TLS may take together where the guest sets no connect timeout. A server that is there
 /// answers within a few round trips.

@@ -43,7 +43,7 @@ impl wit::HostConnection for View<'_> {
         let answer = sql.query(Reach { database, plan, grant }, &statement, &parameters).await;
         match answer {
             Ok((id, columns)) => Ok(Ok(self.table.push(Cursor { id, columns })?)),
-            Err(error) => Ok(Err(self.sql_told(error))),
+            Err(error) => self.sql_told(error),
         }
     }
 
@@ -59,7 +59,10 @@ impl wit::HostConnection for View<'_> {
         let (sql, database, plan) = self.session.sql_parts();
         let Some(grant) = plan.manifest().grants.sql.get(open.grant) else { return Ok(Err(no_grant())) };
         let answer = sql.execute(Reach { database, plan, grant }, &statement, &parameters).await;
-        Ok(answer.map_err(|error| self.sql_told(error)))
+        match answer {
+            Ok(rows) => Ok(Ok(rows)),
+            Err(error) => self.sql_told(error),
+        }
     }
 
     async fn drop(&mut self, database: Resource<OpenDatabase>) -> wasmtime::Result<()> {
@@ -83,7 +86,7 @@ impl wit::HostCursor for View<'_> {
                 let lower = |row: Vec<Value>| row.into_iter().map(wit::DbValue::from).collect();
                 Ok(Ok(rows.into_iter().map(lower).collect()))
             }
-            Err(error) => Ok(Err(self.sql_told(error))),
+            Err(error) => self.sql_told(error),
         }
     }
 
@@ -95,8 +98,9 @@ impl wit::HostCursor for View<'_> {
 }
 
 impl View<'_> {
-    fn sql_told(&mut self, error: SqlError) -> wit::Error {
-        match error {
+    /// What the guest is told of a failure; where there was no room for its answer, the task ends here.
+    fn sql_told<T>(&mut self, error: SqlError) -> Answer<T> {
+        Ok(Err(match error {
             SqlError::Denied(text) => wit::Error::AccessDenied(text),
             SqlError::Unavailable { what, .. } => {
                 self.session.note_failed("sql", &error);
@@ -111,7 +115,8 @@ impl View<'_> {
             }
             SqlError::Conversion(text) => wit::Error::ValueConversionFailed(text),
             SqlError::LimitExceeded(text) => wit::Error::LimitExceeded(text),
-        }
+            SqlError::NoRoom(error) => return Err(error.into()),
+        }))
     }
 }
 

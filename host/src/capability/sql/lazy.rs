@@ -15,6 +15,7 @@ use crate::task::AgentName;
 #[derive(Debug)]
 pub struct LazyDatabase {
     data_dir: PathBuf,
+    connections_max: Option<usize>,
     started: OnceCell<Started>,
 }
 
@@ -28,7 +29,13 @@ impl LazyDatabase {
     /// A server that keeps its data in the folder `postgres` of `data_dir`. Nothing is started yet.
     #[must_use]
     pub fn new(data_dir: PathBuf) -> Self {
-        Self { data_dir, started: OnceCell::new() }
+        Self { data_dir, connections_max: None, started: OnceCell::new() }
+    }
+
+    /// With at most so many connections in the names of agents.
+    #[must_use]
+    pub fn with_connections_max(self, connections_max: usize) -> Self {
+        Self { connections_max: Some(connections_max), ..self }
     }
 
     async fn started(&self) -> Result<&Started, ProvisionError> {
@@ -41,7 +48,11 @@ impl LazyDatabase {
                         source: other.into(),
                     },
                 })?;
-                let database = Postgres::connect(PostgresConfig::new(server.options())).await?;
+                let mut config = PostgresConfig::new(server.options());
+                if let Some(max) = self.connections_max {
+                    config = config.with_connections_max(max);
+                }
+                let database = Postgres::connect(config).await?;
                 Ok(Started { server, database })
             })
             .await

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgMessageTooLarge, PgPoolOptions, PgTypeTooDeep};
+use sqlx::postgres::{PgConnectOptions, PgMessageTooLarge, PgNoMessageRoom, PgPoolOptions, PgTypeTooDeep};
 use sqlx::{ConnectOptions as _, PgPool};
 
 use self::connection::PostgresConnection;
@@ -28,6 +28,7 @@ use super::{ProvisionError, SqlConnection, SqlError};
 use crate::capability::{Cause, log};
 use crate::catalog::Migration;
 use crate::manifest::{SqlGrant, TransactionMode};
+use crate::memory::NoRoom;
 use crate::task::AgentName;
 
 /// Connections of the host's own role: one to provision, one to stop statements whose task is gone.
@@ -36,8 +37,6 @@ const ADMIN_CONNECTIONS_MAX: u32 = 2;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most connections in the names of agents, over all agents of one host, unless told otherwise.
 const CONNECTIONS_MAX: usize = 16;
-/// Most of those for one agent, unless told otherwise: half, so that one agent cannot hold off the others.
-const CONNECTIONS_PER_AGENT_MAX: usize = 8;
 /// Connections that one host has in its own name beside agents': records, catalog, provisioning.
 const OWN_CONNECTIONS: usize = 12;
 /// How long a host that ends waits for the statements of tasks that it has stopped to be gone at the server.
@@ -51,7 +50,7 @@ pub struct PostgresConfig {
     /// Most connections in the names of agents, over all agents of this host: 16, for PostgreSQL allows 100 by default, for
     /// all hosts of a fleet and everyone else. Fewer where the server allows fewer.
     pub connections_max: usize,
-    /// Most of those for one agent, so that one agent cannot hold off the others.
+    /// Most of those for one agent: half, so that one agent cannot hold off the others.
     pub connections_per_agent_max: usize,
     /// How long a task waits for a connection while all are in use.
     pub acquire_timeout: Duration,
@@ -79,10 +78,16 @@ impl PostgresConfig {
             // The statement that makes a role has its password in it, and a slow statement is logged as a warning.
             options: options.disable_statement_logging(),
             connections_max: CONNECTIONS_MAX,
-            connections_per_agent_max: CONNECTIONS_PER_AGENT_MAX,
+            connections_per_agent_max: CONNECTIONS_MAX / 2,
             acquire_timeout: Duration::from_secs(5),
             keeps_records: false,
         }
+    }
+
+    /// With at most so many connections in the names of agents, and half as many for one of them.
+    #[must_use]
+    pub fn with_connections_max(self, connections_max: usize) -> Self {
+        Self { connections_max, connections_per_agent_max: (connections_max / 2).max(1), ..self }
     }
 }
 
@@ -117,7 +122,8 @@ impl Postgres {
             source: error.into(),
         };
         let admin = pool.connect_with(config.options.clone()).await.map_err(unreachable)?;
-        config.connections_max = config.connections_max.min(connections_allowed(&admin).await.map_err(unreachable)?);
+        config.connections_max =
+            config.connections_max.min(connections_allowed(&admin, config.connections_max).await.map_err(unreachable)?);
         let installation = provision::install(&admin, &config.options).await?;
         let slots = Arc::new(Slots::new(config.connections_max));
         slots.look_after_idle();
@@ -200,14 +206,14 @@ impl std::fmt::Debug for Postgres {
 }
 
 /// How many connections a host may open in the names of agents: what the server allows, less the host's own.
-async fn connections_allowed(admin: &PgPool) -> Result<usize, sqlx::Error> {
+async fn connections_allowed(admin: &PgPool, wanted: usize) -> Result<usize, sqlx::Error> {
     let allowed: i32 = sqlx::query_scalar(
         "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int",
     )
     .fetch_one(admin)
     .await?;
     let left = usize::try_from(allowed).unwrap_or_default().saturating_sub(OWN_CONNECTIONS).max(1);
-    if left < CONNECTIONS_MAX {
+    if left < wanted {
         tracing::warn!(
             max_connections = allowed,
             agents = left,
@@ -222,6 +228,7 @@ async fn connections_allowed(admin: &PgPool) -> Result<usize, sqlx::Error> {
 fn lowered(error: sqlx::Error) -> SqlError {
     match error {
         sqlx::Error::Database(database) if !is_the_servers(&*database) => SqlError::Query(Box::new(db_error(database))),
+        sqlx::Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<PgNoMessageRoom>()) => NoRoom.into(),
         sqlx::Error::Io(error) => match limit_in(&error) {
             Some(text) => SqlError::LimitExceeded(text),
             None => unreachable_database(error.into()),

@@ -11,9 +11,13 @@ use super::{Column, Database, HANDLES_MAX, PARAMETERS_BYTES_MAX, RESULT_BYTES_MA
 use super::{CommitError, Committed, End, SqlConnection, SqlError, Value};
 use crate::capability::SessionPlan;
 use crate::manifest::{SqlGrant, TransactionMode};
+use crate::memory::{Held, Holder, NoRoom};
 
 /// Most rows that one call gives the guest: with [`RESULT_BYTES_MAX`] it bounds what is lowered into it at once.
 const ROWS_PER_CALL_MAX: usize = 4096;
+
+/// How often a statement's parameters are there while it runs: as the guest gave them, encoded, and as they are sent.
+const PARAMETER_COPIES: usize = 3;
 
 /// One task's use of SQL. Dropping it rolls back.
 #[derive(Default)]
@@ -21,8 +25,12 @@ pub(in crate::capability) struct SqlSession {
     connection: Option<Box<dyn SqlConnection>>,
     results: Vec<Results>,
     results_made: u64,
-    /// Bytes in all buffers.
+    /// Bytes in all buffers, and their account.
     buffered_bytes: usize,
+    buffered: Held,
+    holder: Holder,
+    /// Whether rows had no room: the task is to be handed back, whatever else it does.
+    had_no_room: bool,
     /// Open database handles.
     pub(super) handles: usize,
 }
@@ -47,6 +55,18 @@ pub(super) struct Reach<'a> {
 }
 
 impl SqlSession {
+    /// Accounts there for rows and parameters.
+    pub(in crate::capability) fn account_to(&mut self, holder: &Holder) {
+        self.buffered = holder.nothing();
+        self.holder = holder.clone();
+    }
+
+    /// Accounts for what a statement's call carries, as often as it is there.
+    fn hold(&self, statement: &str, parameters: &[Value]) -> Result<Held, NoRoom> {
+        let bytes = parameters.iter().map(Value::bytes).fold(statement.len(), usize::saturating_add);
+        self.holder.hold(bytes.saturating_mul(PARAMETER_COPIES))
+    }
+
     /// Runs a statement for the number of rows that it affected.
     pub(super) async fn execute(
         &mut self,
@@ -55,6 +75,7 @@ impl SqlSession {
         parameters: &[Value],
     ) -> Result<u64, SqlError> {
         check(statement, parameters)?;
+        let _held = self.hold(statement, parameters)?;
         let timeout = reach.grant.statement_timeout;
         self.connection(&reach).await?.execute(statement, parameters, timeout).await
     }
@@ -67,6 +88,7 @@ impl SqlSession {
         parameters: &[Value],
     ) -> Result<(u64, Vec<Column>), SqlError> {
         check(statement, parameters)?;
+        let _held = self.hold(statement, parameters)?;
         if self.results.len() >= HANDLES_MAX {
             return Err(SqlError::LimitExceeded(format!("a task has at most {HANDLES_MAX} cursors open")));
         }
@@ -110,7 +132,13 @@ impl SqlSession {
             self.buffered_bytes = self.buffered_bytes.saturating_sub(bytes);
             rows.push(row);
         }
+        self.account_for_less();
         Ok(rows)
+    }
+
+    fn account_for_less(&mut self) {
+        // Less always has room.
+        let _ = self.buffered.resize(self.buffered_bytes);
     }
 
     /// Forgets a cursor; what it has not read is read and dropped, within the caps, before the next statement.
@@ -124,6 +152,7 @@ impl SqlSession {
             } else {
                 self.results.retain(|results| results.id != id);
             }
+            self.account_for_less();
         }
     }
 
@@ -138,6 +167,10 @@ impl SqlSession {
         if commit {
             self.settle_stream().await;
         }
+        if commit && self.had_no_room {
+            let alone = self.holder.was_refused_alone();
+            return Err(if alone { CommitError::Aborted(NoRoom.to_string()) } else { NoRoom.into() });
+        }
         let Some(connection) = self.connection else { return Ok(Committed::Effects) };
         let result = connection.finish(end).await;
         if commit { result } else { Ok(Committed::Effects) }
@@ -146,6 +179,9 @@ impl SqlSession {
     /// The connection, ready for a statement.
     async fn connection(&mut self, reach: &Reach<'_>) -> Result<&mut Box<dyn SqlConnection>, SqlError> {
         self.settle_stream().await;
+        if self.had_no_room {
+            return Err(NoRoom.into());
+        }
         let mode = reach.plan.manifest().effects.transaction;
         // Under `statement` each statement commits by itself, so that losing the connection loses nothing else.
         let replaceable = mode == TransactionMode::Statement;
@@ -153,7 +189,12 @@ impl SqlSession {
         let connection = match self.connection.take() {
             // A lost transaction stays lost: its later statements must not run outside of it.
             Some(connection) if !(replaceable && connection.is_lost()) => connection,
-            Some(_) | None => reach.database.open(reach.plan.agent(), mode, reach.grant.statement_timeout).await?,
+            Some(_) | None => {
+                let opened = reach.database.open(reach.plan.agent(), mode, reach.grant.statement_timeout).await;
+                let mut connection = opened?;
+                connection.account_to(&self.holder);
+                connection
+            }
         };
         Ok(self.connection.insert(connection))
     }
@@ -197,7 +238,14 @@ impl SqlSession {
                         results.rows.push_back((row, bytes));
                     }
                 }
-                if let Some(text) = over {
+                if let Err(error) = self.buffered.resize(self.buffered_bytes) {
+                    connection.abandon(&error.to_string());
+                    results.streaming = false;
+                    let dropped: usize = results.rows.drain(..).map(|(_, bytes)| bytes).sum();
+                    self.buffered_bytes = self.buffered_bytes.saturating_sub(dropped);
+                    self.had_no_room = true;
+                    results.failure = Some(error.into());
+                } else if let Some(text) = over {
                     connection.abandon(&text);
                     results.streaming = false;
                     results.failure = Some(SqlError::LimitExceeded(text));
@@ -208,6 +256,7 @@ impl SqlSession {
             Ok(None) => results.streaming = false,
             Err(error) => {
                 results.streaming = false;
+                self.had_no_room |= matches!(error, SqlError::NoRoom(_));
                 results.failure = Some(error);
             }
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    BODY_BYTES_MAX, DELAY_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, NOTE_BYTES_MAX, OverLimit,
+    BODY_BYTES_MAX, DELAY_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, NOTE_BYTES_MAX, Refused,
 };
 use crate::capability::{View, denied, quoted};
 use crate::records::Progress;
@@ -24,7 +24,7 @@ impl Host for View<'_> {
         options: SubmitOptions,
     ) -> wasmtime::Result<Result<String, Error>> {
         self.session.count_call();
-        Ok(self.submit_follow_up(&agent, body, options))
+        self.submit_follow_up(&agent, body, options)
     }
 
     fn is_cancelled(&mut self) -> wasmtime::Result<bool> {
@@ -45,7 +45,26 @@ impl Host for View<'_> {
 }
 
 impl View<'_> {
-    fn submit_follow_up(&mut self, agent: &str, body: Vec<u8>, options: SubmitOptions) -> Result<String, Error> {
+    fn submit_follow_up(
+        &mut self,
+        agent: &str,
+        body: Vec<u8>,
+        options: SubmitOptions,
+    ) -> wasmtime::Result<Result<String, Error>> {
+        let follow_up = match self.follow_up(agent, body, options) {
+            Ok(follow_up) => follow_up,
+            Err(error) => return Ok(Err(error)),
+        };
+        let id = follow_up.task.id.as_str().to_owned();
+        match self.session.follow_ups.push(follow_up) {
+            Ok(()) => Ok(Ok(id)),
+            Err(Refused::OverLimit(text)) => Ok(Err(Error::LimitExceeded(text))),
+            Err(Refused::NoRoom(error)) => Err(error.into()),
+        }
+    }
+
+    /// The follow-up that the guest asks for, if it may.
+    fn follow_up(&mut self, agent: &str, body: Vec<u8>, options: SubmitOptions) -> Result<FollowUp, Error> {
         let granted = self.session.plan().manifest().grants.tasks.iter().find(|name| name.as_str() == agent);
         let Some(agent) = granted.cloned() else {
             let agent = quoted(agent);
@@ -75,10 +94,7 @@ impl View<'_> {
         task.id = self.follow_up_id(&task.agent, options.idempotency_key)?;
         task.attempts_max = options.max_attempts;
         task.traceparent = self.session.traceparent().cloned();
-        let id = task.id.as_str().to_owned();
-        let kept = self.session.follow_ups.push(FollowUp { task, delay });
-        kept.map_err(|OverLimit(text)| Error::LimitExceeded(text))?;
-        Ok(id)
+        Ok(FollowUp { task, delay })
     }
 
     /// The id that the key stands for; without a key, one that a retry of this run gives the same call again.

@@ -22,7 +22,7 @@ use crate::{PgConnectOptions, PgTypeInfo, Postgres};
 pub(crate) use sqlx_core::connection::*;
 
 pub use self::describe::PgTypeTooDeep;
-pub use self::stream::{PgMessageTooLarge, PgStream};
+pub use self::stream::{MessageRoom, PgMessageTooLarge, PgNoMessageRoom, PgStream};
 
 pub(crate) mod describe;
 mod establish;
@@ -140,6 +140,14 @@ impl PgConnection {
             TransactionStatus::Transaction => true,
             TransactionStatus::Error | TransactionStatus::Idle => false,
         }
+    }
+
+    /// Has somebody asked for room before a large message of the server is read; nobody by default.
+    ///
+    /// Where there is none, the statement fails with [`Error::Io`] around a [`PgNoMessageRoom`],
+    /// and the connection is of no more use.
+    pub fn set_message_room(&mut self, room: Option<MessageRoom>) {
+        self.inner.stream.set_message_room(room);
     }
 
     /// Whether the server is outside of any transaction, a failed one included, and has answered everything.

@@ -40,6 +40,18 @@ pub struct PgStream {
     pub(crate) server_version_num: Option<u32>,
 
     message_bytes_max: usize,
+    message_room: Option<MessageRoom>,
+}
+
+/// Asked for room for a message of so many bytes, before it is read, and again while it arrives.
+pub type MessageRoom = std::sync::Arc<dyn Fn(usize) -> bool + Send + Sync>;
+
+/// There was no room for a message of the server. Nothing of it was read.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("no room for a message of {message_bytes} bytes from the server")]
+pub struct PgNoMessageRoom {
+    /// What the message has.
+    pub message_bytes: usize,
 }
 
 /// The server began to send a message that is larger than
@@ -68,7 +80,12 @@ impl PgStream {
             parameter_statuses: BTreeMap::default(),
             server_version_num: None,
             message_bytes_max: options.message_bytes_max,
+            message_room: None,
         })
+    }
+
+    pub(super) fn set_message_room(&mut self, room: Option<MessageRoom>) {
+        self.message_room = room;
     }
 
     #[inline(always)]
@@ -94,6 +111,7 @@ impl PgStream {
         // NOTE: to not break everything, this should be cancel-safe;
         // DO NOT modify `buf` unless a full message has been read
         let message_bytes_max = self.message_bytes_max;
+        let message_room = self.message_room.as_ref();
         self.inner
             .try_read(|buf| {
                 // all packets in postgres start with a 5-byte header
@@ -122,6 +140,11 @@ impl PgStream {
                 }
 
                 if buf.len() < expected_len {
+                    if message_room.is_some_and(|has_room| !has_room(message_len)) {
+                        let message_bytes = message_len;
+                        let error = PgNoMessageRoom { message_bytes };
+                        return Err(Error::Io(std::io::Error::other(error)));
+                    }
                     return Ok(ControlFlow::Continue(expected_len));
                 }
 

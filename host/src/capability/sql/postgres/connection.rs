@@ -5,7 +5,7 @@ mod run;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -19,6 +19,7 @@ use super::{codec, lowered, statement};
 use crate::capability::sql::{Column, CommitError, Committed, End, Kind, ROWS_DROPPED_MAX, RowBatch};
 use crate::capability::sql::{SqlConnection, SqlError, Value};
 use crate::manifest::TransactionMode;
+use crate::memory::Holder;
 use crate::records::Ended;
 
 /// A connection in the hands of one task.
@@ -98,7 +99,10 @@ impl PostgresConnection {
     fn note(&mut self, error: &SqlError) {
         let spoils = match error {
             SqlError::Query(error) => self.mode == TransactionMode::Task || error.ended_session(),
-            SqlError::Unavailable { .. } | SqlError::Conversion(_) | SqlError::LimitExceeded(_) => true,
+            SqlError::Unavailable { .. }
+            | SqlError::Conversion(_)
+            | SqlError::LimitExceeded(_)
+            | SqlError::NoRoom(_) => true,
             SqlError::Denied(_) | SqlError::BadParameter(_) => false,
         };
         if spoils && self.aborted.is_none() {
@@ -110,6 +114,18 @@ impl PostgresConnection {
 
 #[async_trait::async_trait]
 impl SqlConnection for PostgresConnection {
+    fn account_to(&mut self, holder: &Holder) {
+        if let State::Ready(live) = &mut self.state {
+            // The largest message so far: the driver's buffer stays as large until the task has ended.
+            let largest = Mutex::new((0, holder.nothing()));
+            let has_room = move |bytes: usize| {
+                let mut largest = largest.lock().unwrap_or_else(PoisonError::into_inner);
+                bytes <= largest.0 || largest.1.resize(bytes).map(|()| largest.0 = bytes).is_ok()
+            };
+            live.connection.set_message_room(Some(Arc::new(has_room)));
+        }
+    }
+
     async fn execute(&mut self, statement: &str, parameters: &[Value], timeout: Duration) -> Result<u64, SqlError> {
         if let Some(text) = statement::refusal(statement) {
             return Err(SqlError::Denied(text));
@@ -246,6 +262,7 @@ impl SqlConnection for PostgresConnection {
                 live.timeout = live.timeout_default;
                 // A large row, or large parameters, have left large buffers.
                 live.connection.shrink_buffers();
+                live.connection.set_message_room(None);
                 self.pool.give_back(live);
             }
             // What was committed stays committed; only the connection is not to be used again.
@@ -272,7 +289,10 @@ impl PostgresConnection {
                 let clean = match error {
                     SqlError::Query(error) => !error.ended_session(),
                     SqlError::BadParameter(_) | SqlError::Denied(_) => true,
-                    SqlError::Unavailable { .. } | SqlError::Conversion(_) | SqlError::LimitExceeded(_) => false,
+                    SqlError::Unavailable { .. }
+                    | SqlError::Conversion(_)
+                    | SqlError::LimitExceeded(_)
+                    | SqlError::NoRoom(_) => false,
                 };
                 if clean {
                     live.running.now = false;
