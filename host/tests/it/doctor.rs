@@ -31,7 +31,8 @@ fn finding<'a>(findings: &'a [Value], text: &str) -> &'a Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_doctor_finds_what_is_wrong_with_servers_and_what_mends_it() {
     let fleet = Fleet::start().await;
-    let good = [("AMQP_URL", fleet.broker.url.as_str()), ("DATABASE_URL", &fleet.database.url)];
+    let (broker, database) = (fleet.broker.url(), fleet.database.url());
+    let good = [("AMQP_URL", broker.as_str()), ("DATABASE_URL", database.as_str())];
     let (status, findings) = doctor(&good).await;
     let problems: Vec<_> = findings.iter().filter(|finding| finding["level"] == "problem").collect();
     assert_eq!((status, problems), (0, Vec::<&Value>::new()));
@@ -39,7 +40,7 @@ async fn the_doctor_finds_what_is_wrong_with_servers_and_what_mends_it() {
     finding(&findings, "lets this host in");
 
     // A queue that somebody declared in another way, and a role that may do little.
-    let connection = Connection::connect(&fleet.broker.url, ConnectionProperties::default()).await.unwrap();
+    let connection = Connection::connect(&broker, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
@@ -47,12 +48,11 @@ async fn the_doctor_finds_what_is_wrong_with_servers_and_what_mends_it() {
     channel.queue_declare("agent.echo".into(), options, arguments).await.unwrap();
     let role = unique("small");
     fleet.pool.execute(format!("CREATE ROLE {role} LOGIN PASSWORD 'small'").as_str()).await.unwrap();
-    let mut url: url::Url = fleet.database.url.parse().unwrap();
+    let mut url: url::Url = database.parse().unwrap();
     url.set_username(&role).unwrap();
     url.set_password(Some("small")).unwrap();
 
-    let bad =
-        [("AMQP_URL", fleet.broker.url.as_str()), ("DATABASE_URL", url.as_str()), ("REDIS_URL", &service("REDIS_URL"))];
+    let bad = [("AMQP_URL", broker.as_str()), ("DATABASE_URL", url.as_str()), ("REDIS_URL", &service("REDIS_URL"))];
     let (status, findings) = doctor(&bad).await;
     assert_eq!(status, 69);
     let queue = finding(&findings, "agent.echo exists with other properties");
