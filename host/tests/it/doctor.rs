@@ -32,7 +32,7 @@ fn finding<'a>(findings: &'a [Value], text: &str) -> &'a Value {
 async fn the_doctor_finds_what_is_wrong_with_servers_and_what_mends_it() {
     let fleet = Fleet::start().await;
     let (broker, database) = (fleet.broker.url(), fleet.database.url());
-    let good = [("AMQP_URL", broker.as_str()), ("DATABASE_URL", database.as_str())];
+    let good = [("AMQP_URL", broker), ("DATABASE_URL", database)];
     let (status, findings) = doctor(&good).await;
     let problems: Vec<_> = findings.iter().filter(|finding| finding["level"] == "problem").collect();
     assert_eq!((status, problems), (0, Vec::<&Value>::new()));
@@ -40,7 +40,7 @@ async fn the_doctor_finds_what_is_wrong_with_servers_and_what_mends_it() {
     finding(&findings, "lets this host in");
 
     // A queue that somebody declared in another way, and a role that may do little.
-    let connection = Connection::connect(&broker, ConnectionProperties::default()).await.unwrap();
+    let connection = Connection::connect(broker, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
@@ -52,7 +52,7 @@ async fn the_doctor_finds_what_is_wrong_with_servers_and_what_mends_it() {
     url.set_username(&role).unwrap();
     url.set_password(Some("small")).unwrap();
 
-    let bad = [("AMQP_URL", broker.as_str()), ("DATABASE_URL", url.as_str()), ("REDIS_URL", &service("REDIS_URL"))];
+    let bad = [("AMQP_URL", broker), ("DATABASE_URL", url.as_str()), ("REDIS_URL", &service("REDIS_URL"))];
     let (status, findings) = doctor(&bad).await;
     assert_eq!(status, 69);
     let queue = finding(&findings, "agent.echo exists with other properties");
