@@ -19,7 +19,9 @@ mod engine;
 mod footprint;
 mod limits;
 mod load;
+mod preview1;
 mod run;
+mod shape;
 mod state;
 mod surface;
 

@@ -3,6 +3,7 @@
 //! `serve` and `dev` start a host, which [`Composition`] makes; everything else is a client of a running one over HTTP, or
 //! looks at this machine. Results go to standard output, everything else to standard error.
 
+mod build;
 mod client;
 mod compile;
 mod converge;
@@ -12,6 +13,7 @@ mod doctor;
 mod failed;
 mod flags;
 mod lifecycle;
+mod new;
 mod output;
 mod show;
 mod submit;
@@ -78,6 +80,10 @@ enum Command {
         #[command(flatten)]
         flags: ConfigFlags,
     },
+    /// Make an agent to start from
+    New(new::New),
+    /// Build an agent, as its manifest says
+    Build(build::Build),
     /// Deploy an agent to a running host
     Deploy(deploy::Deploy),
     /// Direct new tasks to the revision that was active before
@@ -175,6 +181,8 @@ async fn execute(cli: &Cli, composition: &dyn Composition, console: &mut Console
             (config.broker, config.database, config.cache) = (Backend::Embedded, Backend::Embedded, Backend::Embedded);
             Ok(composition.dev(config, dir.clone()).await?)
         }
+        Command::New(new) => new.run(console),
+        Command::Build(build) => build.run(console).await,
         Command::Deploy(deploy) => deploy.run(&client(cli, console, &[])?, console).await,
         Command::Rollback(rollback) => rollback.run(&client(cli, console, &[])?, console).await,
         Command::Traffic(traffic) => traffic.run(&client(cli, console, &[])?, console).await,

@@ -26,6 +26,7 @@ mod intake;
 mod lifecycle;
 mod live;
 mod openapi;
+mod paging;
 mod problem;
 mod revisions;
 mod server;

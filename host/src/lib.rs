@@ -34,6 +34,7 @@ pub mod memory;
 pub mod package;
 pub mod records;
 pub mod relay;
+pub mod sim;
 pub mod store;
 pub mod task;
 pub mod telemetry;

@@ -84,6 +84,17 @@ pub enum Shape {
     Messaging,
 }
 
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Command => "command",
+            Self::Http => "http",
+            Self::Messaging => "messaging",
+        })
+    }
+}
+
 /// `[limits]`, all enforced.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -70,6 +70,18 @@ pub struct Task {
 /// Media type of a body whose sender named none.
 pub const CONTENT_TYPE_DEFAULT: &str = "application/octet-stream";
 
+/// What a body most likely is, where nobody says: for the commands, which take it from people.
+#[must_use]
+pub fn guessed_content_type(body: &[u8]) -> &'static str {
+    if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
+        "application/json"
+    } else if !body.is_empty() && std::str::from_utf8(body).is_ok() {
+        "text/plain; charset=utf-8"
+    } else {
+        CONTENT_TYPE_DEFAULT
+    }
+}
+
 /// Where the result of a task is published: the default exchange, with this routing key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplyTo {

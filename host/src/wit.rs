@@ -9,6 +9,10 @@
 #![allow(unreachable_pub, reason = "the generator writes `pub` throughout; this module is private to the crate")]
 #![allow(dead_code, reason = "the generator writes every function of the interfaces, called or not")]
 
+mod files;
+
+pub(crate) use files::FILES;
+
 /// What the host implements itself.
 pub(crate) mod capabilities {
     wasmtime::component::bindgen!({

@@ -46,8 +46,10 @@ const RULE: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("config", &["http", "telemetry", "broker"]),
     ("package", &[]),
-    // The broker's topology is data, which one command prints.
-    ("cli", &["broker", "config", "embedded", "package"]),
+    // The broker's topology is data, which one command prints; the interface's texts are, which another one writes.
+    ("cli", &["broker", "config", "embedded", "package", "wit"]),
+    // Another program's root: the parts of a host that run a task.
+    ("sim", &["agent", "capability", "package"]),
     (
         "app",
         &[

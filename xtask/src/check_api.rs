@@ -22,7 +22,7 @@ const REQUEST_SECONDS_MAX: &str = "70";
 /// Runs the check.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     services::require_postgres()?;
-    let program = python::program(workspace, "schemathesis", PACKAGE, |command| {
+    let program = python::program(workspace, "schemathesis", &[PACKAGE], |command| {
         process::output("schemathesis", command.arg("--version")).is_ok_and(|said| {
             PACKAGE.ends_with(String::from_utf8_lossy(&said).rsplit(' ').next().unwrap_or("?").trim())
         })

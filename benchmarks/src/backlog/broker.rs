@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use benchmarks::sender;
 use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
     QueuePurgeOptions,
@@ -13,9 +13,6 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
 use super::ANSWER_MAX;
-
-/// Publishes in flight while a queue is filled.
-const WINDOW: usize = 500;
 
 /// A connection of the driver.
 pub(super) struct Broker {
@@ -79,24 +76,6 @@ impl Broker {
 
     /// Puts messages into an empty queue and waits for every confirm.
     pub(super) async fn fill(&self, queue: &str, messages: u32, body_bytes: usize) -> Result<()> {
-        let body = vec![b'x'; body_bytes];
-        // An id of its own for each, as a careful sender gives: the host looks up whether it has had it before.
-        let run = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos();
-        let mut confirms = FuturesUnordered::new();
-        for number in 0..messages {
-            let properties = BasicProperties::default()
-                .with_delivery_mode(2)
-                .with_message_id(format!("{run}-{number}").into())
-                .with_content_type("application/octet-stream".into());
-            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-            confirms.push(self.channel.basic_publish("".into(), queue.into(), options, &body, properties).await?);
-            if confirms.len() >= WINDOW {
-                confirms.next().await.context("no confirm")??;
-            }
-        }
-        while let Some(confirm) = confirms.next().await {
-            confirm?;
-        }
-        Ok(())
+        sender::fill(&self.channel, queue, messages, body_bytes, None).await
     }
 }

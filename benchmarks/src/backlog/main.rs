@@ -5,16 +5,15 @@
 //! 2. The host's resident memory before and after it has taken tasks that are to run much later.
 
 mod broker;
-mod host;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use benchmarks::host::{Echo, Host, RunningHost};
 use clap::Parser;
 
 use broker::Broker;
-use host::{Host, RunningHost};
 
 /// Measures what a standing backlog costs other agents, and what delayed tasks cost the host.
 #[derive(Parser)]
@@ -61,22 +60,15 @@ const SETTLING: Duration = Duration::from_secs(3);
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
-    let program = match options.agent_host.clone() {
-        Some(program) => program,
-        None => std::env::current_exe()?.with_file_name("agent-host"),
-    };
-    let (amqp_url, database_url) = (service("AMQP_URL")?, service("DATABASE_URL")?);
-    let host = Host::new(program, &options.agent, &[BUSY, SINGLE], &amqp_url, &database_url)?;
-    let broker = Broker::connect(&amqp_url).await?;
+    let echo = Echo::read(&options.agent)?;
+    let host =
+        Host::new(benchmarks::program(options.agent_host.clone())?, &echo, &[echo.named(BUSY), echo.named(SINGLE)])?;
+    let broker = Broker::connect(&benchmarks::service("AMQP_URL")?).await?;
     let kept = beside_a_backlog(&options, &host, &broker).await?;
     waiting_tasks(&options, &host, &broker).await?;
     broker.delete(&[BUSY_QUEUE, SINGLE_QUEUE, DELAY_QUEUE]).await?;
     ensure!(kept, "a single task was late by more than {} ms", DELAY_MAX.as_millis());
     Ok(())
-}
-
-fn service(variable: &str) -> Result<String> {
-    std::env::var(variable).with_context(|| format!("{variable} is not set: run cargo xtask bench, or set it"))
 }
 
 /// Whether no single task was late by more than it may be.

@@ -3,22 +3,20 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use benchmarks::sender;
 use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions,
-    QueueDeleteOptions, QueuePurgeOptions,
+    BasicConsumeOptions, BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+    QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
+use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 
 use super::ROUND_MAX;
 use super::cpu::Spent;
 
 /// Where results are counted.
 const RESULTS_QUEUE: &str = "benchmark.results";
-/// Publishes in flight while a queue is filled.
-const WINDOW: usize = 500;
 
 /// A connection of the driver.
 pub(crate) struct Broker {
@@ -55,27 +53,7 @@ impl Broker {
     /// Puts messages into an empty queue and waits for every confirm.
     pub(crate) async fn fill(&self, queue: &str, messages: u32, body_bytes: usize) -> Result<()> {
         self.channel.queue_purge(RESULTS_QUEUE.into(), QueuePurgeOptions::default()).await?;
-        let body = vec![b'x'; body_bytes];
-        // An id of its own for each, as a careful sender gives: the host looks up whether it has had it before.
-        let run = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos();
-        let mut confirms = FuturesUnordered::new();
-        for number in 0..messages {
-            let properties = BasicProperties::default()
-                .with_delivery_mode(2)
-                .with_reply_to(RESULTS_QUEUE.into())
-                .with_message_id(format!("{run}-{number}").into())
-                .with_correlation_id(number.to_string().into())
-                .with_content_type("application/octet-stream".into());
-            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-            confirms.push(self.channel.basic_publish("".into(), queue.into(), options, &body, properties).await?);
-            if confirms.len() >= WINDOW {
-                confirms.next().await.context("no confirm")??;
-            }
-        }
-        while let Some(confirm) = confirms.next().await {
-            confirm?;
-        }
-        Ok(())
+        sender::fill(&self.channel, queue, messages, body_bytes, Some(RESULTS_QUEUE)).await
     }
 
     /// Starts counting results.

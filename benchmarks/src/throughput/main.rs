@@ -9,12 +9,12 @@
 mod bare;
 mod broker;
 mod cpu;
-mod host;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use benchmarks::host::{Echo, Host};
 use clap::Parser;
 
 use broker::Round;
@@ -47,15 +47,12 @@ const HOST_QUEUE: &str = "agent.echo";
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
-    let program = match options.agent_host.clone() {
-        Some(program) => program,
-        None => std::env::current_exe()?.with_file_name("agent-host"),
-    };
-    let (amqp_url, database_url) = (service("AMQP_URL")?, service("DATABASE_URL")?);
-    let host = host::Host::new(program, &options.agent, &amqp_url, &database_url)?;
+    let amqp_url = benchmarks::service("AMQP_URL")?;
+    let echo = Echo::read(&options.agent)?;
+    let host = Host::new(benchmarks::program(options.agent_host)?, &echo, &[echo.named("echo")])?;
     let broker = broker::Broker::connect(&amqp_url).await?;
     // A first start declares the agent's queue with the host's own arguments.
-    host.start(&tokio::sync::watch::channel(0).0).await?.stop().await?;
+    host.start().await?.stop().await?;
     broker.declare_like_an_agents(BARE_QUEUE).await?;
 
     let mut rounds = Vec::new();
@@ -73,7 +70,11 @@ async fn main() -> Result<()> {
         broker.fill(HOST_QUEUE, options.messages, options.body_bytes).await?;
         let (tell_pid, host_pid) = tokio::sync::watch::channel(0);
         let results = tokio::spawn(broker.results(options.messages).await?.count(host_pid));
-        let running = host.start(&tell_pid).await?;
+        let running = host
+            .start_telling(|pid| {
+                tell_pid.send_replace(pid);
+            })
+            .await?;
         let hosted = results.await?.context("the host did not finish")?;
         running.stop().await?;
 
@@ -97,10 +98,6 @@ fn print_line(round: &str, bare: &Round, hosted: &Round, ratio: f64) {
 
 /// How long a round may take before it counts as hung.
 const ROUND_MAX: Duration = Duration::from_secs(300);
-
-fn service(variable: &str) -> Result<String> {
-    std::env::var(variable).with_context(|| format!("{variable} is not set: run cargo xtask bench, or set it"))
-}
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();

@@ -8,7 +8,8 @@ use wasmtime_wasi::{HostMonotonicClock, HostWallClock};
 /// The steps of both clocks.
 const RESOLUTION: Duration = Duration::from_millis(1);
 
-/// Time since the instance was made, in whole steps.
+/// Time since the instance was made, in whole steps, from one: programs take 0 for a clock that does not work, and Go's
+/// end over it.
 pub(super) struct CoarseInstant(Instant);
 
 impl CoarseInstant {
@@ -23,7 +24,7 @@ impl HostMonotonicClock for CoarseInstant {
     }
 
     fn now(&self) -> u64 {
-        nanoseconds(coarse(self.0.elapsed()))
+        nanoseconds(coarse(self.0.elapsed().saturating_add(RESOLUTION)))
     }
 }
 
@@ -57,6 +58,7 @@ mod tests {
     fn clocks_show_whole_milliseconds() {
         let step = nanoseconds(RESOLUTION);
         let since = CoarseInstant::starting_now();
+        assert!(since.now() >= step, "never zero");
         let mut seen = std::collections::BTreeSet::new();
         while seen.len() < 3 {
             seen.insert(since.now());

@@ -14,6 +14,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, WasmFeatures};
 
+use super::preview1;
+
 /// Settings of the engine.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -38,11 +40,12 @@ const TABLE_KEEP_RESIDENT_BYTES: usize = 16 << 10;
 /// Unused slots that keep their module's image before one of them is given to another module rather than a fresh one.
 const WARM_SLOTS_MAX: u32 = 16;
 /// Core instances, memories and tables of one component, and of the pool per instance. A component from wit-component
-/// has 2 to 4 core instances and one memory; composed ones have more.
+/// has 2 to 5 core instances and one memory; composed ones, and those of Python, have up to some twenty.
 const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 30;
 const MEMORIES_PER_COMPONENT_MAX: u32 = 4;
 const TABLES_PER_COMPONENT_MAX: u32 = 10;
-const CORE_INSTANCES_PER_SLOT: u32 = 4;
+/// As many as there may be: it is only counted, and what is counted must not run out before slots do.
+const CORE_INSTANCES_PER_SLOT: u32 = CORE_INSTANCES_PER_COMPONENT_MAX;
 const TABLES_PER_SLOT: u32 = 2;
 /// Elements of one table; 8 bytes each, counted into the instance's memory limit.
 const TABLE_ELEMENTS_MAX: usize = 20_000;
@@ -122,10 +125,13 @@ pub(super) fn compiling() -> wasmtime::Result<wasmtime::Engine> {
 }
 
 /// What code must have been compiled with to run in this engine, as a hexadecimal SHA-256: wasmtime's exact version, the
-/// processor's features, and every setting that changes code.
+/// processor's features, every setting that changes code, and what programs are made components with.
 pub(super) fn identity(engine: &wasmtime::Engine) -> String {
     let mut hasher = Sha256Hasher(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
+    for adapter in preview1::adapters() {
+        hasher.write(adapter);
+    }
     format!("{:x}", hasher.0.finalize())
 }
 

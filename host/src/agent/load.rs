@@ -10,20 +10,20 @@ use super::codes::Codes;
 use super::compile::CompileError;
 use super::engine::Engine;
 use super::footprint::Footprint;
+use super::shape::Entry;
 use super::state::InstanceState;
 use super::surface::{Surface, listed};
 use crate::capability::files::Folders;
 use crate::capability::{self, Capabilities, SessionPlan};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Shape};
 use crate::memory::{MemoryLedger, MemoryShare};
 use crate::task::AgentName;
-use crate::wit::native::HostNativePre;
 
 /// Why a module cannot run here.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// Not wasm, or wasm that does not validate.
-    #[error("the module is not a WebAssembly component: {0}")]
+    #[error("the module is not valid WebAssembly: {0}")]
     NotWasm(String),
     /// Precompiled machine code: it is never accepted, since loading it would run it unchecked.
     #[error("the module is precompiled code: deploy the .wasm that it was made from")]
@@ -79,6 +79,12 @@ impl std::fmt::Debug for Revision {
 }
 
 impl Revision {
+    /// How a task reaches it.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.code.entry.shape()
+    }
+
     /// What its tasks may take of the host's memory.
     pub(super) fn memory_share(&self, ledger: &MemoryLedger) -> &MemoryShare {
         self.memory_share.get_or_init(|| ledger.share())
@@ -88,7 +94,7 @@ impl Revision {
 /// A compiled module that fits the host's world.
 #[derive(Clone)]
 pub struct Code {
-    pub(super) pre: HostNativePre<InstanceState>,
+    pub(super) entry: Entry,
 }
 
 impl Code {
@@ -147,13 +153,14 @@ impl Loader {
         let looked_at = tokio::task::spawn_blocking(move || {
             let surface = Surface::read(&read)?;
             surface.check_imports()?;
-            surface.check_shape(&wanted)
+            surface.shape(&wanted)
         });
-        looked_at.await.unwrap_or_else(|panicked| Err(CompileError::Crashed(panicked.to_string()).into()))?;
+        let looked_at = looked_at.await;
+        let shape = looked_at.unwrap_or_else(|panicked| Err(CompileError::Crashed(panicked.to_string()).into()))?;
         let component = self.codes.component(module).await?;
         let pre =
             self.linker.instantiate_pre(&component).map_err(|error| LoadError::Imports(vec![format!("{error:#}")]))?;
-        let pre = HostNativePre::new(pre).map_err(|error| LoadError::Exports(format!("{error:#}")))?;
-        Ok(Code { pre })
+        let entry = Entry::new(shape, pre).map_err(|error| LoadError::Exports(format!("{error:#}")))?;
+        Ok(Code { entry })
     }
 }

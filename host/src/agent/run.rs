@@ -13,7 +13,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtxBuilder;
 
-use self::answer::{call, classify, expired, lowered, timed_out, timeout_left};
+use self::answer::{classify, expired, lowered, timed_out, timeout_left};
 use self::caps::{HANDLES_MAX, RANDOM_BYTES_MAX, START_TIME_MAX};
 use self::effects::{may_be_a_conflicts_doing, settle_effects};
 use super::clock::{CoarseInstant, CoarseUnixTime};
@@ -166,11 +166,11 @@ impl Runner {
             let admitted = parts.admit(&revision, &task, &Stops::default()).await?;
             let _alive = Alive::start(&parts.live);
             let session = parts.capabilities.session(&revision.plan, &task);
-            let mut store = parts.store(&revision, session, admitted.growth());
+            let mut store = parts.store(&revision, &task, session, admitted.growth());
             let clock = Arc::clone(&store.data().clock);
             let limit = revision.manifest.limits.timeout.min(START_TIME_MAX);
             let started = {
-                let started = std::pin::pin!(revision.code.pre.instantiate_async(&mut store));
+                let started = std::pin::pin!(revision.code.entry.instance().instantiate_async(&mut store));
                 clock.within(limit, started).await
             };
             let used = store.data().memory.used_bytes();
@@ -242,7 +242,7 @@ impl Parts {
         let session = self.capabilities.session(&revision.plan, task);
         let session = session.with_progress(Arc::clone(run) as Arc<dyn ProgressSink>);
         let session = session.with_cancellation(stops.cancel.clone());
-        let store = self.store(revision, session, admitted.growth());
+        let store = self.store(revision, task, session, admitted.growth());
         // The call takes a copy of the body, and so has two for as long as it lasts.
         let lifted = self.account_for(task.body.len());
         let stops = (stops, admitted.leave());
@@ -277,13 +277,14 @@ impl Parts {
     }
 
     /// A store with its limits armed.
-    fn store(&self, revision: &Revision, session: Session, growth: Growth) -> Store<InstanceState> {
+    fn store(&self, revision: &Revision, task: &Task, session: Session, growth: Growth) -> Store<InstanceState> {
         let session = session.with_holder(growth.holder());
         let limits = &revision.manifest.limits;
         session.log().account_to(&self.ledger);
         let stderr = Stdio::error(session.log());
         let mut wasi = WasiCtxBuilder::new();
-        wasi.max_random_size(RANDOM_BYTES_MAX.0).stdout(Stdio::output(session.log())).stderr(stderr.clone());
+        wasi.max_random_size(RANDOM_BYTES_MAX.0).stderr(stderr.clone());
+        let gathered = revision.code.entry.wire(&mut wasi, revision, task, session.log(), &growth.holder());
         wasi.monotonic_clock(CoarseInstant::starting_now()).wall_clock(CoarseUnixTime);
         if let Err(error) = revision.folders.preopen(&mut wasi) {
             // The agent finds its folder missing, and its answer says so.
@@ -299,6 +300,7 @@ impl Parts {
             files: TaskFiles::new(&revision.folders, session.log(), growth.holder()),
             session,
             stderr,
+            gathered,
             memory: MemoryMeter::new(limits.memory.as_usize(), growth, Arc::clone(&clock)),
             clock,
             init: None,
@@ -332,7 +334,7 @@ async fn called(
     let began = Instant::now();
     let clock = Arc::clone(&store.data().clock);
     let answer = {
-        let called = std::pin::pin!(call(&mut store, revision, task));
+        let called = std::pin::pin!(revision.code.entry.call(&mut store, revision, task));
         let measured = std::pin::pin!(Arc::clone(&clock).measure(called));
         tokio::select! {
             biased;

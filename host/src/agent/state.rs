@@ -9,6 +9,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::limits::{Clock, MemoryMeter};
+use super::shape::Gathered;
 use crate::capability::files::{FilesView, TaskFiles};
 use crate::capability::{self, log::Stdio, outbound_http::OutboundHttp};
 
@@ -21,6 +22,8 @@ pub(super) struct InstanceState {
     pub(super) files: TaskFiles,
     /// What the agent prints to standard error, for the message of a trap.
     pub(super) stderr: Stdio,
+    /// What it has answered so far, in the shapes whose answer comes bit by bit.
+    pub(super) gathered: Option<Gathered>,
     pub(super) memory: MemoryMeter,
     pub(super) clock: Arc<Clock>,
     /// How long instantiation took, once it is over. Kept here because a call that is stopped returns nothing.

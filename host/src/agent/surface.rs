@@ -1,9 +1,10 @@
-//! What a module says about itself, read without compiling anything: that it is a component, how large it is, what it
-//! imports and exports. Whatever can be refused here is, before a compiler sees it.
+//! What a module says about itself, read without compiling anything: that it is a component or a program, how large it is,
+//! what it imports and exports. Whatever can be refused here is, before a compiler sees it.
 
 use wasmparser::{Encoding, Parser, Payload};
 
 use super::load::LoadError;
+use super::preview1;
 use crate::manifest::{Manifest, Shape};
 use crate::units::ByteSize;
 
@@ -33,7 +34,7 @@ const SHAPE_EXPORTS: [(&str, Shape); 4] = [
     ("agent:runtime/handler@0.1", Shape::Native),
     ("wasi:cli/run@0.2", Shape::Command),
     ("wasi:http/incoming-handler@0.2", Shape::Http),
-    ("wasi:messaging/incoming-handler@0.2", Shape::Messaging),
+    ("wasi:messaging/incoming-handler@0.2.0-draft", Shape::Messaging),
 ];
 
 /// What the host offers, by package and version. The linker itself accepts any compatible patch version.
@@ -53,9 +54,17 @@ const OFFERED_PACKAGES: [(&str, &str); 13] = [
     ("agent:runtime/", "@0.1."),
 ];
 
-/// A component's own imports and exports.
+/// The shape that a core module's export makes it of: a function of an interface, as the component model names it.
+pub(super) fn entry(export: &str) -> Option<Shape> {
+    let (interface, _) = export.split_once('#')?;
+    SHAPE_EXPORTS.iter().find(|(prefix, _)| interface.starts_with(prefix)).map(|(_, shape)| *shape)
+}
+
+/// A module's own imports and exports.
 #[derive(Default)]
 pub(super) struct Surface {
+    /// Whether it is a core module: a program, if anything.
+    is_core: bool,
     imports: Vec<String>,
     exports: Vec<String>,
 }
@@ -70,7 +79,7 @@ struct Totals {
 }
 
 impl Surface {
-    /// Reads a module and refuses what is no component, or is beyond a limit.
+    /// Reads a module and refuses what is none, or is beyond a limit.
     ///
     /// # Errors
     /// [`LoadError::Precompiled`], [`LoadError::NotWasm`], [`LoadError::Limit`].
@@ -83,35 +92,40 @@ impl Surface {
         let (mut surface, mut totals, mut depth) = (Self::default(), Totals::default(), 0_u32);
         for payload in Parser::new(0).parse_all(module) {
             match payload.map_err(malformed)? {
-                Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
-                    return Err(LoadError::NotWasm(
-                        "it is a core module; make a component of it, for example with the target wasm32-wasip2"
-                            .to_owned(),
-                    ));
-                }
-                Payload::Version { .. } => {
+                Payload::Version { encoding, .. } => {
+                    surface.is_core |= depth == 0 && encoding == Encoding::Module;
                     depth += 1;
                     refuse_over("levels of nested modules", depth.into(), NESTING_MAX.into())?;
                 }
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 Payload::ComponentImportSection(section) if depth == 1 => {
-                    refuse_over(
-                        "imports",
-                        surface.imports.len() as u64 + u64::from(section.count()),
-                        NAMES_MAX.into(),
-                    )?;
+                    refuse_too_many("imports", &surface.imports, section.count())?;
                     for import in section {
                         surface.imports.push(import.map_err(malformed)?.name.name.to_owned());
                     }
                 }
                 Payload::ComponentExportSection(section) if depth == 1 => {
-                    refuse_over(
-                        "exports",
-                        surface.exports.len() as u64 + u64::from(section.count()),
-                        NAMES_MAX.into(),
-                    )?;
+                    refuse_too_many("exports", &surface.exports, section.count())?;
                     for export in section {
                         surface.exports.push(export.map_err(malformed)?.name.name.to_owned());
+                    }
+                }
+                Payload::ImportSection(section) if surface.is_core => {
+                    refuse_too_many("imports", &surface.imports, section.count())?;
+                    for import in section.into_imports() {
+                        let import = import.map_err(malformed)?;
+                        surface.imports.push(format!("{}::{}", import.module, import.name));
+                    }
+                }
+                // A program may export whatever it likes, and few of its exports are of interest.
+                Payload::ExportSection(section) if surface.is_core => {
+                    refuse_over("exports", section.count().into(), ITEMS_MAX)?;
+                    for export in section {
+                        let name = export.map_err(malformed)?.name;
+                        let is_entry = entry(name).is_some() && surface.exports.len() < NAMES_MAX as usize;
+                        if surface.exports.len() < NAMES_LISTED_MAX || name == preview1::START || is_entry {
+                            surface.exports.push(name.to_owned());
+                        }
                     }
                 }
                 other => totals.add(&other)?,
@@ -123,8 +137,15 @@ impl Surface {
     /// # Errors
     /// [`LoadError::Imports`], naming each that the host does not offer.
     pub(super) fn check_imports(&self) -> Result<(), LoadError> {
-        let offered = |name: &str| {
+        let of_programs = if self.is_core { preview1::offered() } else { Vec::new() };
+        let packaged = |name: &str| {
             OFFERED_PACKAGES.iter().any(|(package, version)| name.starts_with(package) && name.contains(version))
+        };
+        let is_program = self.is_core && self.entries().is_empty();
+        let offered = |name: &str| match name.split_once("::") {
+            Some((preview1::MODULE, function)) if self.is_core => of_programs.contains(&function),
+            Some((interface, _)) if self.is_core => !is_program && packaged(interface),
+            _ => !self.is_core && packaged(name),
         };
         let unknown: Vec<String> = self.imports.iter().filter(|name| !offered(name)).cloned().collect();
         if unknown.is_empty() { Ok(()) } else { Err(LoadError::Imports(unknown)) }
@@ -133,42 +154,71 @@ impl Surface {
     /// Finds out how the module takes tasks.
     ///
     /// # Errors
-    /// [`LoadError::Exports`] where that is unclear, or no way that this version knows.
-    pub(super) fn check_shape(&self, manifest: &Manifest) -> Result<(), LoadError> {
-        let exports = &self.exports;
-        let found: Vec<Shape> = SHAPE_EXPORTS
-            .iter()
-            .filter(|(prefix, _)| exports.iter().any(|export| export.starts_with(prefix)))
-            .map(|(_, shape)| *shape)
-            .collect();
+    /// [`LoadError::Exports`] where that is unclear, or no way that this host knows, or not what the manifest says.
+    pub(super) fn shape(&self, manifest: &Manifest) -> Result<Shape, LoadError> {
+        let found = self.shapes();
         let shape = match (manifest.agent.shape, found.as_slice()) {
             (Some(wanted), found) if found.contains(&wanted) => wanted,
             (Some(wanted), _) => {
                 return Err(LoadError::Exports(format!(
-                    "agent.shape is {wanted:?}, but the module has no export of that shape; it exports {}",
-                    listed(exports)
+                    "agent.shape is {wanted}, but the module has no export of that shape; it exports {}",
+                    listed(&self.exports)
                 )));
             }
             (None, [only]) => *only,
-            (None, []) => {
-                return Err(LoadError::Exports(format!(
-                    "the module exports no handler: expected agent:runtime/handler@0.1.0; it exports {}",
-                    listed(exports)
-                )));
-            }
+            (None, []) => return Err(LoadError::Exports(self.no_entry())),
             (None, several) => {
+                let several: Vec<String> = several.iter().map(Shape::to_string).collect();
                 return Err(LoadError::Exports(format!(
-                    "the module could be run as {several:?}: set agent.shape in the manifest"
+                    "the module could be run as {}: set agent.shape in the manifest",
+                    several.join(" or ")
                 )));
             }
         };
-        if shape == Shape::Native {
-            Ok(())
-        } else {
-            Err(LoadError::Exports(format!(
-                "the module is of the {shape:?} shape; this version runs the native shape (agent:runtime/handler@0.1.0)"
-            )))
+        if manifest.command.is_some() && shape != Shape::Command {
+            return Err(LoadError::Exports(format!(
+                "the manifest has [command], but the module is of the {shape} shape: remove it, or set agent.shape"
+            )));
         }
+        Ok(shape)
+    }
+
+    /// The ways in which it could be run.
+    fn shapes(&self) -> Vec<Shape> {
+        if self.is_core {
+            let is_program = self.exports.iter().any(|name| name == preview1::START);
+            let entries = self.entries();
+            return if entries.is_empty() {
+                is_program.then_some(Shape::Command).into_iter().collect()
+            } else {
+                entries
+            };
+        }
+        let exported = |prefix: &str| self.exports.iter().any(|export| export.starts_with(prefix));
+        SHAPE_EXPORTS.iter().filter(|(prefix, _)| exported(prefix)).map(|(_, shape)| *shape).collect()
+    }
+
+    /// The shapes whose functions a core module exports.
+    fn entries(&self) -> Vec<Shape> {
+        let exported = |shape: Shape| self.exports.iter().any(|name| entry(name) == Some(shape));
+        SHAPE_EXPORTS.iter().map(|(_, shape)| *shape).filter(|shape| exported(*shape)).collect()
+    }
+
+    /// What to do where there is no way.
+    fn no_entry(&self) -> String {
+        let exports = listed(&self.exports);
+        if self.is_core {
+            return format!(
+                "the module is a core module that exports neither {} nor agent:runtime/handler@0.1.0#handle: build a program with \
+                 a main function for wasm32-wasip1, or a component, for example with the target wasm32-wasip2; it exports \
+                 {exports}",
+                preview1::START
+            );
+        }
+        format!(
+            "the module exports no handler: expected agent:runtime/handler@0.1.0, wasi:cli/run@0.2, \
+             wasi:http/incoming-handler@0.2 or wasi:messaging/incoming-handler@0.2.0-draft; it exports {exports}"
+        )
     }
 }
 
@@ -215,6 +265,10 @@ impl Totals {
 
 fn malformed(error: wasmparser::BinaryReaderError) -> LoadError {
     LoadError::NotWasm(error.to_string())
+}
+
+fn refuse_too_many(what: &'static str, names: &[String], more: u32) -> Result<(), LoadError> {
+    refuse_over(what, names.len() as u64 + u64::from(more), NAMES_MAX.into())
 }
 
 /// Refuses what is more than a limit allows.

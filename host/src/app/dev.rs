@@ -104,6 +104,7 @@ async fn refresh(agents: &dyn Agents, folder: &Path, address: SocketAddr) {
     let began = Instant::now();
     let manifest = manifest(folder);
     if let Some(build) = manifest.as_ref().and_then(|manifest| manifest.build.as_ref()) {
+        tracing::info!("{}: {}", folder.display(), build.command);
         let built = tokio::process::Command::new("sh")
             .args(["-c", &build.command])
             .current_dir(folder)

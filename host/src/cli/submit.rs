@@ -11,6 +11,7 @@ use super::client::{Client, ClientError, is_accepted};
 use super::failed::{Exit, Failed};
 use super::output::Console;
 use super::show::{field, print_document};
+use crate::task::guessed_content_type;
 
 /// How long the host is asked to hold one request of `--wait`; afterwards the task's events are followed.
 const WAIT: &str = "wait=60";
@@ -70,16 +71,6 @@ fn read_body(given: Option<&str>) -> Result<Bytes, Failed> {
             }
             None => Ok(Bytes::copy_from_slice(text.as_bytes())),
         },
-    }
-}
-
-fn guessed_content_type(body: &[u8]) -> &'static str {
-    if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
-        "application/json"
-    } else if !body.is_empty() && std::str::from_utf8(body).is_ok() {
-        "text/plain; charset=utf-8"
-    } else {
-        "application/octet-stream"
     }
 }
 

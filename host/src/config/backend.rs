@@ -28,6 +28,10 @@ impl Backend {
         if !schemes.contains(&url.scheme()) {
             return Err(format!("has the scheme {:?}: expected {} or \"embedded\"", url.scheme(), expected()));
         }
+        // Without one, nothing tells which part of it is the password.
+        if !url.has_authority() {
+            return Err(format!("has no // after its scheme: expected {} or \"embedded\"", expected()));
+        }
         Ok(Self::Url(ServiceUrl(url)))
     }
 }
@@ -71,6 +75,16 @@ impl fmt::Display for ServiceUrl {
         if shown.query().is_some_and(|query| query.to_ascii_lowercase().contains("pass")) {
             shown.set_query(Some("***"));
         }
+        // What stands before an @ may be the rest of a password that was written without escapes.
+        if shown.path().contains('@') {
+            shown.set_path("***");
+        }
+        if shown.query().is_some_and(|query| query.contains('@')) {
+            shown.set_query(Some("***"));
+        }
+        if shown.fragment().is_some_and(|fragment| fragment.contains('@')) {
+            shown.set_fragment(Some("***"));
+        }
         f.write_str(shown.as_str())
     }
 }
@@ -91,12 +105,17 @@ mod tests {
             ("amqp://u:hunter2@h:5672/%2f", "amqp://u:***@h:5672/%2f"),
             ("amqp://h", "amqp://h"),
             ("amqp://h/v?password=hunter2", "amqp://h/v?***"),
+            ("amqp://u:1/hunter2@h/v", "amqp://u:1/***"),
+            ("amqp://u:1?hunter2@h/v", "amqp://u:1?***"),
+            ("amqp://u:1#hunter2@h/v", "amqp://u:1#***"),
         ] {
             let backend = Backend::parse(text, &["amqp"]).unwrap();
             assert_eq!(backend.to_string(), shown);
             assert!(!format!("{backend:?}").contains("hunter2"));
         }
-        for bad in ["hunter2", "redis://u:hunter2@h", "Embedded", ""] {
+        for bad in
+            ["hunter2", "redis://u:hunter2@h", "amqp:u//:hunter2@h:5672/%2f", "amqp:/u:hunter2@h", "Embedded", ""]
+        {
             let error = Backend::parse(bad, &["amqp", "amqps"]).unwrap_err();
             assert!(!error.contains("hunter2") && error.contains("amqps://"), "{error}");
         }

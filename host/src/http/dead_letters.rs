@@ -14,29 +14,11 @@ use serde::Deserialize;
 use self::cursor::{cursor, cursor_text};
 use super::ApiState;
 use super::extract::{DeadLetterPath, Params};
+use super::paging::{ListRefused, PageQuery, named};
 use super::problem::{Kind, Problem, ProblemDocument};
 use super::view::{DeadLetterView, DroppedView, OpenedView, Page, RedriveView, RedrivenView};
 use crate::catalog::{Actor, NewEvent};
 use crate::dead_letters::{DeadLetters, DeadLettersError, Redriven, Selection};
-use crate::task::AgentName;
-
-/// Items of a page where the client names no limit.
-const PAGE_ITEMS_DEFAULT: u32 = 50;
-/// Most items of a page: some 5 MB of reasons in the worst case.
-const PAGE_ITEMS_MAX: u32 = 1_000;
-
-/// Query of the list.
-#[derive(Debug, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct ListQuery {
-    /// Only of this agent.
-    agent: Option<String>,
-    /// Items of a page: 1 to 1000, 50 by default.
-    limit: Option<u32>,
-    /// `next` of the page before.
-    cursor: Option<String>,
-}
 
 /// Query of what is done with all dead letters of an agent.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -86,45 +68,24 @@ enum AllRefused {
     Away(ProblemDocument),
 }
 
-fn named(agent: &str) -> Result<AgentName, Problem> {
-    AgentName::parse(agent).map_err(|_| Problem::unknown_agent(agent))
-}
-
 /// Dead letters, the newest first.
 #[utoipa::path(
     get,
     path = "/v1/dead-letters",
     tag = "dead letters",
-    params(ListQuery),
+    params(PageQuery),
     responses(
         (status = 200, description = "A page of dead letters", body = Page<DeadLetterView>),
-        (status = 400, description = "Malformed", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "A malformed agent name", body = ProblemDocument,
-            content_type = "application/problem+json"),
-        (status = 503, description = "The records are away", body = ProblemDocument,
-            content_type = "application/problem+json"),
+        ListRefused,
     ),
 )]
 pub(crate) async fn list(
     State(api): State<Arc<ApiState>>,
-    Params(query): Params<ListQuery>,
+    Params(query): Params<PageQuery>,
 ) -> Result<Json<Page<DeadLetterView>>, Problem> {
-    let limit = query.limit.unwrap_or(PAGE_ITEMS_DEFAULT);
-    if !(1..=PAGE_ITEMS_MAX).contains(&limit) {
-        return Err(Problem::bad_request(format!("limit={limit}: expected 1 to {PAGE_ITEMS_MAX}")));
-    }
-    let agent = query.agent.as_deref().map(named).transpose()?;
-    let malformed = || Problem::bad_request("cursor: expected the `next` of the page before, as it was");
-    let after = query.cursor.as_deref().map(|text| cursor(text).ok_or_else(malformed)).transpose()?;
-    // One more than is shown tells whether there is a next page.
-    let mut letters = api.ports.dead_letters.list(agent, after, limit + 1).await?;
-    let shown = usize::try_from(limit).unwrap_or(usize::MAX);
-    let is_last = letters.len() <= shown;
-    letters.truncate(shown);
-    let next = if is_last { None } else { letters.last().map(cursor_text) };
-    Ok(Json(Page { items: letters.into_iter().map(DeadLetterView::from).collect(), next }))
+    let wanted = query.read(cursor)?;
+    let letters = api.ports.dead_letters.list(wanted.agent.clone(), wanted.after.clone(), wanted.looked_for()).await?;
+    Ok(Json(wanted.page(letters, cursor_text)))
 }
 
 /// One dead letter, with its message.

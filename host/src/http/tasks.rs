@@ -18,20 +18,17 @@ use tokio::sync::watch;
 
 use super::ApiState;
 use super::extract::{Params, TaskPath};
+use super::paging::{ListRefused, PageQuery, Wanted};
 use super::problem::{Kind, Problem, ProblemDocument};
 use super::view::{CancelledView, Page, RunLogView, TaskView};
 use crate::records::{Cancelled, Status, TaskCursor, TaskFilter, TaskRecord};
-use crate::task::{AgentName, CONTENT_TYPE_DEFAULT, TaskId, unix_ms_now};
+use crate::task::{CONTENT_TYPE_DEFAULT, TaskId, unix_ms_now};
 
 /// Quiet event streams send a comment this often: proxies cut connections off that are silent for 30 s or more.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Streams of tasks' events at the same time. Each holds a connection and a task's record, output included.
 pub const TASK_STREAMS_MAX: usize = 1_000;
-
-/// Items of a page where the client names no limit, and at most.
-const PAGE_ITEMS_DEFAULT: u32 = 50;
-const PAGE_ITEMS_MAX: u32 = 1_000;
 
 /// Query of the list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -57,28 +54,16 @@ pub(crate) struct SearchQuery {
     params(SearchQuery),
     responses(
         (status = 200, description = "A page of tasks", body = Page<TaskView>),
-        (status = 400, description = "Malformed", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "A malformed agent name", body = ProblemDocument,
-            content_type = "application/problem+json"),
-        (status = 503, description = "The records are away", body = ProblemDocument,
-            content_type = "application/problem+json"),
+        ListRefused,
     ),
 )]
 pub(crate) async fn search(
     State(api): State<Arc<ApiState>>,
     Params(query): Params<SearchQuery>,
 ) -> Result<Json<Page<TaskView>>, Problem> {
-    let limit = query.limit.unwrap_or(PAGE_ITEMS_DEFAULT);
-    if !(1..=PAGE_ITEMS_MAX).contains(&limit) {
-        return Err(Problem::bad_request(format!("limit={limit}: expected 1 to {PAGE_ITEMS_MAX}")));
-    }
-    let named = |agent: &str| AgentName::parse(agent).map_err(|_| Problem::unknown_agent(agent));
-    let agent = query.agent.as_deref().map(named).transpose()?;
-    let malformed = || Problem::bad_request("cursor: expected the `next` of the page before, as it was");
-    let after = query.cursor.as_deref().map(|text| cursor(text).ok_or_else(malformed)).transpose()?;
-    let page = api.ports.records.search(TaskFilter { agent, status: query.status }, after, limit).await?;
+    let SearchQuery { agent, status, limit, cursor: after } = query;
+    let Wanted { agent, limit, after } = PageQuery::new(agent, limit, after).read(cursor)?;
+    let page = api.ports.records.search(TaskFilter { agent, status }, after, limit).await?;
     let items = page.tasks.into_iter().map(TaskView::from).collect();
     Ok(Json(Page { items, next: page.next.as_ref().map(cursor_text) }))
 }

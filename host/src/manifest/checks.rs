@@ -24,6 +24,9 @@ impl std::error::Error for ManifestErrors {}
 /// A wasm page; less memory than one page runs nothing.
 const MEMORY_BYTES_MIN: ByteSize = ByteSize(64 << 10);
 
+/// Bytes of all arguments of a program, which gets them with each task.
+const ARGUMENTS_BYTES_MAX: ByteSize = ByteSize(32 << 10);
+
 /// Most entries of a granted folder: the host walks over all of them to count what is in use.
 const FOLDER_ENTRIES_MAX: u32 = 1_000_000;
 
@@ -65,6 +68,13 @@ pub(super) fn problems(manifest: &Manifest) -> Vec<String> {
     grants(manifest, &mut check);
     check(manifest.command.is_none() || matches!(manifest.agent.shape, None | Some(Shape::Command)), &|| {
         "[command] is given, but agent.shape is not \"command\"".to_owned()
+    });
+    let args = manifest.command.iter().flat_map(|command| &command.args);
+    check(args.clone().all(|argument| !argument.contains('\0')), &|| {
+        "command.args: an argument holds a NUL, at which a program would stop reading it".to_owned()
+    });
+    check(args.map(|argument| argument.len() + 1).sum::<usize>() <= ARGUMENTS_BYTES_MAX.as_usize(), &|| {
+        format!("command.args: expected at most {ARGUMENTS_BYTES_MAX} in all; send more as the task's body")
     });
     problems
 }

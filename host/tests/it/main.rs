@@ -43,5 +43,8 @@ mod outbound;
 mod samples;
 mod scripts;
 mod secrets;
+mod shapes;
 mod silence;
+mod sim;
+mod strangers;
 mod voting;

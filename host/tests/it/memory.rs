@@ -154,6 +154,26 @@ async fn a_queue_of_large_bodies_is_taken_in_as_memory_allows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_host_holds_for_tasks_stays_within_the_budget() {
+    let fleet = Fleet::start().await;
+    let host = fleet.host().start().await;
+    let agent = unique("carrying");
+    deploy(&host, &agent, "memory = \"64MiB\"\ntimeout = \"60s\"\n[grants]\nkey_value = [\"default\"]").await;
+    // Beside the guests' own memory: what each writes at once is in the host twice while Redis takes it, one after the other.
+    let write = json!({ "set-times": [{ "of": "x", "times": MIB }, 3] });
+    let write = json!({ "do": "attempt", "steps": [{ "kv": { "op": write } }] });
+    let ids = submit_all(&host, &agent, &vec![write; 200]).await;
+    all_succeed(&host, &ids).await;
+    for id in &ids {
+        let task = host.task(id).await;
+        assert!(task["output"].as_str().is_some_and(|output| output.starts_with("ok")), "{task}");
+    }
+    peak(&host, "600 MB on their way to Redis");
+    drop(host);
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn waiting_for_memory_uses_up_no_timeout() {
     let fleet = Fleet::start().await;
     let host = fleet.host().start().await;

@@ -201,7 +201,7 @@ impl Load {
                         continue;
                     }
                     let Ok(accepted) = answer.json::<Value>().await else { return };
-                    // What is submitted is looked at one by one in the end.
+                    // The pace of the load, which no assertion waits for: what is submitted is looked at one by one in the end.
                     tokio::time::sleep(BETWEEN_TASKS).await;
                     ids.lock().await.push(accepted["id"].as_str().unwrap().to_owned());
                 }

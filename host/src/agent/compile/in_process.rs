@@ -6,7 +6,7 @@ use std::io::Write as _;
 use bytes::Bytes;
 
 use super::{CompileError, Compiler};
-use crate::agent::engine;
+use crate::agent::{engine, preview1};
 
 /// Compiles in this process.
 pub struct InProcessCompiler {
@@ -28,7 +28,8 @@ impl Compiler for InProcessCompiler {
     async fn compile(&self, module: Bytes, mut code: File) -> Result<(), CompileError> {
         let engine = self.engine.clone();
         let compiled = tokio::task::spawn_blocking(move || {
-            let compiled = engine.precompile_component(&module);
+            let component = preview1::component(&module).map_err(CompileError::Module)?;
+            let compiled = engine.precompile_component(&component);
             let compiled = compiled.map_err(|error| CompileError::Module(format!("{error:#}")))?;
             code.write_all(&compiled).map_err(|error| CompileError::Host(format!("writing code: {error}")))
         });

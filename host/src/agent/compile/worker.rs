@@ -7,7 +7,7 @@
 use std::io::{Read as _, Write as _};
 
 use super::CompileLimits;
-use crate::agent::engine;
+use crate::agent::{engine, preview1};
 
 /// What to compile within.
 #[derive(Clone, Debug)]
@@ -66,7 +66,8 @@ fn compile(job: &CompileJob) -> Result<(), (Status, String)> {
         let message = "this program was replaced since the host started: restart the host";
         return Err((Status::OtherEngine, message.to_owned()));
     }
-    let code = engine.precompile_component(&module).map_err(|error| (Status::Refused, format!("{error:#}")))?;
+    let component = preview1::component(&module).map_err(|why| (Status::Refused, why))?;
+    let code = engine.precompile_component(&component).map_err(|error| (Status::Refused, format!("{error:#}")))?;
     let mut output = std::io::stdout().lock();
     let written = output.write_all(&code).and_then(|()| output.flush());
     written.map_err(|error| (Status::Io, format!("writing the code: {error}")))

@@ -1,70 +1,35 @@
-//! Calling the guest, and what became of the call as an outcome.
+//! What became of a call, as an outcome.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wasmtime::Store;
 
 use super::caps::{self, FAILURE_BYTES_MAX, HEADER_BYTES, OUTPUT_HEADERS_BYTES_MAX};
 use crate::agent::limits::{Refused, Stopped};
 use crate::agent::load::Revision;
+use crate::agent::shape::Answer;
 use crate::agent::state::InstanceState;
 use crate::capability::log::GuestLog;
 use crate::memory::NoRoom;
 use crate::task::{Limit, Outcome, Output, Task, unix_ms_now};
 use crate::units::{ByteSize, format_duration};
-use crate::wit::native::exports::agent::runtime::handler as wit;
 
 /// Frames of a trap that go into its message.
 const TRAP_FRAMES_MAX: usize = 5;
 
-/// What the agent answered.
-pub(super) type Answer = Result<Option<wit::Output>, wit::Failure>;
-
-pub(super) async fn call(
-    store: &mut Store<InstanceState>,
-    revision: &Revision,
-    task: &Task,
-) -> wasmtime::Result<Answer> {
-    let began = Instant::now();
-    let agent = revision.code.pre.instantiate_async(&mut *store).await?;
-    revision.footprint.started_with(store.data().memory.used_bytes());
-    store.data_mut().init = Some(began.elapsed());
-    let lifted = lifted(revision, task);
-    agent.agent_runtime_handler().call_handle(store, &lifted).await
-}
-
-fn lifted(revision: &Revision, task: &Task) -> wit::Task {
-    let timeout_at_ms = unix_ms_now().saturating_add(millis(revision.manifest.limits.timeout));
-    wit::Task {
-        id: task.id.to_string(),
-        agent: task.agent.to_string(),
-        revision: u32::try_from(revision.number).unwrap_or(u32::MAX),
-        attempt: task.attempt,
-        max_attempts: task.attempts_max.unwrap_or(revision.manifest.retry.max_attempts),
-        enqueued_at: task.enqueued_at_ms,
-        deadline: task.deadline_ms.map_or(timeout_at_ms, |deadline_ms| deadline_ms.min(timeout_at_ms)),
-        headers: task.headers.clone(),
-        content_type: task.content_type.clone(),
-        body: task.body.to_vec(),
-        traceparent: task.traceparent.clone(),
-    }
-}
-
 /// What the agent answered, held against the limits on outputs and on the messages of failures.
 pub(super) fn lowered(answer: Answer, revision: &Revision, log: &GuestLog) -> Outcome {
-    let message = |text: String| log.presentable(&text, FAILURE_BYTES_MAX);
+    let message = |text: &str| log.presentable(text, FAILURE_BYTES_MAX);
     match answer {
-        Ok(None) => Outcome::Succeeded(None),
-        Ok(Some(output)) => lowered_output(output, revision),
-        Err(wit::Failure::Retry(text)) => Outcome::Retry { message: message(text), after_ms: None },
-        Err(wit::Failure::RetryAfter((after_ms, text))) => {
-            Outcome::Retry { message: message(text), after_ms: Some(after_ms) }
-        }
-        Err(wit::Failure::Reject(text)) => Outcome::Rejected { message: message(text) },
+        Answer::Succeeded(None) => Outcome::Succeeded(None),
+        Answer::Succeeded(Some(output)) => lowered_output(output, revision),
+        Answer::Retry { message: text, after_ms } => Outcome::Retry { message: message(&text), after_ms },
+        Answer::Rejected { message: text } => Outcome::Rejected { message: message(&text) },
+        Answer::Broken { message: text } => Outcome::Trapped { message: message(text) },
     }
 }
 
-fn lowered_output(output: wit::Output, revision: &Revision) -> Outcome {
+fn lowered_output(mut output: Output, revision: &Revision) -> Outcome {
     let limit = revision.manifest.limits.output;
     if output.body.len() > limit.as_usize() {
         return Outcome::LimitExceeded(Limit { name: "limits.output", allowed: limit.to_string() });
@@ -76,11 +41,8 @@ fn lowered_output(output: wit::Output, revision: &Revision) -> Outcome {
         let allowed = OUTPUT_HEADERS_BYTES_MAX.to_string();
         return Outcome::LimitExceeded(Limit { name: "host.output_headers_bytes", allowed });
     }
-    Outcome::Succeeded(Some(Output {
-        content_type: output.content_type.filter(|content_type| is_media_type(content_type)),
-        headers: output.headers,
-        body: output.body.into(),
-    }))
+    output.content_type = output.content_type.filter(|content_type| is_media_type(content_type));
+    Outcome::Succeeded(Some(output))
 }
 
 /// Whether a content type can be one of an AMQP message and of an HTTP answer. Where it cannot, the output has none.
@@ -149,8 +111,4 @@ pub(super) async fn expired(task: &Task) {
         Some(deadline_ms) => tokio::time::sleep(Duration::from_millis(deadline_ms.saturating_sub(unix_ms_now()))).await,
         None => std::future::pending().await,
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -26,6 +26,13 @@ impl HostClient for View<'_> {
 }
 
 impl View<'_> {
+    /// Gives the agent the message that it is run for. It counts, and is there whatever else counts.
+    pub(crate) fn hand_over(&mut self, message: Message) -> wasmtime::Result<Resource<Message>> {
+        self.session.message_bytes = self.session.message_bytes.saturating_add(message.bytes());
+        self.session.messages.resize(self.session.message_bytes)?;
+        Ok(self.table.push(message)?)
+    }
+
     /// Changes a message, where all that the task holds stays within the cap. None of these functions has an error to answer
     /// with, and the host's memory must not grow with the guest's loop.
     fn change(&mut self, message: &Resource<Message>, change: impl FnOnce(&mut Message)) -> wasmtime::Result<()> {

@@ -1,0 +1,33 @@
+//! The interface between agents and hosts as texts, for what is built from it.
+
+/// Paths below `wit/`, and texts.
+pub(crate) const FILES: &[(&str, &str)] = &[
+    ("cache.wit", include_str!("../../../wit/cache.wit")),
+    ("deps/wasi-cli/cli.wit", include_str!("../../../wit/deps/wasi-cli/cli.wit")),
+    ("deps/wasi-clocks/clocks.wit", include_str!("../../../wit/deps/wasi-clocks/clocks.wit")),
+    ("deps/wasi-config/store.wit", include_str!("../../../wit/deps/wasi-config/store.wit")),
+    ("deps/wasi-config/world.wit", include_str!("../../../wit/deps/wasi-config/world.wit")),
+    ("deps/wasi-filesystem/filesystem.wit", include_str!("../../../wit/deps/wasi-filesystem/filesystem.wit")),
+    ("deps/wasi-http/http.wit", include_str!("../../../wit/deps/wasi-http/http.wit")),
+    ("deps/wasi-io/io.wit", include_str!("../../../wit/deps/wasi-io/io.wit")),
+    ("deps/wasi-keyvalue-draft/atomic.wit", include_str!("../../../wit/deps/wasi-keyvalue-draft/atomic.wit")),
+    ("deps/wasi-keyvalue-draft/batch.wit", include_str!("../../../wit/deps/wasi-keyvalue-draft/batch.wit")),
+    ("deps/wasi-keyvalue-draft/store.wit", include_str!("../../../wit/deps/wasi-keyvalue-draft/store.wit")),
+    ("deps/wasi-keyvalue-draft/watch.wit", include_str!("../../../wit/deps/wasi-keyvalue-draft/watch.wit")),
+    ("deps/wasi-keyvalue-draft/world.wit", include_str!("../../../wit/deps/wasi-keyvalue-draft/world.wit")),
+    ("deps/wasi-keyvalue-draft2/atomic.wit", include_str!("../../../wit/deps/wasi-keyvalue-draft2/atomic.wit")),
+    ("deps/wasi-keyvalue-draft2/batch.wit", include_str!("../../../wit/deps/wasi-keyvalue-draft2/batch.wit")),
+    ("deps/wasi-keyvalue-draft2/store.wit", include_str!("../../../wit/deps/wasi-keyvalue-draft2/store.wit")),
+    ("deps/wasi-keyvalue-draft2/watch.wit", include_str!("../../../wit/deps/wasi-keyvalue-draft2/watch.wit")),
+    ("deps/wasi-keyvalue-draft2/world.wit", include_str!("../../../wit/deps/wasi-keyvalue-draft2/world.wit")),
+    ("deps/wasi-logging/logging.wit", include_str!("../../../wit/deps/wasi-logging/logging.wit")),
+    ("deps/wasi-logging/world.wit", include_str!("../../../wit/deps/wasi-logging/world.wit")),
+    ("deps/wasi-messaging/messaging.wit", include_str!("../../../wit/deps/wasi-messaging/messaging.wit")),
+    ("deps/wasi-random/random.wit", include_str!("../../../wit/deps/wasi-random/random.wit")),
+    ("deps/wasi-sockets/sockets.wit", include_str!("../../../wit/deps/wasi-sockets/sockets.wit")),
+    ("secrets.wit", include_str!("../../../wit/secrets.wit")),
+    ("sql.wit", include_str!("../../../wit/sql.wit")),
+    ("tasks.wit", include_str!("../../../wit/tasks.wit")),
+    ("types.wit", include_str!("../../../wit/types.wit")),
+    ("worlds.wit", include_str!("../../../wit/worlds.wit")),
+];
