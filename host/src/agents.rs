@@ -162,7 +162,7 @@ pub struct AgentInfo {
     pub manifest: std::sync::Arc<Manifest>,
     /// Where its new tasks go.
     pub traffic: Traffic,
-    /// How often it was changed, as far as this host has followed.
+    /// How often it was changed; in lists, as far as this host has followed.
     pub change: u64,
     /// The hosts of the fleet, and how far each of them is; empty in lists.
     pub hosts: Vec<HostSeen>,

@@ -144,13 +144,17 @@ impl Deployer {
 
     /// Makes this host do what the catalog says of an agent. `fresh` is a revision that is loaded already.
     async fn apply(&self, entry: &AgentEntry, fresh: Option<Arc<Revision>>) -> Result<(), DeployError> {
-        let Some(traffic) = entry.traffic else {
-            self.forget(&entry.agent);
-            self.deployed.moved.notify_one();
-            return Ok(());
-        };
-        let revisions = self.revisions(&entry.agent, traffic, fresh).await.map_err(|(_, error)| error)?;
-        self.cut_over(entry, traffic, revisions).await.map_err(DeployError::Broker)
+        match entry.traffic {
+            None => self.forget(&entry.agent),
+            Some(traffic) => {
+                let revisions = self.revisions(&entry.agent, traffic, fresh).await.map_err(|(_, error)| error)?;
+                self.cut_over(entry, traffic, revisions).await.map_err(DeployError::Broker)?;
+            }
+        }
+        // Whoever asked for the change: what failed before it is past.
+        self.deployed.not_loaded().remove(&entry.agent);
+        self.deployed.moved.notify_one();
+        Ok(())
     }
 
     /// Stops consuming for an agent that is removed. What runs, runs to its end.
@@ -223,7 +227,6 @@ impl Deployer {
         };
         let goes_on = consuming.as_ref().map(|consuming| consuming.prefetch);
         self.deployed.put(agent.clone(), DeployedAgent::new(slot, consuming));
-        self.deployed.moved.notify_one();
         // A new consumer is there before the old one goes, so that the agent is consumed throughout.
         if let Some(known) = known
             && known.consuming.as_ref().map(|consuming| consuming.prefetch) != goes_on
@@ -339,6 +342,10 @@ impl Agents for Deployer {
     async fn get(&self, agent: &AgentName) -> Result<Option<AgentInfo>, CatalogError> {
         let Some(deployed) = self.find(agent) else { return Ok(None) };
         let Some(mut info) = self.report(&deployed).await? else { return Ok(None) };
+        // As the catalog has it: this host may be behind, too.
+        if let Some(entry) = self.entry(agent).await? {
+            info.change = entry.change;
+        }
         info.hosts = self.catalog.hosts(agent).await?;
         info.history = self.catalog.events(Some(agent), None, report::HISTORY_EVENTS).await?;
         Ok(Some(info))

@@ -64,7 +64,7 @@ fn standing(host: &Value, change: u64) -> Standing {
 }
 
 impl Wait {
-    /// Waits until every host that is there serves the agent as it is now on the host that is asked, and prints a line for
+    /// Waits until every host that is there serves the agent as the catalog has it now, and prints a line for
     /// each that does, or cannot.
     pub(super) async fn until_followed(&self, agent: &str, client: &Client, console: &mut Console<'_>) -> Followed {
         if self.no_wait {

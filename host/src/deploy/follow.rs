@@ -114,20 +114,13 @@ impl Deployer {
     }
 
     async fn follow_one(&self, entry: AgentEntry) {
-        let applied = self.apply(&entry, None).await;
+        let Err(error) = self.apply(&entry, None).await else { return };
+        let (agent, cause) = (&entry.agent, &error as &dyn std::error::Error);
+        tracing::error!(%agent, traffic = ?entry.traffic, error = cause, "a change of the catalog cannot be followed");
         let mut not_loaded = self.deployed.not_loaded();
-        match applied {
-            Ok(()) => {
-                not_loaded.remove(&entry.agent);
-            }
-            Err(error) => {
-                let (agent, cause) = (&entry.agent, &error as &dyn std::error::Error);
-                tracing::error!(%agent, traffic = ?entry.traffic, error = cause, "a change of the catalog cannot be followed");
-                let before = not_loaded.get(agent).filter(|failed| failed.change == entry.change);
-                let failed = NotLoaded::again(entry.change, chain(&error), before);
-                not_loaded.insert(entry.agent, failed);
-                self.deployed.moved.notify_one();
-            }
-        }
+        let before = not_loaded.get(agent).filter(|failed| failed.change == entry.change);
+        let failed = NotLoaded::again(entry.change, chain(&error), before);
+        not_loaded.insert(entry.agent, failed);
+        self.deployed.moved.notify_one();
     }
 }

@@ -46,6 +46,11 @@ async fn a_deploy_waits_for_every_host_and_names_the_one_that_cannot() {
     // It serves what it had, and says that it is not ready.
     assert_eq!(second.get("/readyz").await.unwrap().status(), 503);
 
+    // A change that it can follow makes it ready, also where it is the one that is asked for it.
+    let rollback = second.client().post(second.url(&format!("/v1/agents/{name}/rollback")));
+    assert_eq!(rollback.json(&serde_json::json!({})).send().await.unwrap().status(), 200);
+    assert_eq!(second.get("/readyz").await.unwrap().status(), 200);
+
     // A host that stops is waited for no more.
     assert!(second.terminate().await.success());
     manifest("");

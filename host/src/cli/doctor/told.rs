@@ -90,8 +90,7 @@ pub(super) fn cache(check: &'static str, info: &str) -> Vec<Finding> {
         let found = "it is a replica, which only reads";
         findings.push(Finding::problem(check, Exit::Unavailable, found, "name the primary in REDIS_URL"));
     }
-    let is_kept = redis_field(info, "aof_enabled") == "1";
-    if !is_kept {
+    if redis_field(info, "aof_enabled") != "1" {
         findings.push(Finding::warning(
             check,
             "it writes no append-only file: what agents keep in their buckets may be lost with it",

@@ -29,7 +29,7 @@ pub(crate) struct AgentView {
     dead_letters: Option<u64>,
     /// Percent of new tasks by revision.
     traffic: BTreeMap<String, u8>,
-    /// How often it was changed, as far as this host has followed.
+    /// How often it was changed; in lists, as far as this host has followed.
     change: u64,
     /// The hosts of the fleet, and how far each of them is; left out in lists.
     #[serde(skip_serializing_if = "Vec::is_empty")]
