@@ -1,5 +1,7 @@
 //! `agent-host doctor` on real servers: nothing to mend where all is well, and what is wrong with the command that mends it.
 
+use std::path::Path;
+
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Connection, ConnectionProperties};
@@ -10,12 +12,12 @@ use super::common::{agent_host, agents_dir, service};
 use super::fleet::Fleet;
 use super::scripts::unique;
 
-/// What it finds with these variables set, and its exit status.
-async fn doctor(vars: &[(&str, &str)]) -> (i32, Vec<Value>) {
+/// What it finds with these agents and variables, and its exit status.
+async fn doctor(agents: &Path, vars: &[(&str, &str)]) -> (i32, Vec<Value>) {
     let data = tempfile::TempDir::new().unwrap();
     let mut command = agent_host();
     command.args(["doctor", "--format", "json"]).env("AGENT_HOST_LISTEN", "127.0.0.1:0");
-    command.env("AGENT_HOST_DATA_DIR", data.path()).env("AGENT_HOST_AGENTS_DIR", agents_dir());
+    command.env("AGENT_HOST_DATA_DIR", data.path()).env("AGENT_HOST_AGENTS_DIR", agents);
     let ended = command.envs(vars.iter().copied()).output().await.unwrap();
     let findings: Vec<Value> = serde_json::from_slice(&ended.stdout).unwrap();
     (ended.status.code().unwrap(), findings)
@@ -31,9 +33,16 @@ fn finding<'a>(findings: &'a [Value], text: &str) -> &'a Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_doctor_finds_what_is_wrong_with_servers_and_what_mends_it() {
     let fleet = Fleet::start().await;
+    // Other tests use the same broker, with agents of other names.
+    let (agents, name) = (tempfile::TempDir::new().unwrap(), unique("ill"));
+    let manifest = format!("manifest_version = 1\n[agent]\nname = \"{name}\"\nmodule = \"m.wasm\"\n");
+    let folder = agents.path().join("ill");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("agent.toml"), manifest).unwrap();
+    std::fs::copy(agents_dir().join("echo/echo.wasm"), folder.join("m.wasm")).unwrap();
     let (broker, database) = (fleet.broker.url(), fleet.database.url());
     let good = [("AMQP_URL", broker), ("DATABASE_URL", database)];
-    let (status, findings) = doctor(&good).await;
+    let (status, findings) = doctor(agents.path(), &good).await;
     let problems: Vec<_> = findings.iter().filter(|finding| finding["level"] == "problem").collect();
     assert_eq!((status, problems), (0, Vec::<&Value>::new()));
     finding(&findings, "is PostgreSQL ");
@@ -45,7 +54,7 @@ async fn the_doctor_finds_what_is_wrong_with_servers_and_what_mends_it() {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare("agent.echo".into(), options, arguments).await.unwrap();
+    channel.queue_declare(format!("agent.{name}").into(), options, arguments).await.unwrap();
     let role = unique("small");
     fleet.pool.execute(format!("CREATE ROLE {role} LOGIN PASSWORD 'small'").as_str()).await.unwrap();
     let mut url: url::Url = database.parse().unwrap();
@@ -53,10 +62,10 @@ async fn the_doctor_finds_what_is_wrong_with_servers_and_what_mends_it() {
     url.set_password(Some("small")).unwrap();
 
     let bad = [("AMQP_URL", broker), ("DATABASE_URL", url.as_str()), ("REDIS_URL", &service("REDIS_URL"))];
-    let (status, findings) = doctor(&bad).await;
+    let (status, findings) = doctor(agents.path(), &bad).await;
     assert_eq!(status, 69);
-    let queue = finding(&findings, "agent.echo exists with other properties");
-    assert!(queue["mend"].as_str().unwrap().contains("rabbitmqctl delete_queue agent.echo"), "{queue}");
+    let queue = finding(&findings, &format!("agent.{name} exists with other properties"));
+    assert!(queue["mend"].as_str().unwrap().contains(&format!("rabbitmqctl delete_queue agent.{name}")), "{queue}");
     let schemas = finding(&findings, "may not create schemas");
     assert!(schemas["mend"].as_str().unwrap().contains(&format!("TO {role}'")), "{schemas}");
     let roles = finding(&findings, "may not create roles");
