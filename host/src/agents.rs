@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::catalog::{Actor, CatalogError, Change, ChangeRefused, Event, Migration, RevisionSummary, Tally, Traffic};
+use crate::catalog::{
+    Actor, CatalogError, Change, ChangeRefused, Event, HostSeen, Migration, RevisionSummary, Tally, Traffic,
+};
 use crate::delivery::BrokerError;
 use crate::manifest::{Manifest, ManifestErrors};
 use crate::task::AgentName;
@@ -160,6 +162,10 @@ pub struct AgentInfo {
     pub manifest: std::sync::Arc<Manifest>,
     /// Where its new tasks go.
     pub traffic: Traffic,
+    /// How often it was changed; in lists, as far as this host has followed.
+    pub change: u64,
+    /// The hosts of the fleet, and how far each of them is; empty in lists.
+    pub hosts: Vec<HostSeen>,
     /// How first attempts ended on each revision, fleet-wide, since its traffic was split.
     pub tallies: Vec<(u64, Tally)>,
     /// Its revisions, oldest first.

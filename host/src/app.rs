@@ -208,6 +208,8 @@ impl App {
         self.background.spawn(async move { deployer.follow(draining).await });
         let (deployer, draining) = (Arc::clone(&self.deployer), self.draining.clone());
         self.background.spawn(async move { deployer.watch_canaries(draining).await });
+        let (deployer, draining) = (Arc::clone(&self.deployer), self.draining.clone());
+        self.background.spawn(async move { deployer.tell(draining).await });
         Ok(())
     }
 

@@ -15,12 +15,14 @@ mod change;
 #[cfg(any(test, feature = "test-support"))]
 pub mod conformance;
 mod events;
+mod fleet;
 mod memory;
 mod postgres;
 mod verdict;
 
 pub use change::{AgentEntry, Canary, Change, ChangeRefused, InvalidTraffic, Tally, Traffic};
 pub use events::{Actor, Event, NewEvent};
+pub use fleet::{Fleet, Following, HostSeen, REPORT_EVERY, SILENT_MAX};
 pub use memory::MemoryCatalog;
 pub use postgres::PostgresCatalog;
 pub use verdict::{PROBABILITY_MAX, TASKS_MIN, Worse, verdict};
@@ -100,7 +102,7 @@ pub struct CatalogError {
 
 /// The deployed agents of a fleet.
 #[async_trait::async_trait]
-pub trait Catalog: Events {
+pub trait Catalog: Events + Fleet {
     /// Adds a revision, not yet active. `event` is logged where it is new.
     async fn add(&self, revision: NewRevision, event: NewEvent) -> Result<Added, CatalogError>;
 

@@ -6,6 +6,7 @@
 mod build;
 mod client;
 mod compile;
+mod converge;
 mod dead_letters;
 mod deploy;
 mod doctor;

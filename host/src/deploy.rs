@@ -8,12 +8,13 @@ mod plan;
 mod report;
 mod room;
 mod shelf;
+mod told;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -64,6 +65,8 @@ pub struct DeployedAgents {
     /// Agents that could not be brought to what the catalog says so far: while there are any, this host is not ready.
     not_loaded: std::sync::Mutex<BTreeMap<AgentName, NotLoaded>>,
     stopping: CancellationToken,
+    /// Something of what this host tells the fleet is new.
+    moved: Notify,
     /// For modules that are loaded.
     room: Arc<Room>,
 }
@@ -141,12 +144,17 @@ impl Deployer {
 
     /// Makes this host do what the catalog says of an agent. `fresh` is a revision that is loaded already.
     async fn apply(&self, entry: &AgentEntry, fresh: Option<Arc<Revision>>) -> Result<(), DeployError> {
-        let Some(traffic) = entry.traffic else {
-            self.forget(&entry.agent);
-            return Ok(());
-        };
-        let revisions = self.revisions(&entry.agent, traffic, fresh).await.map_err(|(_, error)| error)?;
-        self.cut_over(entry, traffic, revisions).await.map_err(DeployError::Broker)
+        match entry.traffic {
+            None => self.forget(&entry.agent),
+            Some(traffic) => {
+                let revisions = self.revisions(&entry.agent, traffic, fresh).await.map_err(|(_, error)| error)?;
+                self.cut_over(entry, traffic, revisions).await.map_err(DeployError::Broker)?;
+            }
+        }
+        // Whoever asked for the change: what failed before it is past.
+        self.deployed.not_loaded().remove(&entry.agent);
+        self.deployed.moved.notify_one();
+        Ok(())
     }
 
     /// Stops consuming for an agent that is removed. What runs, runs to its end.
@@ -334,6 +342,11 @@ impl Agents for Deployer {
     async fn get(&self, agent: &AgentName) -> Result<Option<AgentInfo>, CatalogError> {
         let Some(deployed) = self.find(agent) else { return Ok(None) };
         let Some(mut info) = self.report(&deployed).await? else { return Ok(None) };
+        // As the catalog has it: this host may be behind, too.
+        if let Some(entry) = self.entry(agent).await? {
+            info.change = entry.change;
+        }
+        info.hosts = self.catalog.hosts(agent).await?;
         info.history = self.catalog.events(Some(agent), None, report::HISTORY_EVENTS).await?;
         Ok(Some(info))
     }

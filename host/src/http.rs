@@ -41,6 +41,7 @@ pub(crate) mod tests;
 pub use auth::{Auth, Token};
 pub use live::{AgentLive, ErrorLive, HostLive, STREAMS_MAX, Snapshot};
 pub use server::{Tls, TlsError, serve};
+pub use tasks::TASK_STREAMS_MAX;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -152,6 +153,7 @@ struct ApiState {
     uploads: Semaphore,
     failures: Failures,
     streams: Arc<Semaphore>,
+    task_streams: Arc<Semaphore>,
 }
 
 /// The API as a service: `axum::serve` it.
@@ -164,6 +166,7 @@ pub fn router(config: Config, ports: Ports) -> Router {
         uploads: Semaphore::new(UPLOADS_MAX),
         failures: Failures::default(),
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        task_streams: Arc::new(Semaphore::new(TASK_STREAMS_MAX)),
     });
     let (routes, document) = documented(&state).split_for_parts();
     let text: Arc<str> = document.to_pretty_json().unwrap_or_default().into();

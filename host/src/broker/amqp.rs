@@ -28,6 +28,8 @@ mod publisher;
 mod rest;
 mod watermark;
 
+pub use declare::differing;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Actor, Added, AgentEntry, Catalog, Change, ChangeRefused, Migration, NewEvent, NewRevision, Tally, Traffic,
+    Actor, Added, AgentEntry, Catalog, Change, ChangeRefused, Following, HostSeen, Migration, NewEvent, NewRevision,
+    Tally, Traffic,
 };
 use crate::task::AgentName;
 
@@ -23,6 +24,7 @@ pub async fn exercise<C: Catalog>(make: impl AsyncFn() -> C) {
     counts_for_the_split_that_there_is(make().await).await;
     logs_what_was_done(make().await).await;
     tells_of_changes(make().await).await;
+    knows_how_far_hosts_are(make().await).await;
     numbers_without_gaps_under_concurrency(&[Arc::new(make().await)]).await;
 }
 
@@ -73,6 +75,27 @@ async fn deployed(catalog: &impl Catalog, revisions: u64) -> AgentName {
         changed(catalog, &agent, Change::Activate(number)).await.expect("it was added");
     }
     agent
+}
+
+async fn knows_how_far_hosts_are(catalog: impl Catalog) {
+    let (agent, other) = (new_agent(), new_agent());
+    let [first, second] = ["a", "b"].map(|name| format!("{agent}-{name}:8080"));
+    let said = |change, error: Option<&str>| Following { change, error: error.map(str::to_owned) };
+    let ours = async |of| {
+        let mut hosts = catalog.hosts(of).await.expect("readable");
+        hosts.retain(|seen| seen.host == first || seen.host == second);
+        hosts
+    };
+    assert_eq!(ours(&agent).await, []);
+    catalog.report(&first, &[(agent.clone(), said(3, None))].into()).await.expect("writable");
+    catalog.report(&second, &[(agent.clone(), said(3, Some("no \"ä\"")))].into()).await.expect("writable");
+    let seen = |host: &String, following| HostSeen { host: host.clone(), following };
+    let expected = [seen(&first, Some(said(3, None))), seen(&second, Some(said(3, Some("no \"ä\""))))];
+    assert_eq!(ours(&agent).await, expected);
+    assert_eq!(ours(&other).await, [seen(&first, None), seen(&second, None)]);
+    catalog.report(&second, &[(agent.clone(), said(4, None))].into()).await.expect("writable");
+    catalog.leave(&first).await.expect("writable");
+    assert_eq!(ours(&agent).await, [seen(&second, Some(said(4, None)))]);
 }
 
 async fn numbers_from_one_and_knows_what_it_has(catalog: impl Catalog) {

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::{
-    Added, AgentEntry, Catalog, CatalogError, Change, ChangeRefused, Event, Events, NewEvent, NewRevision,
-    RevisionSummary, StoredRevision, Tally,
+    Added, AgentEntry, Catalog, CatalogError, Change, ChangeRefused, Event, Events, Fleet, Following, HostSeen,
+    NewEvent, NewRevision, RevisionSummary, SILENT_MAX, StoredRevision, Tally,
 };
 use crate::task::{AgentName, unix_ms_now};
 
@@ -30,6 +31,8 @@ struct Kept {
     /// The oldest in front.
     events: VecDeque<Event>,
     event_last: u64,
+    /// When each host spoke last, and of what.
+    hosts: BTreeMap<String, (Instant, BTreeMap<AgentName, Following>)>,
 }
 
 #[derive(Debug)]
@@ -162,6 +165,27 @@ impl Catalog for MemoryCatalog {
             *sum = sum.plus(*tally);
         }
         Ok(agent.tallies.iter().map(|(revision, tally)| (*revision, *tally)).collect())
+    }
+}
+
+#[async_trait::async_trait]
+impl Fleet for MemoryCatalog {
+    async fn report(&self, host: &str, agents: &BTreeMap<AgentName, Following>) -> Result<(), CatalogError> {
+        self.kept().hosts.insert(host.to_owned(), (Instant::now(), agents.clone()));
+        Ok(())
+    }
+
+    async fn leave(&self, host: &str) -> Result<(), CatalogError> {
+        self.kept().hosts.remove(host);
+        Ok(())
+    }
+
+    async fn hosts(&self, agent: &AgentName) -> Result<Vec<HostSeen>, CatalogError> {
+        let kept = self.kept();
+        let there = kept.hosts.iter().filter(|(_, (at, _))| at.elapsed() < SILENT_MAX);
+        let seen =
+            there.map(|(host, (_, agents))| HostSeen { host: host.clone(), following: agents.get(agent).cloned() });
+        Ok(seen.collect())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The catalog in PostgreSQL, for a fleet.
 
 mod entries;
+mod fleet;
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;

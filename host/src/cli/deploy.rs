@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Format;
 use super::client::Client;
+use super::converge::{self, Wait};
 use super::failed::Failed;
 use super::output::{Console, one_line};
 use super::show::field;
@@ -24,6 +25,8 @@ pub(super) struct Deploy {
     /// Check it and print what would change, and change nothing
     #[arg(long)]
     plan: bool,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 impl Deploy {
@@ -59,14 +62,21 @@ impl Deploy {
         let response = client.send(request).await?;
         let unchanged = response.status() == reqwest::StatusCode::OK;
         let body = client.bytes(response).await?;
-        let deployed: Value = serde_json::from_slice(&body).unwrap_or_default();
-        if console.format == Format::Json {
-            return Ok(console.json(&deployed)?);
-        }
-        let (revision, digest) = (field(&deployed, "revision"), field(&deployed, "digest"));
-        let what = if unchanged { "is deployed already as" } else { "is deployed as" };
+        let mut deployed: Value = serde_json::from_slice(&body).unwrap_or_default();
         let status = field(&deployed, "status");
-        Ok(console.text(&format!("{agent} {what} revision {revision} ({status}), {digest}"))?)
+        if console.format == Format::Text {
+            let (revision, digest) = (field(&deployed, "revision"), field(&deployed, "digest"));
+            let what = if unchanged { "is deployed already as" } else { "is deployed as" };
+            console.line(&format!("{agent} {what} revision {revision} ({status}), {digest}"))?;
+        }
+        // Where new tasks stay where they are, no host has anything to follow.
+        let followed =
+            if status == "active" { self.wait.until_followed(agent, client, console).await } else { Ok(None) };
+        if console.format == Format::Json {
+            converge::add_hosts(&mut deployed, &followed);
+            console.json(&deployed)?;
+        }
+        followed.map(drop).map_err(Failed::from)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod machine;
 mod services;
+mod told;
 
 use serde::Serialize;
 
@@ -81,14 +82,16 @@ async fn check(flags: &ConfigFlags, console: &Console<'_>) -> Vec<Finding> {
             findings.extend(ignored.map(|ignored| Finding::warning("config", ignored.as_str(), "unset it")));
             findings.push(machine::listen(config.listen).await);
             findings.push(machine::data_dir(&config.data_dir));
+            findings.extend(machine::room(&config.data_dir));
             findings.extend(machine::files_root(config.files_root.as_deref()));
             findings.extend(machine::agents(config.agents_dir.as_deref()));
+            let agents = machine::agent_names(config.agents_dir.as_deref());
             let (broker, database, cache) = tokio::join!(
-                services::broker(&config.broker),
+                services::broker(&config.broker, &agents),
                 services::database(&config.database, &config.data_dir, console.vars),
                 services::cache(&config.cache),
             );
-            findings.extend([broker, database, cache]);
+            findings.extend([broker, database, cache].concat());
         }
     }
     findings

@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use super::*;
+use crate::catalog::{Following, HostSeen};
 use crate::config::MapVars;
 use crate::http::tests::Doubles;
 use crate::http::tests::doubles::Published;
@@ -223,7 +224,7 @@ async fn deploy_uploads_the_folder() {
     let ended = host.run(&["deploy", path]).await;
     assert_eq!(
         (ended.status, ended.text()),
-        (0, "echo is deployed as revision 3 (active), sha256:3\n"),
+        (0, "echo is deployed as revision 3 (active), sha256:3\nh:8080: serves it\n"),
         "{}",
         ended.err
     );
@@ -233,6 +234,22 @@ async fn deploy_uploads_the_folder() {
     assert_eq!(upload.migrations[0].name, "0001_a.sql");
     assert_eq!(upload.migrations[0].sql, "CREATE TABLE a ()");
     assert_eq!(host.run(&["deploy", path, "--no-activate", "--format", "json"]).await.json()["status"], "inactive");
+    host.doubles.lock().agents[0].hosts = vec![
+        HostSeen { host: "good:1".to_owned(), following: Some(Following { change: 2, error: None }) },
+        HostSeen {
+            host: "bad:1".to_owned(),
+            following: Some(Following { change: 2, error: Some("no disk".to_owned()) }),
+        },
+    ];
+    let ended = host.run(&["deploy", path]).await;
+    assert!(ended.text().ends_with("good:1: serves it\nbad:1: cannot: no disk\n"), "{}", ended.text());
+    assert!(ended.status == 69 && ended.err.contains("bad:1 could not follow"), "{}", ended.err);
+    let ended = host.run(&["deploy", path, "--format", "json"]).await;
+    assert_eq!((ended.status, &ended.json()["hosts"][1]["error"]), (69, &"no disk".into()));
+    assert_eq!(host.run(&["deploy", path, "--no-wait"]).await.status, 0);
+    host.doubles.lock().agents[0].hosts[1].following = None;
+    let ended = host.run(&["deploy", path, "--wait-max", "0"]).await;
+    assert!(ended.status == 69 && ended.err.contains("bad:1 did not follow within 0 s"), "{}", ended.err);
     let above = tempfile::tempdir().unwrap();
     std::fs::create_dir(above.path().join("one")).unwrap();
     std::fs::copy(folder.path().join("agent.toml"), above.path().join("one/agent.toml")).unwrap();

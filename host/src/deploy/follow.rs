@@ -6,7 +6,8 @@ use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::Deployer;
-use crate::catalog::{AgentEntry, CatalogError};
+use crate::capability::chain;
+use crate::catalog::{AgentEntry, CatalogError, Following};
 
 /// Agents that are brought up to date at once.
 const LOADS_AT_ONCE: usize = 8;
@@ -21,15 +22,21 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// A change of the catalog that this host could not follow.
 pub(super) struct NotLoaded {
     change: u64,
+    error: String,
     since: Instant,
     again_after: Duration,
 }
 
 impl NotLoaded {
     /// It failed, `before` perhaps too.
-    fn again(change: u64, before: Option<&Self>) -> Self {
+    fn again(change: u64, error: String, before: Option<&Self>) -> Self {
         let again_after = before.map_or(LOAD_AGAIN_AFTER, |before| before.again_after * 2).min(LOAD_AGAIN_AFTER_MAX);
-        Self { change, since: Instant::now(), again_after }
+        Self { change, error, since: Instant::now(), again_after }
+    }
+
+    /// As the fleet is told of it.
+    pub(super) fn following(&self) -> Following {
+        Following { change: self.change, error: Some(self.error.clone()) }
     }
 
     fn is_to_be_tried(&self, change: u64) -> bool {
@@ -107,19 +114,13 @@ impl Deployer {
     }
 
     async fn follow_one(&self, entry: AgentEntry) {
-        let applied = self.apply(&entry, None).await;
+        let Err(error) = self.apply(&entry, None).await else { return };
+        let (agent, cause) = (&entry.agent, &error as &dyn std::error::Error);
+        tracing::error!(%agent, traffic = ?entry.traffic, error = cause, "a change of the catalog cannot be followed");
         let mut not_loaded = self.deployed.not_loaded();
-        match applied {
-            Ok(()) => {
-                not_loaded.remove(&entry.agent);
-            }
-            Err(error) => {
-                let (agent, cause) = (&entry.agent, &error as &dyn std::error::Error);
-                tracing::error!(%agent, traffic = ?entry.traffic, error = cause, "a change of the catalog cannot be followed");
-                let before = not_loaded.get(agent).filter(|failed| failed.change == entry.change);
-                let failed = NotLoaded::again(entry.change, before);
-                not_loaded.insert(entry.agent, failed);
-            }
-        }
+        let before = not_loaded.get(agent).filter(|failed| failed.change == entry.change);
+        let failed = NotLoaded::again(entry.change, chain(&error), before);
+        not_loaded.insert(entry.agent, failed);
+        self.deployed.moved.notify_one();
     }
 }

@@ -49,13 +49,15 @@ impl Deployer {
     pub(super) async fn report(&self, deployed: &DeployedAgent) -> Result<Option<AgentInfo>, CatalogError> {
         let Some(active) = deployed.slot.active() else { return Ok(None) };
         let depth = self.broker.depth(&active.agent).await.ok();
-        let (traffic, _) = deployed.slot.traffic();
+        let (traffic, change) = deployed.slot.traffic();
         let tallies = deployed.tallies.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(Some(AgentInfo {
             name: active.agent.clone(),
             revision: active.number,
             manifest: active.manifest.clone(),
             traffic,
+            change,
+            hosts: Vec::new(),
             tallies,
             revisions: self.catalog.revisions(&active.agent).await?,
             history: Vec::new(),

@@ -27,6 +27,9 @@ use crate::task::{CONTENT_TYPE_DEFAULT, TaskId, unix_ms_now};
 /// Quiet event streams send a comment this often: proxies cut connections off that are silent for 30 s or more.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// Streams of tasks' events at the same time. Each holds a connection and a task's record, output included.
+pub const TASK_STREAMS_MAX: usize = 1_000;
+
 /// Query of the list.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -204,6 +207,8 @@ pub(crate) async fn logs(
             content_type = "text/event-stream"),
         (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Unknown task", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too many streams", body = ProblemDocument,
+            content_type = "application/problem+json"),
         (status = 503, description = "The records are away", body = ProblemDocument,
             content_type = "application/problem+json"),
     ),
@@ -212,10 +217,22 @@ pub(crate) async fn events(
     State(api): State<Arc<ApiState>>,
     TaskPath(id): TaskPath,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let Ok(place) = Arc::clone(&api.task_streams).try_acquire_owned() else {
+        return Err(Problem::new(
+            Kind::Busy,
+            format!(
+                "{TASK_STREAMS_MAX} tasks are followed, the most that this host serves; ask for the task now and then"
+            ),
+        ));
+    };
     let now = api.record(&id).await?;
     let changes = changes(now, api.ports.records.follow(&id));
     let draining = api.ports.draining.clone();
-    let events = changes.map(|record| Ok(event(record))).take_until(draining.cancelled_owned());
+    let events = changes.take_until(draining.cancelled_owned()).map(move |record| {
+        // Held for as long as the stream is.
+        let _place = &place;
+        Ok(event(record))
+    });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 

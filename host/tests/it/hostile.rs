@@ -76,7 +76,9 @@ fn module(name: &str) -> Vec<u8> {
 async fn deploy_canary(host: &Host) {
     let manifest = std::fs::read_to_string(agents_dir().join("echo/agent.toml")).unwrap();
     let module = std::fs::read(agents_dir().join("echo/echo.wasm")).expect("cargo xtask agents has built it");
-    assert_eq!(host.deploy("echo", &manifest, module).await.status(), 201);
+    let deployed = host.deploy("echo", &manifest, module).await;
+    let (status, text) = (deployed.status(), deployed.text().await.unwrap());
+    assert_eq!(status, StatusCode::CREATED, "{text}");
 }
 
 async fn canary_answers(host: &Host, after: &str) {

@@ -29,6 +29,39 @@ pub(super) async fn apply(
     Ok(())
 }
 
+/// Exchanges and queues that exist with other properties than these, each with what is expected and what the broker says.
+/// Makes nothing. The broker logs an error for each that does not exist: not to be asked often.
+///
+/// # Errors
+/// The broker does not answer.
+pub async fn differing(
+    connection: &Connection,
+    declarations: &[Declaration],
+) -> Result<Vec<(String, String)>, BrokerError> {
+    let mut differing = Vec::new();
+    for declaration in declarations {
+        let name = match declaration {
+            Declaration::Exchange { name, .. } | Declaration::Queue { name, .. } => name,
+            Declaration::Binding { .. } => continue,
+        };
+        // A refusal closes the channel. That something exists is no reason why it should be as it is expected to be.
+        let channel = open(connection).await?;
+        let asked = match one(&channel, declaration, true).await {
+            Ok(()) => one(&channel, declaration, false).await,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(()) => close(&channel).await,
+            Err(error) if refusal(&error) == Some(NOT_FOUND) => {}
+            Err(error) if refusal(&error) == Some(PRECONDITION_FAILED) => {
+                differing.push((name.clone(), error.to_string()));
+            }
+            Err(error) => return Err(explain(&error, declaration, true)),
+        }
+    }
+    Ok(differing)
+}
+
 /// The number of ready messages in queues, together.
 pub(super) async fn message_count(connection: &Connection, queues: &[String]) -> Result<u64, BrokerError> {
     let channel = open(connection).await?;

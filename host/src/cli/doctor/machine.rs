@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{Exit, Finding};
 use crate::package::{self, Package};
+use crate::task::AgentName;
 
 /// First kernel with `PAGEMAP_SCAN`, which lets an instance's memory be reset by its touched pages alone.
 const PAGEMAP_SCAN_KERNEL: (u32, u32) = (6, 7);
@@ -19,6 +20,7 @@ pub(super) fn kernel() -> Vec<Finding> {
     }
     if let Ok(limits) = std::fs::read_to_string("/proc/self/limits") {
         findings.extend(open_files(&limits));
+        findings.extend(address_space(&limits));
     }
     findings
 }
@@ -49,6 +51,64 @@ fn open_files(limits: &str) -> Option<Finding> {
         format!("limit {soft}; under load a host needs about {FILES_MIN}"),
         format!("ulimit -n {FILES_MIN}, or LimitNOFILE={FILES_MIN} in the systemd unit"),
     ))
+}
+
+/// From the text of `/proc/self/limits`: instances get their address space from a pool that is reserved at the start.
+fn address_space(limits: &str) -> Option<Finding> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    let soft = line.split_whitespace().next()?;
+    if soft == "unlimited" {
+        return Some(Finding::ok("address space", "unlimited"));
+    }
+    Some(Finding::problem(
+        "address space",
+        Exit::Unavailable,
+        format!("limited to {soft} bytes; the pool of instances reserves terabytes of it, and touches little"),
+        "ulimit -v unlimited, or LimitAS=infinity in the systemd unit",
+    ))
+}
+
+/// Free bytes of the data folder below which compiled code and an embedded database may not fit for long.
+const ROOM_MIN: u64 = 2 << 30;
+/// And below which nothing works.
+const ROOM_NEEDED: u64 = 100 << 20;
+
+/// Whether there is room where the data folder is or will be, and whether code can be mapped from it.
+pub(super) fn room(folder: &Path) -> Vec<Finding> {
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+    let existing = absolute.ancestors().find(|ancestor| ancestor.exists());
+    let Some(about) = existing.and_then(|existing| rustix::fs::statvfs(existing).ok()) else { return Vec::new() };
+    let mut findings = vec![disk(&absolute, about.f_bavail.saturating_mul(about.f_frsize))];
+    if about.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC) {
+        findings.push(Finding::warning(
+            "data folder",
+            format!("{} is on a file system without executable mappings: code is held in memory", absolute.display()),
+            format!(
+                "sudo mount -o remount,exec \"$(df --output=target {} | tail -1)\", or another --data-dir",
+                absolute.display()
+            ),
+        ));
+    }
+    findings
+}
+
+fn disk(folder: &Path, free: u64) -> Finding {
+    let found = format!("{} of {} free", crate::units::ByteSize(free), folder.display());
+    let mend = format!(
+        "du -xh {} | sort -h | tail shows what takes it; a smaller compile_cache_max keeps less code",
+        folder.display()
+    );
+    match free {
+        0..ROOM_NEEDED => Finding::problem("disk", Exit::Unavailable, found, mend),
+        ROOM_NEEDED..ROOM_MIN => Finding::warning("disk", found, mend),
+        _ => Finding::ok("disk", found),
+    }
+}
+
+/// Names of the agents that a start deploys, as far as they can be read.
+pub(super) fn agent_names(folder: Option<&Path>) -> Vec<AgentName> {
+    let found = folder.and_then(|folder| package::find(folder).ok()).unwrap_or_default();
+    found.iter().filter_map(|folder| package::manifest(folder).ok()).map(|manifest| manifest.agent.name).collect()
 }
 
 /// Whether the API's port is free.
@@ -175,6 +235,26 @@ mod tests {
         assert_eq!(level("65536"), Some(Level::Ok));
         assert_eq!(level("unlimited"), Some(Level::Ok));
         assert_eq!(open_files(""), None);
+    }
+
+    #[test]
+    fn address_space_has_to_be_unlimited() {
+        let level = |soft: &str| {
+            address_space(&format!("Max address space         {soft}  unlimited  bytes\n")).map(|finding| finding.level)
+        };
+        assert_eq!(level("unlimited"), Some(Level::Ok));
+        assert_eq!(level("8589934592"), Some(Level::Problem));
+        assert_eq!(address_space(""), None);
+    }
+
+    #[test]
+    fn a_disk_without_room_is_a_problem_and_one_with_little_a_warning() {
+        for (free, level) in [(0, Level::Problem), (ROOM_NEEDED, Level::Warning), (ROOM_MIN, Level::Ok)] {
+            assert_eq!(disk(Path::new("/data"), free).level, level, "{free}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(room(&folder.path().join("a/b"))[0].check, "disk");
+        assert!(!folder.path().join("a").exists());
     }
 
     #[tokio::test]

@@ -6,9 +6,11 @@ use std::time::Duration;
 use deadpool_redis::redis;
 use sqlx::{Connection as _, Row as _};
 
-use super::{Exit, Finding};
+use super::{Exit, Finding, told};
+use crate::broker::{amqp, topology};
 use crate::config::{Backend, ServiceUrl, Vars};
 use crate::embedded;
+use crate::task::{AgentName, unix_ms_now};
 
 /// How long a service may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,16 +43,10 @@ const CACHE: Service = Service {
     start: "docker compose up -d redis, or sudo apt-get install redis-server",
 };
 
-/// What a service said about itself, and what mends it where that is not all that a host needs.
+/// What a service said about itself, and what of that is not as a host needs it.
 struct Greeting {
     said: String,
-    mend: Option<&'static str>,
-}
-
-impl From<String> for Greeting {
-    fn from(said: String) -> Self {
-        Self { said, mend: None }
-    }
+    findings: Vec<Finding>,
 }
 
 impl Service {
@@ -74,45 +70,59 @@ impl Service {
     }
 
     /// What the service said about itself, or why it did not.
-    async fn greet(&self, url: &ServiceUrl, greeting: impl Future<Output = Result<Greeting, String>>) -> Finding {
+    async fn greet(&self, url: &ServiceUrl, greeting: impl Future<Output = Result<Greeting, String>>) -> Vec<Finding> {
         if let Err(finding) = self.reach(url).await {
-            return finding;
+            return vec![finding];
         }
         let greeting = tokio::time::timeout(ANSWER_TIMEOUT, greeting).await;
         match greeting.unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
-            Ok(Greeting { said, mend: None }) => Finding::ok(self.check, format!("{url} {said}")),
-            Ok(Greeting { said, mend: Some(mend) }) => Finding::warning(self.check, format!("{url} {said}"), mend),
+            Ok(Greeting { said, findings }) => {
+                [vec![Finding::ok(self.check, format!("{url} {said}"))], findings].concat()
+            }
             Err(why) => {
-                let mend = format!("correct the user, password, path or scheme in {}", self.variable);
-                self.problem(format!("{url}: something listens there, but {why}"), mend)
+                let mend = if why.contains("certificate") {
+                    "start the host with SSL_CERT_FILE=ca.pem, a file with the authority that signed the server's certificate"
+                        .to_owned()
+                } else {
+                    format!("correct the user, password, path or scheme in {}", self.variable)
+                };
+                vec![self.problem(format!("{url}: something listens there, but {why}"), mend)]
             }
         }
     }
 }
 
-/// The broker.
-pub(super) async fn broker(backend: &Backend) -> Finding {
+/// The broker, and the queues of these agents where there are any.
+pub(super) async fn broker(backend: &Backend, agents: &[AgentName]) -> Vec<Finding> {
     match backend {
-        Backend::Embedded => Finding::ok(BROKER.check, "embedded: in process, tasks do not survive a restart"),
-        Backend::Url(url) => BROKER.greet(url, greet_broker(url)).await,
+        Backend::Embedded => {
+            vec![Finding::ok(BROKER.check, "embedded: in process, tasks do not survive a restart")]
+        }
+        Backend::Url(url) => BROKER.greet(url, greet_broker(url, agents)).await,
     }
 }
 
-async fn greet_broker(url: &ServiceUrl) -> Result<Greeting, String> {
+async fn greet_broker(url: &ServiceUrl, agents: &[AgentName]) -> Result<Greeting, String> {
     // An error means that one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let options = lapin::ConnectionProperties::default();
     let connection = lapin::Connection::connect(url.expose(), options).await.map_err(|error| error.to_string())?;
-    let opened = connection.create_channel().await.map(|_| "lets this host in".to_owned().into());
+    let opened = connection.create_channel().await.map_err(|error| error.to_string());
+    let plan: Vec<_> = topology::shared().into_iter().chain(agents.iter().flat_map(topology::for_agent)).collect();
+    let differing = match opened {
+        Ok(_) => amqp::differing(&connection, &plan).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error),
+    };
     // The answer is known; a goodbye that fails changes nothing.
     let _ = connection.close(200, "checked".into()).await;
-    opened.map_err(|error| error.to_string())
+    let findings = told::queues(BROKER.check, &differing?);
+    Ok(Greeting { said: "lets this host in".to_owned(), findings })
 }
 
 /// Key-value and cache.
-pub(super) async fn cache(backend: &Backend) -> Finding {
+pub(super) async fn cache(backend: &Backend) -> Vec<Finding> {
     match backend {
-        Backend::Embedded => Finding::ok(CACHE.check, "embedded: in process, values do not survive a restart"),
+        Backend::Embedded => vec![Finding::ok(CACHE.check, "embedded: in process, values do not survive a restart")],
         Backend::Url(url) => CACHE.greet(url, greet_cache(url)).await,
     }
 }
@@ -121,17 +131,22 @@ async fn greet_cache(url: &ServiceUrl) -> Result<Greeting, String> {
     let said = async {
         let client = redis::Client::open(url.expose())?;
         let mut connection = client.get_multiplexed_async_connection().await?;
-        redis::cmd("INFO").arg("server").query_async::<String>(&mut connection).await
+        let info = redis::cmd("INFO").query_async::<String>(&mut connection).await?;
+        let asked_at_ms = unix_ms_now();
+        let (seconds, micros) = redis::cmd("TIME").query_async::<(u64, u64)>(&mut connection).await?;
+        let skew = told::skew(asked_at_ms, unix_ms_now(), seconds.saturating_mul(1_000).saturating_add(micros / 1_000));
+        Ok((info, skew))
     };
-    let info = said.await.map_err(|error: redis::RedisError| error.to_string())?;
-    let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("of unknown version");
-    Ok(format!("is Redis {version}").into())
+    let (info, skew) = said.await.map_err(|error: redis::RedisError| error.to_string())?;
+    let mut findings = told::cache(CACHE.check, &info);
+    findings.extend(told::clock(CACHE.check, skew));
+    Ok(Greeting { said: format!("is Redis {}", told::redis_field(&info, "redis_version")), findings })
 }
 
 /// The database.
-pub(super) async fn database(backend: &Backend, data_dir: &Path, vars: &dyn Vars) -> Finding {
+pub(super) async fn database(backend: &Backend, data_dir: &Path, vars: &dyn Vars) -> Vec<Finding> {
     match backend {
-        Backend::Embedded => embedded_database(data_dir, vars),
+        Backend::Embedded => vec![embedded_database(data_dir, vars)],
         Backend::Url(url) => DATABASE.greet(url, greet_database(url)).await,
     }
 }
@@ -139,20 +154,34 @@ pub(super) async fn database(backend: &Backend, data_dir: &Path, vars: &dyn Vars
 async fn greet_database(url: &ServiceUrl) -> Result<Greeting, String> {
     let said = async {
         let mut connection = sqlx::PgConnection::connect(url.expose()).await?;
-        let query = "SELECT current_setting('server_version'), rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user";
+        let query = "
+            SELECT current_setting('server_version'), current_setting('server_version_num')::int, rolcreaterole OR rolsuper,
+                has_database_privilege(current_database(), 'CREATE'), pg_is_in_recovery(),
+                current_setting('max_connections')::int, quote_ident(current_user), quote_ident(current_database())
+            FROM pg_roles WHERE rolname = current_user";
         let row = sqlx::query(query).fetch_one(&mut connection).await?;
-        let answer = (row.try_get::<String, _>(0)?, row.try_get::<bool, _>(1)?);
+        let told = told::Database {
+            version_number: row.try_get(1)?,
+            may_create_roles: row.try_get(2)?,
+            may_create_schemas: row.try_get(3)?,
+            is_standby: row.try_get(4)?,
+            connections_max: row.try_get(5)?,
+            role: row.try_get(6)?,
+            name: row.try_get(7)?,
+        };
+        let version: String = row.try_get(0)?;
+        let asked_at_ms = unix_ms_now();
+        let now_ms: i64 = sqlx::query_scalar("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+            .fetch_one(&mut connection)
+            .await?;
+        let skew = told::skew(asked_at_ms, unix_ms_now(), u64::try_from(now_ms).unwrap_or(0));
         connection.close().await?;
-        Ok(answer)
+        Ok((version, told, skew))
     };
-    let (version, may_create_roles) = said.await.map_err(|error: sqlx::Error| error.to_string())?;
-    if may_create_roles {
-        return Ok(format!("is PostgreSQL {version}").into());
-    }
-    Ok(Greeting {
-        said: format!("is PostgreSQL {version}, whose role may not create roles"),
-        mend: Some("ALTER ROLE … CREATEROLE: each agent that is granted sql gets a login role of its own"),
-    })
+    let (version, told, skew) = said.await.map_err(|error: sqlx::Error| error.to_string())?;
+    let mut findings = told.findings(DATABASE.check);
+    findings.extend(told::clock(DATABASE.check, skew));
+    Ok(Greeting { said: format!("is PostgreSQL {version}"), findings })
 }
 
 /// Where Debian keeps the servers' own programs, one folder a version.
@@ -199,12 +228,12 @@ mod tests {
                 let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
             }
         });
-        let finding = cache(&backend).await;
+        let finding = cache(&backend).await.remove(0);
         assert_eq!(finding.level, Level::Problem);
         assert!(finding.found.contains("something listens there"), "{}", finding.found);
         serving.abort();
         let _ = serving.await;
-        let finding = cache(&backend).await;
+        let finding = cache(&backend).await.remove(0);
         assert!(!finding.found.contains("something listens"), "{}", finding.found);
         assert!(finding.mend.unwrap().contains("REDIS_URL"));
     }

@@ -3,6 +3,8 @@
 mod agents;
 mod dead_letters;
 
+pub(crate) use agents::agent_info;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,16 +14,11 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::{
-    Activation, AgentInfo, AgentState, Agents, ChangeError, DeployError, Deployed, Difference, Plan, Upload,
-};
-use crate::catalog::{
-    Actor, AgentEntry, CatalogError, Change, ChangeRefused, Event, Events, NewEvent, RevisionSummary, Tally, Traffic,
-};
+use crate::agents::{Activation, AgentInfo, Agents, ChangeError, DeployError, Deployed, Difference, Plan, Upload};
+use crate::catalog::{Actor, AgentEntry, CatalogError, Change, ChangeRefused, Event, Events, NewEvent, Tally};
 use crate::dead_letters::{DeadLetters, DeadLettersError, Opened, Redriven, Selection};
 use crate::delivery::{BrokerError, Connectivity, Message, PublishError, Submitter};
 use crate::http::{self, Config, Ports};
-use crate::manifest::Manifest;
 use crate::records::{
     Cancelled, DeadLetter, DeadLetterCursor, NewTask, Queued, RecordsError, Status, TaskCursor, TaskFilter, TaskLog,
     TaskPage, TaskRecord, TaskRecords,
@@ -72,32 +69,6 @@ pub(crate) struct Doubles {
 
 /// What was published, in order.
 pub(crate) type Published = mpsc::UnboundedReceiver<(Task, Option<Duration>)>;
-
-pub(crate) fn agent_info(name: &str) -> AgentInfo {
-    let manifest =
-        format!("manifest_version = 1\n[agent]\nname = \"{name}\"\nmodule = \"m.wasm\"\ndescription = \"does\"\n");
-    AgentInfo {
-        name: AgentName::parse(name).unwrap(),
-        revision: 2,
-        manifest: Arc::new(Manifest::parse(&manifest).unwrap()),
-        traffic: Traffic::all_to(2),
-        tallies: Vec::new(),
-        history: Vec::new(),
-        revisions: [1, 2]
-            .map(|revision| RevisionSummary {
-                revision,
-                digest: format!("sha256:{revision}"),
-                module_bytes: 10,
-                created_at_ms: revision,
-                active: revision == 2,
-            })
-            .to_vec(),
-        state: AgentState::Consuming,
-        running: 1,
-        queue_depth: Some(7),
-        dead_letters: None,
-    }
-}
 
 /// A dead letter of an agent, whose body is JSON.
 pub(crate) fn dead_letter(id: &str, agent: &str, failed_at_ms: UnixMs) -> Opened {

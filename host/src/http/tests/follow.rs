@@ -38,6 +38,25 @@ async fn a_task_shows_itself_as_the_contract_says() {
 }
 
 #[tokio::test]
+async fn so_many_tasks_are_followed_at_once_and_no_more() {
+    let (doubles, _published) = Doubles::new();
+    let router = doubles.router(Config::default());
+    let path = format!("/v1/tasks/{}/events", submitted(&router).await);
+    let ask = || request(Method::GET, &path, &[], "");
+    let mut open = Vec::new();
+    for _ in 0..crate::http::TASK_STREAMS_MAX {
+        let answer = tower::ServiceExt::oneshot(router.clone(), ask()).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        open.push(answer);
+    }
+    let refused = tower::ServiceExt::oneshot(router.clone(), ask()).await.unwrap();
+    assert_eq!(refused.status(), 429);
+    open.clear();
+    let again = tower::ServiceExt::oneshot(router, ask()).await.unwrap();
+    assert_eq!(again.status(), 200);
+}
+
+#[tokio::test]
 async fn there_is_no_output_of_a_task_that_has_not_succeeded() {
     let (doubles, _published) = Doubles::new();
     let router = doubles.router(Config::default());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::agents::{AgentInfo, AgentState, Plan};
-use crate::catalog::{Event, RevisionSummary};
+use crate::catalog::{Event, HostSeen, RevisionSummary};
 use crate::task::{AgentName, UnixMs};
 
 /// A deployed agent.
@@ -29,6 +29,11 @@ pub(crate) struct AgentView {
     dead_letters: Option<u64>,
     /// Percent of new tasks by revision.
     traffic: BTreeMap<String, u8>,
+    /// How often it was changed; in lists, as far as this host has followed.
+    change: u64,
+    /// The hosts of the fleet, and how far each of them is; left out in lists.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hosts: Vec<HostView>,
     /// Limits of the active revision.
     limits: LimitsView,
     /// While traffic is split: how first attempts ended on each revision since then, on all hosts.
@@ -39,6 +44,24 @@ pub(crate) struct AgentView {
     /// What was done with it last, the newest first; left out in lists.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     history: Vec<EventView>,
+}
+
+/// A host of the fleet.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct HostView {
+    /// Its name.
+    host: String,
+    /// The change of the agent that it serves, or failed to; null where it does not have the agent.
+    change: Option<u64>,
+    /// Why it could not follow that change so far.
+    error: Option<String>,
+}
+
+impl From<HostSeen> for HostView {
+    fn from(seen: HostSeen) -> Self {
+        let (change, error) = seen.following.map(|following| (following.change, following.error)).unzip();
+        Self { host: seen.host, change, error: error.flatten() }
+    }
 }
 
 /// How first attempts ended on a revision.
@@ -142,6 +165,8 @@ impl From<AgentInfo> for AgentView {
                 .into_iter()
                 .map(|(revision, percent)| (revision.to_string(), percent))
                 .collect(),
+            change: info.change,
+            hosts: info.hosts.into_iter().map(HostView::from).collect(),
             trial: info
                 .tallies
                 .into_iter()

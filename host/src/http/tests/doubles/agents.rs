@@ -1,6 +1,37 @@
 //! Doubles of what operators change: agents and the log of events.
 
 use super::*;
+use crate::agents::AgentState;
+use crate::catalog::{Following, HostSeen, RevisionSummary, Traffic};
+use crate::manifest::Manifest;
+
+pub(crate) fn agent_info(name: &str) -> AgentInfo {
+    let manifest =
+        format!("manifest_version = 1\n[agent]\nname = \"{name}\"\nmodule = \"m.wasm\"\ndescription = \"does\"\n");
+    AgentInfo {
+        name: AgentName::parse(name).unwrap(),
+        revision: 2,
+        manifest: Arc::new(Manifest::parse(&manifest).unwrap()),
+        traffic: Traffic::all_to(2),
+        change: 2,
+        hosts: vec![HostSeen { host: "h:8080".to_owned(), following: Some(Following { change: 2, error: None }) }],
+        tallies: Vec::new(),
+        history: Vec::new(),
+        revisions: [1, 2]
+            .map(|revision| RevisionSummary {
+                revision,
+                digest: format!("sha256:{revision}"),
+                module_bytes: 10,
+                created_at_ms: revision,
+                active: revision == 2,
+            })
+            .to_vec(),
+        state: AgentState::Consuming,
+        running: 1,
+        queue_depth: Some(7),
+        dead_letters: None,
+    }
+}
 
 #[async_trait::async_trait]
 impl Agents for Doubles {
