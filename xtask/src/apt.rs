@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::workspace::find_program;
 use crate::{process, ui};
@@ -73,6 +73,28 @@ impl Apt {
         command.args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "--quiet"]);
         command
     }
+}
+
+/// A program, and Debian's package that has it.
+pub(crate) type Packaged = (&'static str, &'static str);
+
+/// Makes sure that programs are installed, by apt-get where that is ours to do; `purpose` says what they are for.
+pub(crate) fn require(programs: &[Packaged], purpose: &str) -> Result<()> {
+    let lacking = missing(programs);
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    if let Some(apt) = Apt::find_for_servers() {
+        apt.install(&lacking)?;
+        if missing(programs).is_empty() {
+            return Ok(());
+        }
+    }
+    bail!("{} not found: {purpose}. Install: {}", lacking.join(", "), install_line(&lacking))
+}
+
+fn missing(programs: &[Packaged]) -> Vec<&'static str> {
+    programs.iter().filter(|(program, _)| find_program(program).is_none()).map(|(_, package)| *package).collect()
 }
 
 /// What a person types to install packages.

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::peers::Peers;
 use crate::services::Plan;
 use crate::workspace::Workspace;
 use crate::{agents, process, ui};
@@ -12,23 +13,25 @@ use crate::{agents, process, ui};
 struct EndToEnd {
     title: &'static str,
     program: &'static str,
-    takes_arguments: bool,
+    /// Takes the arguments that were given, and the other workers.
+    compares: bool,
 }
 
 const END_TO_END: [EndToEnd; 3] = [
-    EndToEnd { title: "throughput: agent-host against a bare consumer", program: "throughput", takes_arguments: true },
+    EndToEnd { title: "throughput: agent-host against unsandboxed workers", program: "throughput", compares: true },
     EndToEnd {
         title: "a standing backlog beside single tasks, and tasks that wait",
         program: "backlog",
-        takes_arguments: false,
+        compares: false,
     },
-    EndToEnd { title: "from a start to consuming, with 100 agents", program: "start", takes_arguments: false },
+    EndToEnd { title: "from a start to consuming, with 100 agents", program: "start", compares: false },
 ];
 
 /// Runs all; `args` go to the comparison.
 pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
     // Before anything is built, which takes minutes.
     let plan = Plan::make()?;
+    let peers = Peers::find(workspace)?;
     agents::build(workspace, &[])?;
 
     // One build for all, and the instance bench is a program like the other: as a bench target it would pull in the
@@ -47,7 +50,9 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
         // Of its own: agents stay in a database, and every host that starts on it runs them.
         let services = plan.start(workspace)?;
         let mut command = built(workspace, bench.program);
-        command.args(if bench.takes_arguments { args } else { &[] });
+        if bench.compares {
+            command.args(args).args(peers.arguments());
+        }
         services.apply(&mut command);
         match process::run(bench.program, &mut command) {
             Err(error) if error.is::<process::Interrupted>() => return Err(error),

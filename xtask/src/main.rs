@@ -6,7 +6,6 @@
 mod agents;
 mod apt;
 mod bench;
-mod browser;
 mod chaos;
 mod check;
 mod check_api;
@@ -16,6 +15,7 @@ mod demo;
 mod fuzz;
 mod host;
 mod load;
+mod peers;
 mod process;
 mod python;
 mod report;

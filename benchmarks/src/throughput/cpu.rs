@@ -1,7 +1,6 @@
 //! Processor time of the processes that share the work, read from `/proc`: unlike a rate it says little of what else the
 //! machine does meanwhile.
 
-use std::path::Path;
 use std::time::Duration;
 
 /// Programs of the servers, as the kernel names their processes.
@@ -20,9 +19,19 @@ pub(crate) struct Spent {
 }
 
 impl Spent {
-    /// What was used so far, where the consumer is this process.
+    /// What was used so far, where the consumer is this process with its children.
     pub(crate) fn now(consumer: u32) -> Self {
-        Self { consumer: of_process(consumer).unwrap_or_default(), broker: of_all(BROKER), database: of_all(DATABASE) }
+        let is_consumer = |process: &Process| process.pid == consumer || process.parent == consumer;
+        let (mut spent, processes) = (Self::default(), processes());
+        for process in processes {
+            match process.name.as_str() {
+                BROKER => spent.broker += process.spent,
+                DATABASE => spent.database += process.spent,
+                _ if is_consumer(&process) => spent.consumer += process.spent,
+                _ => {}
+            }
+        }
+        spent
     }
 
     /// What was used since.
@@ -40,20 +49,30 @@ impl Spent {
     }
 }
 
-fn of_process(pid: u32) -> Option<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // After the name, which may hold anything: the state is field 3, user and system time are 14 and 15.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    // SAFETY: sysconf() takes a number and reads a constant.
-    let ticks_per_s = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok().filter(|ticks| *ticks > 0)?;
-    Some(Duration::from_millis((user + system) * 1_000 / ticks_per_s))
+struct Process {
+    pid: u32,
+    parent: u32,
+    name: String,
+    spent: Duration,
 }
 
-fn of_all(name: &str) -> Duration {
-    let is_called = |folder: &Path| std::fs::read_to_string(folder.join("comm")).is_ok_and(|comm| comm.trim() == name);
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
-    let pids =
-        processes.filter(|folder| is_called(folder)).filter_map(|folder| folder.file_name()?.to_str()?.parse().ok());
-    pids.filter_map(of_process).sum()
+fn processes() -> impl Iterator<Item = Process> {
+    let names = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter_map(|name| process(name.to_str()?.parse().ok()?))
+}
+
+/// One process; nothing where it ended meanwhile.
+fn process(pid: u32) -> Option<Process> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything, so that the fields count from its end: the state is field 3, the parent 4, user and
+    // system time are 14 and 15.
+    let (start, end) = stat.rsplit_once(')')?;
+    let name = start.split_once('(')?.1.to_owned();
+    let mut fields = end.split_whitespace().skip(1);
+    let parent = fields.next()?.parse().ok()?;
+    let mut times = fields.skip(9);
+    let (user, system): (u64, u64) = (times.next()?.parse().ok()?, times.next()?.parse().ok()?);
+    // SAFETY: sysconf() takes a number and reads a constant.
+    let ticks_per_s = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok().filter(|ticks| *ticks > 0)?;
+    Some(Process { pid, parent, name, spent: Duration::from_millis((user + system) * 1_000 / ticks_per_s) })
 }

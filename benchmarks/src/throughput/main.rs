@@ -1,23 +1,28 @@
 //! Tasks per second from a full queue to a confirmed result and an acknowledgement: `agent-host serve` with a fresh
-//! sandbox per task, against a bare consumer that does the same work in process.
+//! sandbox per task, against workers that do the same work in process: a bare consumer in Rust, and where they are named
+//! one in Node.js and one of Celery.
 //!
-//! Both consume a quorum queue of the same shape, publish each result persistently with a publisher confirm, and
-//! acknowledge after it. The host also records every task in PostgreSQL, which the bare consumer does not. Rounds
-//! alternate, so that a drifting machine hits both; each round's figure is the rate between its first and its last
-//! result, so that neither pays for its start.
+//! All consume a quorum queue of the same shape, publish each result persistently with a publisher confirm, and
+//! acknowledge after it. The host also records every task in PostgreSQL, which the others do not. Rounds alternate, so
+//! that a drifting machine hits all; each round's figure is the rate between its first and its last result, so that
+//! none pays for its start.
 
 mod bare;
 mod broker;
 mod cpu;
+mod peer;
+mod table;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use benchmarks::host::{Echo, Host};
 use clap::Parser;
 
-use broker::Round;
+use broker::Broker;
+use peer::{Peer, Shape};
+use table::Table;
 
 /// Compares the throughput of agent-host with that of a bare consumer.
 #[derive(Parser)]
@@ -37,6 +42,27 @@ struct Options {
     /// Folder of the built echo agent.
     #[arg(long, default_value = "agents/echo")]
     agent: PathBuf,
+    /// The `node` to run the worker in Node.js with, whose packages are installed.
+    #[arg(long)]
+    node: Option<PathBuf>,
+    /// The `celery` to run the worker of Celery with.
+    #[arg(long)]
+    celery: Option<PathBuf>,
+    /// Messages of a round of Celery, which takes longer over each.
+    #[arg(long, default_value_t = 6_000)]
+    celery_messages: u32,
+    /// Folder of the workers in other languages.
+    #[arg(long, default_value = "benchmarks/peers")]
+    peers: PathBuf,
+}
+
+impl Options {
+    /// The workers in other languages to compare with.
+    fn peers(&self) -> Vec<Peer> {
+        let node = self.node.clone().map(|program| Peer::node(program, &self.peers, self.messages));
+        let celery = self.celery.clone().map(|program| Peer::celery(program, &self.peers, self.celery_messages));
+        node.into_iter().chain(celery).collect()
+    }
 }
 
 /// The bare consumer's queue.
@@ -49,25 +75,41 @@ async fn main() -> Result<()> {
     let options = Options::parse();
     let amqp_url = benchmarks::service("AMQP_URL")?;
     let echo = Echo::read(&options.agent)?;
+    let peers = options.peers();
     let host = Host::new(benchmarks::program(options.agent_host)?, &echo, &[echo.named("echo")])?;
-    let broker = broker::Broker::connect(&amqp_url).await?;
+    let broker = Broker::connect(&amqp_url).await?;
     // A first start declares the agent's queue with the host's own arguments.
     host.start().await?.stop().await?;
     broker.declare_like_an_agents(BARE_QUEUE).await?;
+    for peer in &peers {
+        broker.declare_like_an_agents(peer.queue).await?;
+    }
 
-    let mut rounds = Vec::new();
-    println!("        tasks per second                     processor time per task in µs");
-    println!("round   bare consumer   agent-host   ratio   bare + broker   agent-host + broker + database");
-    for round in 1..=options.rounds {
-        broker.fill(BARE_QUEUE, options.messages, options.body_bytes).await?;
+    let mut table = Table::default();
+    for _ in 0..options.rounds {
+        broker.fill(BARE_QUEUE, Shape::Plain, options.messages, options.body_bytes).await?;
         // Counted from before the first result: what arrived earlier would count as having taken no time.
         let (_, this) = tokio::sync::watch::channel(std::process::id());
         let results = tokio::spawn(broker.results(options.messages).await?.count(this));
         let consumer = tokio::spawn(bare::consume(amqp_url.clone(), BARE_QUEUE));
         let bare = results.await?.context("the bare consumer did not finish")?;
         consumer.abort();
+        table.add("bare Rust (lapin)", bare);
 
-        broker.fill(HOST_QUEUE, options.messages, options.body_bytes).await?;
+        for peer in &peers {
+            broker.fill(peer.queue, peer.shape, peer.messages, options.body_bytes).await?;
+            let mut running = peer.start(&amqp_url)?;
+            let (_, worker) = tokio::sync::watch::channel(running.pid());
+            let counted = broker.results(peer.messages).await?.count(worker);
+            let round = tokio::select! {
+                round = counted => round.with_context(|| format!("{} did not finish", peer.name))?,
+                status = running.ended() => bail!("{} ended: {}", peer.name, status?),
+            };
+            running.stop().await?;
+            table.add(peer.name, round);
+        }
+
+        broker.fill(HOST_QUEUE, Shape::Plain, options.messages, options.body_bytes).await?;
         let (tell_pid, host_pid) = tokio::sync::watch::channel(0);
         let results = tokio::spawn(broker.results(options.messages).await?.count(host_pid));
         let running = host
@@ -77,35 +119,14 @@ async fn main() -> Result<()> {
             .await?;
         let hosted = results.await?.context("the host did not finish")?;
         running.stop().await?;
-
-        print_line(&round.to_string(), &bare, &hosted, hosted.rate / bare.rate);
-        rounds.push((bare, hosted));
+        table.end_round(hosted);
     }
-    broker.delete(BARE_QUEUE).await?;
-    let ratio = median(rounds.iter().map(|(bare, hosted)| hosted.rate / bare.rate));
-    let (bare, hosted) = (medians(rounds.iter().map(|round| &round.0)), medians(rounds.iter().map(|round| &round.1)));
-    print_line("median", &bare, &hosted, ratio);
+    for queue in peers.iter().map(|peer| peer.queue).chain([BARE_QUEUE]) {
+        broker.delete(queue).await?;
+    }
+    table.print_medians();
     Ok(())
-}
-
-fn print_line(round: &str, bare: &Round, hosted: &Round, ratio: f64) {
-    let ([bare_us, bare_broker_us, _], [host_us, broker_us, database_us]) = (bare.micros_each, hosted.micros_each);
-    println!(
-        "{round:>6}  {:>11.0}/s   {:>8.0}/s   {ratio:>5.2}   {bare_us:>4.0} + {bare_broker_us:<6.0}   {host_us:>10.0} + {broker_us:.0} + {database_us:.0}",
-        bare.rate, hosted.rate
-    );
 }
 
 /// How long a round may take before it counts as hung.
 const ROUND_MAX: Duration = Duration::from_secs(300);
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn medians<'a>(rounds: impl Iterator<Item = &'a Round> + Clone) -> Round {
-    let micros = |process: usize| median(rounds.clone().filter_map(|round| round.micros_each.get(process).copied()));
-    Round { rate: median(rounds.clone().map(|round| round.rate)), micros_each: [micros(0), micros(1), micros(2)] }
-}
