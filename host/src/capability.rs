@@ -24,6 +24,7 @@ pub mod redis;
 pub mod secrets;
 mod session;
 pub mod sql;
+pub mod stdout;
 pub mod tasks;
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,7 @@ use super::state::InstanceState;
 use crate::capability::files::TaskFiles;
 use crate::capability::log::Stdio;
 use crate::capability::outbound_http::OutboundHttp;
+use crate::capability::stdout::Immediate;
 use crate::capability::tasks::ProgressSink;
 use crate::capability::{Capabilities, Session, Trouble};
 use crate::manifest::TransactionMode;
@@ -283,7 +284,7 @@ impl Parts {
         session.log().account_to(&self.ledger);
         let stderr = Stdio::error(session.log());
         let mut wasi = WasiCtxBuilder::new();
-        wasi.max_random_size(RANDOM_BYTES_MAX.0).stderr(stderr.clone());
+        wasi.max_random_size(RANDOM_BYTES_MAX.0).stderr(Immediate(stderr.clone()));
         let gathered = revision.code.entry.wire(&mut wasi, revision, task, session.log(), &growth.holder());
         wasi.monotonic_clock(CoarseInstant::starting_now()).wall_clock(CoarseUnixTime);
         if let Err(error) = revision.folders.preopen(&mut wasi) {

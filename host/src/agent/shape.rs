@@ -22,6 +22,7 @@ pub(super) use self::gathered::Gathered;
 use super::load::Revision;
 use super::state::InstanceState;
 use crate::capability::log::{GuestLog, Stdio};
+use crate::capability::stdout::Immediate;
 use crate::manifest::Shape;
 use crate::memory::Holder;
 use crate::task::{Output, Task};
@@ -113,11 +114,11 @@ impl Entry {
         let gathered = || Gathered::new(revision.manifest.limits.output, holder.nothing());
         match self {
             Self::Native(_) | Self::Messaging(_) => {
-                wasi.stdout(Stdio::output(log));
+                wasi.stdout(Immediate(Stdio::output(log)));
                 None
             }
             Self::Http(_) => {
-                wasi.stdout(Stdio::output(log));
+                wasi.stdout(Immediate(Stdio::output(log)));
                 Some(gathered())
             }
             Self::Command(_) => {

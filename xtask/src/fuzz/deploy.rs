@@ -17,7 +17,8 @@ const PIPE: &str = r#""$0" "$1" "$2" | "$3" --seconds "$4" --artifact "$5""#;
 /// Builds both programs and runs them for `seconds`, or the second one over the files named in `args`.
 pub(super) fn run(workspace: &Workspace, artifacts: &Path, seconds: u32, args: &[String]) -> Result<()> {
     ui::step("building what deploys and runs modules");
-    let build = ["build", "--package", "agent-host", "--package", "fuzz-deploy", "--bin", "fuzz-deploy"];
+    // The whole workspace: for two packages alone cargo would choose other features than the tests have, and build all anew.
+    let build = ["build", "--workspace", "--bin", "fuzz-deploy"];
     process::run("cargo build", workspace.cargo().args(build))?;
     let deploys = workspace.target.join("debug/fuzz-deploy");
     let mut found = artifacts.join("deploy.wasm");

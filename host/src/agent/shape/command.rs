@@ -12,6 +12,7 @@ use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 use super::{Answer, Gathered, started};
 use crate::agent::load::Revision;
 use crate::agent::state::InstanceState;
+use crate::capability::stdout::Immediate;
 use crate::task::{Output, Task};
 
 /// The exit code of a program that wants to be run again: `EX_TEMPFAIL` of `sysexits.h`.
@@ -19,7 +20,7 @@ const TEMPORARY_FAILURE: i32 = 75;
 
 /// Gives it the task: argument 0 is the agent's name, and the environment says the rest.
 pub(super) fn wire(wasi: &mut WasiCtxBuilder, revision: &Revision, task: &Task, output: Gathered) {
-    wasi.stdin(MemoryInputPipe::new(task.body.clone())).stdout(output);
+    wasi.stdin(MemoryInputPipe::new(task.body.clone())).stdout(Immediate(output));
     wasi.arg(revision.agent.as_str());
     if let Some(command) = &revision.manifest.command {
         wasi.args(&command.args);
@@ -87,7 +88,7 @@ pub(super) async fn call(
 
 /// What it printed; nothing where it printed nothing.
 fn output(state: &InstanceState) -> Option<Output> {
-    let body = state.gathered.as_ref().map(Gathered::take).unwrap_or_default();
+    let body = state.gathered.as_ref().map(Gathered::answer).unwrap_or_default();
     (!body.is_empty()).then(|| Output { body, ..Output::default() })
 }
 

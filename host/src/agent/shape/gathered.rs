@@ -3,23 +3,15 @@
 //! It lies in the host's memory while the agent still runs, so it is bounded by `limits.output` as it comes, and accounted
 //! for as it grows.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::io::AsyncWrite;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 
 use crate::capability::CapReached;
+use crate::capability::stdout::Sink;
 use crate::memory::{Held, NoRoom};
 use crate::task::Limit;
 use crate::units::ByteSize;
-
-/// What one write may bring.
-const WRITE_BYTES_MAX: usize = 64 << 10;
 
 /// What has come so far. Clones add to the same.
 #[derive(Clone)]
@@ -41,17 +33,16 @@ impl Gathered {
         Self { answer: Arc::new(Mutex::new(answer)) }
     }
 
-    /// Adds to it.
-    ///
-    /// # Errors
-    /// It would be more than the manifest allows, or there is no memory for it: then nothing is added.
-    pub(super) fn add(&self, bytes: &[u8]) -> wasmtime::Result<()> {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner).add(bytes)
-    }
-
     /// What has come.
-    pub(super) fn take(&self) -> Bytes {
+    pub(super) fn answer(&self) -> Bytes {
         std::mem::take(&mut self.answer.lock().unwrap_or_else(PoisonError::into_inner).bytes).into()
+    }
+}
+
+impl Sink for Gathered {
+    /// Fails where it would be more than the manifest allows, or there is no memory for it.
+    fn take(&self, bytes: &[u8]) -> wasmtime::Result<()> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner).add(bytes)
     }
 }
 
@@ -77,65 +68,19 @@ impl Answer {
     }
 }
 
-impl IsTerminal for Gathered {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdoutStream for Gathered {
-    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
-    }
-}
-
-#[async_trait::async_trait]
-impl Pollable for Gathered {
-    async fn ready(&mut self) {}
-}
-
-impl OutputStream for Gathered {
-    fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
-        // A trap, since no agent is to take its answer for complete.
-        self.add(&bytes).map_err(StreamError::Trap)
-    }
-
-    fn flush(&mut self) -> Result<(), StreamError> {
-        Ok(())
-    }
-
-    fn check_write(&mut self) -> Result<usize, StreamError> {
-        Ok(WRITE_BYTES_MAX)
-    }
-}
-
-impl AsyncWrite for Gathered {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.add(bytes).map(|()| bytes.len()).map_err(|error| io::Error::other(error.to_string())))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use wasmtime_wasi::cli::StdoutStream;
+    use wasmtime_wasi::p2::StreamError;
+
     use super::*;
+    use crate::capability::stdout::Immediate;
     use crate::memory::{MemoryLedger, Need};
 
     #[test]
     fn an_answer_comes_in_pieces_up_to_its_limit() {
         let gathered = Gathered::new(ByteSize(10), Held::default());
-        let mut stream = gathered.p2_stream();
+        let mut stream = Immediate(gathered.clone()).p2_stream();
         for piece in ["", "one", " ", "three"] {
             assert!(stream.check_write().unwrap() > 0);
             stream.write(Bytes::from_static(piece.as_bytes())).unwrap();
@@ -144,7 +89,7 @@ mod tests {
         let StreamError::Trap(error) = refused else { panic!("{refused:?}") };
         let cap = error.downcast_ref::<CapReached>().unwrap();
         assert_eq!(cap.to_string(), "limits.output = 10B");
-        assert_eq!(gathered.take(), "one three");
+        assert_eq!(gathered.answer(), "one three");
     }
 
     #[test]
@@ -154,10 +99,10 @@ mod tests {
         let holder = admitted.growth().holder();
         let before = ledger.accounts().reserved_bytes;
         let gathered = Gathered::new(ByteSize(64 << 20), holder.nothing());
-        gathered.add(&[0; 1_000]).unwrap();
+        gathered.take(&[0; 1_000]).unwrap();
         assert_eq!(ledger.accounts().reserved_bytes, before, "little is only measured");
         let refused = loop {
-            match gathered.add(&[0; 64 << 10]) {
+            match gathered.take(&[0; 64 << 10]) {
                 Ok(()) => {
                     let room = gathered.answer.lock().unwrap().bytes.capacity() as u64;
                     let reserved = ledger.accounts().reserved_bytes - before;

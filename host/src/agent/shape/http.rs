@@ -23,6 +23,7 @@ pub(super) use self::fields::about;
 use super::{Answer, Gathered, started};
 use crate::agent::load::Revision;
 use crate::agent::state::InstanceState;
+use crate::capability::stdout::Sink as _;
 use crate::task::{Output, Task};
 
 /// What an agent set as its response, where it set one.
@@ -112,11 +113,11 @@ async fn answered(responded: Responded, has_responded: &AtomicBool, gathered: &G
         let Ok(frame) = frame else { return Ok(Answer::Broken { message: BROKEN_OFF }) };
         // Trailers have no place in a result.
         if let Some(bytes) = frame.data_ref() {
-            gathered.add(bytes)?;
+            gathered.take(bytes)?;
         }
     }
     // One that is not as long as it says has broken off: wasi:http sees to that.
-    Ok(judged(head.status, &head.headers, gathered.take()))
+    Ok(judged(head.status, &head.headers, gathered.answer()))
 }
 
 /// What a response says about the task.

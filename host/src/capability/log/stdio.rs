@@ -1,22 +1,12 @@
 //! Standard output and standard error of an agent, line by line into its log.
 //!
-//! A stream takes what it is given at once and holds one unfinished line of at most [`LINE_BYTES_MAX`], so that a guest
-//! cannot make it grow. wasmtime-wasi's own adapters keep a queue, which grows without bound on empty writes.
+//! Each holds one unfinished line of at most [`LINE_BYTES_MAX`], so that a guest cannot make it grow.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-
-use bytes::Bytes;
-use tokio::io::AsyncWrite;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 
 use super::{GuestLog, LINE_BYTES_MAX, Level, escaped};
+use crate::capability::stdout::Sink;
 
-/// What one write may bring.
-const WRITE_BYTES_MAX: usize = 64 << 10;
 /// How much of what was said last is kept for a failure's message.
 const LAST_WORDS_BYTES_MAX: usize = 400;
 
@@ -68,9 +58,12 @@ impl Stdio {
         lines.end_line();
         (!lines.last_words.is_empty()).then(|| escaped(&lines.last_words, LAST_WORDS_BYTES_MAX))
     }
+}
 
-    fn take(&self, bytes: &[u8]) {
+impl Sink for Stdio {
+    fn take(&self, bytes: &[u8]) -> wasmtime::Result<()> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
+        Ok(())
     }
 }
 
@@ -127,64 +120,17 @@ impl Drop for Lines {
     }
 }
 
-impl IsTerminal for Stdio {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdoutStream for Stdio {
-    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
-    }
-}
-
-#[async_trait::async_trait]
-impl Pollable for Stdio {
-    async fn ready(&mut self) {}
-}
-
-impl OutputStream for Stdio {
-    fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
-        self.take(&bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), StreamError> {
-        Ok(())
-    }
-
-    fn check_write(&mut self) -> Result<usize, StreamError> {
-        Ok(WRITE_BYTES_MAX)
-    }
-}
-
-impl AsyncWrite for Stdio {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.take(bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{self, Write};
+
+    use bytes::Bytes;
+    use wasmtime_wasi::cli::StdoutStream;
 
     use super::*;
     use crate::capability::log::KEPT_BYTES_MAX;
     use crate::capability::secrets::HiddenValues;
+    use crate::capability::stdout::Immediate;
     use crate::task::TaskId;
     use crate::units::ByteSize;
 
@@ -231,8 +177,8 @@ mod tests {
             let (log, mut error) = (log(1 << 10), None);
             let output = Stdio::output(&log);
             for piece in ["on", "e\n\ntw", "o\nun", "finished"] {
-                output.take(piece.as_bytes());
-                error.get_or_insert_with(|| Stdio::error(&log)).clone().take(b"x\n");
+                output.take(piece.as_bytes()).unwrap();
+                error.get_or_insert_with(|| Stdio::error(&log)).clone().take(b"x\n").unwrap();
             }
         });
         assert_eq!(seen.len(), 7, "{seen:?}");
@@ -249,9 +195,9 @@ mod tests {
         let seen = records(|| {
             let error = Stdio::error(&log);
             for _ in 0..10_000 {
-                error.take(b"");
+                error.take(b"").unwrap();
             }
-            error.take(&vec![b'x'; 10 << 20]);
+            error.take(&vec![b'x'; 10 << 20]).unwrap();
             assert!(error.lines.lock().unwrap().unfinished.len() <= LINE_BYTES_MAX);
             assert!(error.last_words().unwrap().len() < LAST_WORDS_BYTES_MAX + 40);
         });
@@ -285,9 +231,9 @@ mod tests {
     async fn a_million_empty_writes_leave_nothing() {
         let log = log(1 << 10);
         // Both ways in which a stream is written to.
-        let mut streams = [Stdio::output(&log).p2_stream(), Stdio::error(&log).p2_stream()];
+        let mut streams = [Immediate(Stdio::output(&log)).p2_stream(), Immediate(Stdio::error(&log)).p2_stream()];
         let stdio = Stdio::error(&log);
-        let mut asynchronous = Box::into_pin(stdio.async_stream());
+        let mut asynchronous = Box::into_pin(Immediate(stdio.clone()).async_stream());
         for _ in 0..1_000_000 {
             for stream in &mut streams {
                 assert!(stream.check_write().unwrap() > 0);
@@ -304,7 +250,7 @@ mod tests {
     fn the_last_words_of_a_panic_are_its_message() {
         let said = |text: &str| {
             let error = Stdio::error(&log(1 << 20));
-            error.take(text.as_bytes());
+            error.take(text.as_bytes()).unwrap();
             error.last_words()
         };
         assert_eq!(said("\n\n"), None);
