@@ -3,11 +3,12 @@
 //! ```text
 //!  publish ──► Publisher ── lanes (one channel each) ──► connection "publish" ──► RabbitMQ
 //!  consume ──► supervisor ── channel per consumer ─────► connection "consume" ──► RabbitMQ
-//!  declare, depth, dead letters ── a channel per call ─────┘
+//!  declare, depth, dead letters ── a channel per call ─► connection "declare" ──► RabbitMQ
 //! ```
 //!
-//! Two connections, because under a memory alarm the broker stops reading from connections that publish, and an
-//! acknowledgement sent there would wait for the alarm to clear (measured).
+//! Three connections. Under a memory alarm the broker stops reading from connections that publish, and an acknowledgement
+//! sent there would wait for the alarm to clear (measured). And on the one that consumes, an answer comes behind every body
+//! that the broker is sending: what can be asked elsewhere is.
 //!
 //! Everything heals itself: a `link::Link` per connection remakes it, and each lane and each consumer remakes its
 //! channel, also where only the channel died (a consumer timeout, a deleted queue). The driver's own recovery is not
@@ -26,6 +27,7 @@ mod order;
 mod partitions;
 mod publisher;
 mod rest;
+mod traffic;
 mod watermark;
 
 pub use declare::differing;
@@ -45,7 +47,7 @@ use crate::delivery::{
 use crate::memory::MemoryLedger;
 use crate::task::{AgentName, unix_ms_now};
 use connectivity::Health;
-use consumer::Live;
+use consumer::{Hand, Live};
 use link::Link;
 use order::Order;
 use partitions::Partitions;
@@ -129,6 +131,7 @@ pub struct AmqpBroker {
     config: Arc<AmqpConfig>,
     health: Arc<Health>,
     consuming: Arc<Link>,
+    declaring: Arc<Link>,
     publisher: Arc<Publisher>,
     partitions: Arc<Partitions>,
     /// Goes through a queue of dead letters; two at a time would hide letters from each other.
@@ -150,23 +153,26 @@ impl AmqpBroker {
         let config = Arc::new(config);
         let health = Arc::new(Health::default());
         let (closing, closed, links) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-        let mut pair = Vec::with_capacity(connectivity::ROLES.len());
+        let mut made = Vec::with_capacity(connectivity::ROLES.len());
         for role in connectivity::ROLES {
             let first = link::establish(&config, role).await?;
-            pair.push((role, first));
+            made.push((role, first));
         }
         let mut start = |(role, first)| Link::start(role, first, &config, &health, &closed, &links);
+        let declaring =
+            made.pop().map(&mut start).ok_or_else(|| BrokerError("no connection for declaring".to_owned()))?;
         let consuming =
-            pair.pop().map(&mut start).ok_or_else(|| BrokerError("no connection for consuming".to_owned()))?;
+            made.pop().map(&mut start).ok_or_else(|| BrokerError("no connection for consuming".to_owned()))?;
         let publishing =
-            pair.pop().map(&mut start).ok_or_else(|| BrokerError("no connection for publishing".to_owned()))?;
-        let partitions = Arc::new(Partitions::new(Arc::clone(&config), Arc::clone(&consuming)));
-        let (declaring, known) = (Arc::clone(&consuming), Arc::clone(&partitions));
-        let publisher = Publisher::start(&config, &health, publishing, declaring, known, &closed, &links);
+            made.pop().map(&mut start).ok_or_else(|| BrokerError("no connection for publishing".to_owned()))?;
+        let partitions = Arc::new(Partitions::new(Arc::clone(&config), Arc::clone(&declaring)));
+        let (asking, known) = (Arc::clone(&declaring), Arc::clone(&partitions));
+        let publisher = Publisher::start(&config, &health, publishing, asking, known, &closed, &links);
         let broker = Self {
             config,
             health,
             consuming,
+            declaring,
             publisher: Arc::new(publisher),
             partitions,
             removing: tokio::sync::Mutex::default(),
@@ -185,7 +191,7 @@ impl AmqpBroker {
     }
 
     async fn apply(&self, declarations: Vec<topology::Declaration>) -> Result<(), BrokerError> {
-        let connection = self.consuming.get().ok_or_else(link::down)?;
+        let connection = self.declaring.get().ok_or_else(link::down)?;
         declare::apply(&connection, &declarations, self.config.predeclared).await
     }
 
@@ -199,6 +205,7 @@ impl AmqpBroker {
             accept: |delivery, routing_key: &str| Some((routing_key.to_owned(), delivery)),
             deliveries: Some(sender),
             order: None,
+            hand: Hand::default(),
             live: Live::new().0.queue(),
             stop: self.closing.child_token(),
         };
@@ -206,12 +213,16 @@ impl AmqpBroker {
         self.consumers.spawn(expired::send_round(receiver, Arc::clone(&self.publisher), self.closing.clone()));
     }
 
+    fn links(&self) -> consumer::Links {
+        consumer::Links { consuming: Arc::clone(&self.consuming), declaring: Arc::clone(&self.declaring) }
+    }
+
     fn spawn_consumer<T: Send + 'static>(
         &self,
         source: consumer::Source<T, impl Fn(Delivery, &str) -> Option<T> + Send + Sync + 'static>,
     ) {
-        let (link, config, closing) = (Arc::clone(&self.consuming), Arc::clone(&self.config), self.closing.clone());
-        self.consumers.spawn(consumer::supervise(source, link, config, closing));
+        let (links, config, closing) = (self.links(), Arc::clone(&self.config), self.closing.clone());
+        self.consumers.spawn(consumer::supervise(source, links, config, closing));
     }
 
     /// Consumes an agent's queue. Tasks with a partition key are moved on from there.
@@ -238,6 +249,7 @@ impl AmqpBroker {
             },
             deliveries: Some(handing_over.deliveries),
             order: None,
+            hand: handing_over.hand,
             live: handing_over.live.queue(),
             stop: handing_over.stop,
         });
@@ -245,11 +257,11 @@ impl AmqpBroker {
 
     /// Consumes an agent's partitions, as soon as it has any.
     fn consume_partitions(&self, agent: &AgentName, handing_over: HandingOver) {
-        let (link, config, closing) = (Arc::clone(&self.consuming), Arc::clone(&self.config), self.closing.clone());
+        let (links, config, closing) = (self.links(), Arc::clone(&self.config), self.closing.clone());
         let (partitions, publisher) = (Arc::clone(&self.partitions), Arc::clone(&self.publisher));
         let agent = agent.clone();
         self.consumers.spawn(async move {
-            let HandingOver { deliveries, live, stop } = handing_over;
+            let HandingOver { deliveries, hand, live, stop } = handing_over;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = partitions.until_known(&agent) => {}
@@ -273,10 +285,11 @@ impl AmqpBroker {
                 },
                 deliveries: Some(deliveries),
                 order: Some(order),
+                hand,
                 live: live.partitions(),
                 stop,
             };
-            tokio::join!(hand_over, consumer::supervise(source, link, config, closing));
+            tokio::join!(hand_over, consumer::supervise(source, links, config, closing));
         });
     }
 }
@@ -285,6 +298,7 @@ impl AmqpBroker {
 #[derive(Clone)]
 struct HandingOver {
     deliveries: mpsc::Sender<Delivery>,
+    hand: Hand,
     live: Arc<Live>,
     stop: CancellationToken,
 }
@@ -318,7 +332,7 @@ impl Broker for AmqpBroker {
         let (sender, deliveries) = mpsc::channel(HANDOVER_DELIVERIES);
         let (parts, live) = Live::new();
         let stop = self.closing.child_token();
-        let handing_over = HandingOver { deliveries: sender, live: parts, stop: stop.clone() };
+        let handing_over = HandingOver { deliveries: sender, hand: Hand::default(), live: parts, stop: stop.clone() };
         self.consume_queue(agent, prefetch, handing_over.clone());
         self.consume_partitions(agent, handing_over);
         Ok(Consumer { deliveries, live, stop })
@@ -330,12 +344,12 @@ impl Broker for AmqpBroker {
         unwanted: &(dyn for<'m> Fn(&'m Message) -> bool + Send + Sync),
     ) -> Result<Vec<Message>, BrokerError> {
         let _one_at_a_time = self.removing.lock().await;
-        let connection = self.consuming.get().ok_or_else(link::down)?;
+        let connection = self.declaring.get().ok_or_else(link::down)?;
         dead_letters::remove(&connection, &topology::dead_letter_queue(agent), unwanted).await
     }
 
     async fn depth(&self, agent: &AgentName) -> Result<QueueDepth, BrokerError> {
-        let connection = self.consuming.get().ok_or_else(link::down)?;
+        let connection = self.declaring.get().ok_or_else(link::down)?;
         let mut queues = vec![topology::task_queue(agent)];
         if self.partitions.knows(agent) {
             queues.extend(Partition::all().map(|partition| partition.queue(agent)));

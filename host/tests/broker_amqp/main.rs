@@ -8,6 +8,7 @@ mod raw;
 mod relay;
 mod server;
 mod silent;
+mod slow;
 
 use std::time::Duration;
 

@@ -4,6 +4,7 @@
 
 use futures::StreamExt as _;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
@@ -117,38 +118,74 @@ async fn a_thousand_tasks_of_a_small_agent_run_at_once() {
     fleet.end().await;
 }
 
+/// Publishes large bodies and gives their ids; with as many partition keys, where there are to be some.
+async fn publish_large(fleet: &Fleet, agent: &str, bodies: usize, keys: usize) -> Vec<String> {
+    let connection = Connection::connect(fleet.broker.url(), ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let body = json!({ "do": "swallow", "text": "x".repeat(8 * usize::try_from(MIB).unwrap() - 100) }).to_string();
+    let ids: Vec<String> = (0..bodies).map(|_| uuid::Uuid::now_v7().to_string()).collect();
+    let publish = |(number, id): (usize, String)| {
+        let (channel, body) = (channel.clone(), body.as_bytes());
+        async move {
+            let mut properties = BasicProperties::default().with_message_id(id.into()).with_delivery_mode(2);
+            if keys > 0 {
+                let mut headers = FieldTable::default();
+                let key = format!("key {}", number % keys);
+                headers.insert("x-partition-key".into(), AMQPValue::LongString(key.into()));
+                properties = properties.with_headers(headers);
+            }
+            let (exchange, options) = ("agents".into(), BasicPublishOptions::default());
+            let confirm = channel.basic_publish(exchange, agent.into(), options, body, properties).await.unwrap();
+            assert!(confirm.await.unwrap().is_ack());
+        }
+    };
+    futures::stream::iter(ids.clone().into_iter().enumerate()).for_each_concurrent(4, publish).await;
+    connection.close(200, "published".into()).await.unwrap();
+    ids
+}
+
+async fn all_are_taken_in(host: &Host, ids: &[String]) {
+    for id in ids {
+        // Nobody knows a task that was sent over AMQP before it is delivered.
+        let known = async || host.get(&format!("/v1/tasks/{id}")).await.unwrap().status().is_success().then_some(());
+        wait_until("the task is known", known).await;
+    }
+    all_succeed(host, ids).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_of_large_bodies_is_taken_in_as_memory_allows() {
-    const BODIES: usize = 200;
     let fleet = Fleet::start().await;
     let agent = unique("swallowing");
     let mut host = fleet.host().start().await;
     deploy(&host, &agent, "memory = \"64MiB\"\ntimeout = \"60s\"\ncpu = \"60s\"").await;
     host.terminate().await;
     // All of them wait when the host begins to consume.
-    let connection = Connection::connect(fleet.broker.url(), ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-    let body = json!({ "do": "swallow", "text": "x".repeat(8 * usize::try_from(MIB).unwrap() - 100) }).to_string();
-    let ids: Vec<String> = (0..BODIES).map(|_| uuid::Uuid::now_v7().to_string()).collect();
-    let publish = |id: String| {
-        let (channel, agent, body) = (channel.clone(), agent.as_str(), body.as_bytes());
-        async move {
-            let properties = BasicProperties::default().with_message_id(id.into()).with_delivery_mode(2);
-            let (exchange, options) = ("agents".into(), BasicPublishOptions::default());
-            let confirm = channel.basic_publish(exchange, agent.into(), options, body, properties).await.unwrap();
-            assert!(confirm.await.unwrap().is_ack());
-        }
-    };
-    futures::stream::iter(ids.clone()).for_each_concurrent(4, publish).await;
+    let ids = publish_large(&fleet, &agent, 200, 0).await;
     let host = fleet.host().start().await;
-    for id in &ids {
-        // Nobody knows a task that was sent over AMQP before it is delivered.
-        let known = async || host.get(&format!("/v1/tasks/{id}")).await.unwrap().status().is_success().then_some(());
-        wait_until("the task is known", known).await;
-    }
-    all_succeed(&host, &ids).await;
+    all_are_taken_in(&host, &ids).await;
     peak(&host, "200 bodies of 8 MiB");
+    drop(host);
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_of_large_bodies_are_taken_in_as_memory_allows() {
+    let fleet = Fleet::start().await;
+    let agent = unique("ordered");
+    let mut host = fleet.host().start().await;
+    deploy(&host, &agent, "memory = \"64MiB\"\ntimeout = \"60s\"\ncpu = \"60s\"").await;
+    // Under keys enough for all partitions. They come by the agent's queue, and are moved on from there.
+    let ids = publish_large(&fleet, &agent, 120, 64).await;
+    all_are_taken_in(&host, &ids).await;
+    peak(&host, "120 bodies of 8 MiB that have keys");
+    // And once more from the partitions themselves, full when the host begins to consume.
+    let ids = publish_large(&fleet, &agent, 80, 64).await;
+    host.terminate().await;
+    let host = fleet.host().start().await;
+    all_are_taken_in(&host, &ids).await;
+    peak(&host, "partitions that were full at the start");
     drop(host);
     fleet.end().await;
 }

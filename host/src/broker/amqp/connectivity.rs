@@ -1,4 +1,4 @@
-//! Whether both connections stand, as one value.
+//! Whether all connections stand, as one value.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,12 +11,14 @@ use crate::delivery::Connectivity;
 pub(super) enum Role {
     /// Publishes.
     Publish,
-    /// Consumes and declares.
+    /// Consumes.
     Consume,
+    /// Declares, counts and looks.
+    Declare,
 }
 
-/// Both, in the order in which they are made.
-pub(super) const ROLES: [Role; 2] = [Role::Publish, Role::Consume];
+/// All, in the order in which they are made.
+pub(super) const ROLES: [Role; 3] = [Role::Publish, Role::Consume, Role::Declare];
 
 impl Role {
     /// Its name in logs and in RabbitMQ's list of connections.
@@ -24,6 +26,7 @@ impl Role {
         match self {
             Self::Publish => "publish",
             Self::Consume => "consume",
+            Self::Declare => "declare",
         }
     }
 }
@@ -39,11 +42,13 @@ pub(super) struct Health {
 struct Links {
     publish: Connectivity,
     consume: Connectivity,
+    declare: Connectivity,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        let links = Links { publish: Connectivity::Down, consume: Connectivity::Down };
+        let [publish, consume, declare] = [Connectivity::Down; 3];
+        let links = Links { publish, consume, declare };
         Self { links: Mutex::new(links), combined: watch::channel(Connectivity::Down).0 }
     }
 }
@@ -54,13 +59,12 @@ impl Health {
         match role {
             Role::Publish => links.publish = state,
             Role::Consume => links.consume = state,
+            Role::Declare => links.declare = state,
         }
-        let combined = match (links.publish, links.consume) {
-            (Connectivity::Down, _) | (_, Connectivity::Down) => Connectivity::Down,
-            // The broker holds back publishers only; a consumer's connection is never blocked by what it does not send.
-            (Connectivity::Blocked, _) => Connectivity::Blocked,
-            (Connectivity::Up, _) => Connectivity::Up,
-        };
+        let Links { publish, consume, declare } = *links;
+        let is_down = [publish, consume, declare].contains(&Connectivity::Down);
+        // The broker holds back publishers only; a consumer's connection is never blocked by what it does not send.
+        let combined = if is_down { Connectivity::Down } else { publish };
         self.combined.send_if_modified(|known| std::mem::replace(known, combined) != combined);
     }
 

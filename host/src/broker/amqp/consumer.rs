@@ -1,5 +1,6 @@
 //! Consuming queues: a channel of their own, remade for as long as the consumer is wanted.
 
+mod hand;
 mod live;
 mod prefetch;
 mod receipt;
@@ -12,12 +13,14 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::AmqpConfig;
 use super::link::{Backoff, Link};
 use super::order::Order;
+use super::{AmqpConfig, declare};
 use crate::broker::topology::Declaration;
-use crate::delivery::Delivery;
+use crate::delivery::{BrokerError, Delivery};
+pub(super) use hand::Hand;
 pub(super) use live::{Live, Part};
+use registered::Asking;
 use session::End;
 
 /// What to consume, and where deliveries go.
@@ -37,32 +40,47 @@ pub(super) struct Source<T, F: Fn(Delivery, &str) -> Option<T>> {
     /// Where `accept` keeps deliveries whose turn has not come. Such a consumer stays registered, and so the only one of
     /// its queues, until every delivery that is out is settled.
     pub(super) order: Option<Arc<Order>>,
+    /// What its agent has in hand, with this and with other consumers.
+    pub(super) hand: Hand,
     /// Whether the broker has the consumer registered.
     pub(super) live: Part,
     /// Ends it.
     pub(super) stop: CancellationToken,
 }
 
+/// The connections that a consumer needs.
+#[derive(Clone)]
+pub(super) struct Links {
+    pub(super) consuming: Arc<Link>,
+    /// Apart, so that what is asked there is not behind bodies that are on their way.
+    pub(super) declaring: Arc<Link>,
+}
+
+impl Links {
+    async fn stand(&self) {
+        drop((self.consuming.wait().await, self.declaring.wait().await));
+    }
+}
+
 /// Keeps a consumer registered at the broker until it is stopped.
 pub(super) async fn supervise<T, F: Fn(Delivery, &str) -> Option<T>>(
     mut source: Source<T, F>,
-    link: Arc<Link>,
+    links: Links,
     config: Arc<AmqpConfig>,
     closing: CancellationToken,
 ) {
     let mut backoff = Backoff::new(&config);
     loop {
-        let connection = tokio::select! {
+        tokio::select! {
             () = source.stop.cancelled() => return,
-            connection = link.wait() => connection,
-        };
+            () = links.stand() => {}
+        }
         let began = Instant::now();
-        let end = session::run(&connection, &mut source, &config, &closing).await;
+        let end = consume(&mut source, &links, &config, &closing).await;
         source.live.set(false);
         if let Some(order) = &source.order {
             order.lost();
         }
-        drop(connection);
         match end {
             Ok(End::Stopped) => return,
             Ok(End::Lost(reason)) => {
@@ -80,4 +98,20 @@ pub(super) async fn supervise<T, F: Fn(Delivery, &str) -> Option<T>>(
             () = tokio::time::sleep(backoff.next_wait()) => {}
         }
     }
+}
+
+/// Consumes until the end of the channel or of the consumer.
+async fn consume<T, F: Fn(Delivery, &str) -> Option<T>>(
+    source: &mut Source<T, F>,
+    Links { consuming, declaring }: &Links,
+    config: &AmqpConfig,
+    closing: &CancellationToken,
+) -> Result<End, BrokerError> {
+    declare::apply(&*declaring.wait().await, &source.declarations, config.predeclared).await?;
+    let connection = consuming.wait().await;
+    let began = async {
+        let asking = Asking::open(&connection, Arc::clone(consuming.traffic())).await?;
+        session::run(asking, source, &config.memory, closing).await
+    };
+    began.await.map_err(|error: lapin::Error| BrokerError(error.to_string()))
 }

@@ -90,15 +90,17 @@ pub(super) async fn exists(connection: &Connection, queue: &str) -> Result<bool,
 
 /// Longest wait for the broker's answer to one of these questions. A quorum queue is made in milliseconds, but one without
 /// a leader answers nobody, and the channel that asked is lost with the question.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An answer, or an error when none comes.
 pub(super) async fn answered<T>(asked: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
-    let too_late = |_| {
-        let text = format!("the broker did not answer within {ANSWER_TIMEOUT:?}");
-        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text).into())
-    };
-    tokio::time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or_else(too_late)
+    tokio::time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or_else(|_| Err(no_answer(ANSWER_TIMEOUT)))
+}
+
+/// The error of an answer that has not come.
+pub(super) fn no_answer(within: Duration) -> lapin::Error {
+    let text = format!("the broker did not answer within {within:?}");
+    std::io::Error::new(std::io::ErrorKind::TimedOut, text).into()
 }
 
 /// Asks the broker about a queue; a channel dies of one that does not exist.

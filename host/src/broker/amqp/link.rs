@@ -12,11 +12,13 @@ use tokio_util::task::TaskTracker;
 
 use super::AmqpConfig;
 use super::connectivity::{Health, Role};
+use super::traffic::Traffic;
 use crate::delivery::{BrokerError, Connectivity};
 
 /// A connection that stands most of the time.
 pub(super) struct Link {
     current: watch::Sender<Option<Arc<Connection>>>,
+    traffic: Arc<Traffic>,
 }
 
 /// How often a connection's own status is read besides listening to its events: a net for events that never come.
@@ -35,7 +37,7 @@ impl Link {
         closed: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Arc<Self> {
-        let link = Arc::new(Self { current: watch::channel(None).0 });
+        let link = Arc::new(Self { current: watch::channel(None).0, traffic: Arc::default() });
         let (config, health, closed) = (Arc::clone(config), Arc::clone(health), closed.clone());
         let first = link.stands(role, first, &health);
         tasks.spawn(Arc::clone(&link).keep(role, first, config, health, closed));
@@ -45,6 +47,11 @@ impl Link {
     /// The connection, if it stands.
     pub(super) fn get(&self) -> Option<Arc<Connection>> {
         self.current.borrow().clone()
+    }
+
+    /// What comes over it.
+    pub(super) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
     }
 
     /// The connection, as soon as it stands.

@@ -43,6 +43,10 @@ const DELETED_PAUSE: Duration = Duration::from_secs(1);
 /// Keyed tasks of an agent that are on their way from its queue to their partitions at a time.
 const MOVING_MAX: usize = 64;
 
+/// Bytes of them beyond which no further one is begun. Each has `confirm_timeout` from when it is begun: more large bodies at
+/// once would use up each other's time on a slow line, and all be sent again.
+const MOVING_BYTES_MAX: usize = 4 << 20;
+
 /// The publishing side of the broker.
 pub(super) struct Publisher {
     config: Arc<AmqpConfig>,
@@ -276,16 +280,22 @@ impl Publisher {
     /// Moves keyed tasks that somebody published with the agent's own routing key to their partitions, in their order
     /// here: in the order in which this host received them, as long as the broker takes them all.
     pub(super) async fn move_all(self: Arc<Self>, agent: AgentName, mut deliveries: mpsc::UnboundedReceiver<Delivery>) {
-        let mut moving = FuturesOrdered::new();
+        let (mut moving, mut moving_bytes) = (FuturesOrdered::new(), 0);
         loop {
             tokio::select! {
-                Some(delivery) = deliveries.recv(), if moving.len() < MOVING_MAX => {
+                Some(delivery) = deliveries.recv(), if moving.len() < MOVING_MAX && moving_bytes < MOVING_BYTES_MAX => {
                     // What is begun in order is published in order, where nothing but a place in the line is waited for.
                     // A failure shows again below.
                     drop(self.in_time(self.make_partitions(&agent)).await);
-                    moving.push_back(self.move_one(&agent, delivery));
+                    let bytes = delivery.message.body.len();
+                    moving_bytes += bytes;
+                    let moved = self.move_one(&agent, delivery);
+                    moving.push_back(async move {
+                        moved.await;
+                        bytes
+                    });
                 }
-                Some(()) = moving.next(), if !moving.is_empty() => {}
+                Some(bytes) = moving.next(), if !moving.is_empty() => moving_bytes -= bytes,
                 else => return,
             }
         }
@@ -296,7 +306,7 @@ impl Publisher {
         match self.publish(Route::Agent(agent.clone()), message).await {
             Ok(()) => delivery.receipt.acknowledge(),
             Err(error) => {
-                tracing::warn!(%agent, %error, "a task could not be moved to its partition; trying later");
+                tracing::warn!(%agent, error = &error as &dyn std::error::Error, "a task could not be moved to its partition; trying later");
                 tokio::time::sleep(AGAIN_PAUSE).await;
                 delivery.receipt.hand_back();
             }

@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc;
 
+use super::hand::InHand;
 use crate::delivery::Settle;
 use crate::memory::Charge;
 
@@ -21,11 +22,12 @@ pub(super) struct SessionReceipt {
     spent: bool,
     /// The message is held for as long.
     _body: Charge,
+    _in_hand: InHand,
 }
 
 impl SessionReceipt {
-    pub(super) fn new(tag: u64, settled: mpsc::UnboundedSender<Settled>, body: Charge) -> Self {
-        Self { tag, settled, spent: false, _body: body }
+    pub(super) fn new(tag: u64, settled: mpsc::UnboundedSender<Settled>, (body, in_hand): (Charge, InHand)) -> Self {
+        Self { tag, settled, spent: false, _body: body, _in_hand: in_hand }
     }
 
     fn tell(&self, settled: Settled) {

@@ -2,15 +2,16 @@
 //! of a consumer when it is made.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, SelectAll, Stream, StreamExt as _};
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Consumer};
+use lapin::{Channel, Connection, Consumer};
 
-use crate::broker::amqp::declare::answered;
+use crate::broker::amqp::traffic::Traffic;
 
 /// Longest wait for deliveries on their way when a consumer is cancelled.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -22,9 +23,16 @@ type Arrival = Option<lapin::Result<Delivery>>;
 /// Consumers in the place of those before, or none.
 type Change = Pin<Box<dyn Future<Output = lapin::Result<Vec<Consumer>>> + Send>>;
 
+/// A channel, and what else comes over its connection.
+#[derive(Clone)]
+pub(super) struct Asking {
+    pub(super) channel: Channel,
+    pub(super) traffic: Arc<Traffic>,
+}
+
 /// Those that are registered at the broker.
 pub(super) struct Consumers {
-    channel: Channel,
+    asking: Asking,
     arrivals: Arrivals,
     tags: Vec<ShortString>,
     /// Counts the changes. The end of a consumer of an earlier generation was asked for.
@@ -35,10 +43,10 @@ pub(super) struct Consumers {
 
 impl Consumers {
     /// Consumes these queues with a prefetch of their own each.
-    pub(super) async fn register(channel: Channel, queues: Vec<String>, prefetch: u16) -> lapin::Result<Self> {
-        let made = consume(channel.clone(), queues, prefetch).await?;
+    pub(super) async fn register(asking: Asking, queues: Vec<String>, prefetch: u16) -> lapin::Result<Self> {
+        let made = asking.clone().consume(queues, prefetch).await?;
         let (arrivals, tags) = (Arrivals::new(), Vec::new());
-        let mut consumers = Self { channel, arrivals, tags, generation: 0, change: None, paused: false };
+        let mut consumers = Self { asking, arrivals, tags, generation: 0, change: None, paused: false };
         consumers.listen_to(made);
         Ok(consumers)
     }
@@ -58,6 +66,11 @@ impl Consumers {
         self.change(Some((queues, prefetch)));
     }
 
+    /// Consumes one more queue, when no change is under way.
+    pub(super) fn add(&mut self, queue: String, prefetch: u16) {
+        self.change = Some(Box::pin(self.asking.clone().consume(vec![queue], prefetch)));
+    }
+
     /// Stops consuming until [`Self::replace`].
     pub(super) fn pause(&mut self) {
         self.change(None);
@@ -66,21 +79,21 @@ impl Consumers {
     fn change(&mut self, consumers: Option<(Vec<String>, u16)>) {
         self.generation += 1;
         self.paused = consumers.is_none();
-        let (channel, old) = (self.channel.clone(), std::mem::take(&mut self.tags));
+        let (asking, old) = (self.asking.clone(), std::mem::take(&mut self.tags));
         let under_way = self.change.take();
         self.change = Some(Box::pin(async move {
             let new = match (consumers, under_way) {
-                (Some((queues, prefetch)), _) => consume(channel.clone(), queues, prefetch).await?,
+                (Some((queues, prefetch)), _) => asking.clone().consume(queues, prefetch).await?,
                 // What it makes ends here, and what has come to it is still to be heard.
                 (None, Some(under_way)) => {
                     let made = under_way.await?;
                     let tags: Vec<ShortString> = made.iter().map(Consumer::tag).collect();
-                    cancel_all(&channel, &tags).await?;
+                    asking.cancel_all(&tags).await?;
                     made
                 }
                 (None, None) => Vec::new(),
             };
-            cancel_all(&channel, &old).await?;
+            asking.cancel_all(&old).await?;
             Ok(new)
         }));
     }
@@ -88,7 +101,7 @@ impl Consumers {
     fn listen_to(&mut self, consumers: Vec<Consumer>) {
         let generation = if self.paused { 0 } else { self.generation };
         if !self.paused {
-            self.tags = consumers.iter().map(Consumer::tag).collect();
+            self.tags.extend(consumers.iter().map(Consumer::tag));
         }
         for consumer in consumers {
             let arrivals = consumer.map(Some).chain(stream::iter([None]));
@@ -106,7 +119,10 @@ impl Consumers {
                 biased;
                 made = changed(&mut self.change) => self.listen_to(made?),
                 Some((generation, arrival)) = self.arrivals.next(), if !nothing_comes => match arrival {
-                    Some(delivery) => return delivery.map(Some),
+                    Some(delivery) => {
+                        self.asking.traffic.came();
+                        return delivery.map(Some);
+                    }
                     // One that was replaced.
                     None if generation < self.generation => {}
                     None => return Ok(None),
@@ -121,7 +137,7 @@ impl Consumers {
             let made = change.await?;
             self.listen_to(made);
         }
-        cancel_all(&self.channel, &self.tags).await
+        self.asking.cancel_all(&self.tags).await
     }
 
     /// The next delivery that came before the consumers were cancelled.
@@ -135,21 +151,32 @@ impl Consumers {
     }
 }
 
-async fn consume(channel: Channel, queues: Vec<String>, prefetch: u16) -> lapin::Result<Vec<Consumer>> {
-    answered(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-    let mut consumers = Vec::with_capacity(queues.len());
-    for queue in queues {
-        let (queue, options) = (queue.into(), BasicConsumeOptions::default());
-        consumers.push(answered(channel.basic_consume(queue, "".into(), options, FieldTable::default())).await?);
+impl Asking {
+    /// A channel of its own.
+    pub(super) async fn open(connection: &Connection, traffic: Arc<Traffic>) -> lapin::Result<Self> {
+        let channel = traffic.answered(connection.create_channel()).await?;
+        Ok(Self { channel, traffic })
     }
-    Ok(consumers)
-}
 
-async fn cancel_all(channel: &Channel, tags: &[ShortString]) -> lapin::Result<()> {
-    for tag in tags {
-        answered(channel.basic_cancel(tag.clone(), BasicCancelOptions::default())).await?;
+    async fn consume(self, queues: Vec<String>, prefetch: u16) -> lapin::Result<Vec<Consumer>> {
+        let Self { channel, traffic } = self;
+        traffic.answered(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        let mut consumers = Vec::with_capacity(queues.len());
+        for queue in queues {
+            let (queue, options) = (queue.into(), BasicConsumeOptions::default());
+            let consuming = channel.basic_consume(queue, "".into(), options, FieldTable::default());
+            consumers.push(traffic.answered(consuming).await?);
+        }
+        Ok(consumers)
     }
-    Ok(())
+
+    async fn cancel_all(&self, tags: &[ShortString]) -> lapin::Result<()> {
+        for tag in tags {
+            let cancelling = self.channel.basic_cancel(tag.clone(), BasicCancelOptions::default());
+            self.traffic.answered(cancelling).await?;
+        }
+        Ok(())
+    }
 }
 
 /// The outcome of a change that is under way.

@@ -2,24 +2,28 @@
 //!
 //! Receipts belong to the session: they report to a queue that dies with it, so a receipt of a lost channel does nothing.
 
+mod room;
+
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
+use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
-use lapin::{Channel, Connection};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::room::Coming;
 use super::Source;
+use super::hand::InHand;
 use super::prefetch::Prefetch;
 use super::receipt::{SessionReceipt, Settled};
-use super::registered::Consumers;
-use crate::broker::amqp::declare::{self, answered};
+use super::registered::{Asking, Consumers};
+use crate::broker::amqp::convert;
+use crate::broker::amqp::declare;
 use crate::broker::amqp::watermark::Watermark;
-use crate::broker::amqp::{AmqpConfig, convert};
-use crate::delivery::{BrokerError, Delivery, Receipt};
+use crate::delivery::{Delivery, Receipt};
 use crate::memory::{Charge, MemoryLedger};
 
 /// How a session ended.
@@ -38,7 +42,7 @@ const FLUSH_DELAY: Duration = Duration::from_millis(2);
 const STRAGGLER_DELAY: Duration = Duration::from_millis(100);
 /// Settlements taken from the queue at a time.
 const BATCH: usize = 256;
-/// How often a consumer that has paused looks whether others have made room.
+/// How often a consumer that waits for room looks whether others have made some.
 const RESUME_EVERY: Duration = Duration::from_millis(50);
 /// What of the room for bodies one consumer's prefetch is to fill, and what has to be free before one that has paused goes
 /// on: a fraction.
@@ -48,6 +52,7 @@ const ROOM_SHARE: u64 = 2;
 struct Held {
     delivery: lapin::message::Delivery,
     body: Charge,
+    in_hand: InHand,
 }
 
 struct Session {
@@ -55,6 +60,7 @@ struct Session {
     consumers: Consumers,
     memory: MemoryLedger,
     prefetch: Prefetch,
+    coming: Coming,
     /// Read from the channel as they come, so that their size is known, and not handed over yet.
     held: VecDeque<Held>,
     settled_sender: mpsc::UnboundedSender<Settled>,
@@ -73,14 +79,12 @@ struct Session {
 
 /// Consumes until the end of the channel or of the consumer.
 pub(super) async fn run<T, F: Fn(Delivery, &str) -> Option<T>>(
-    connection: &Connection,
+    asking: Asking,
     source: &mut Source<T, F>,
-    AmqpConfig { predeclared, memory, .. }: &AmqpConfig,
+    memory: &MemoryLedger,
     closing: &CancellationToken,
-) -> Result<End, BrokerError> {
-    declare::apply(connection, &source.declarations, *predeclared).await?;
-    let opened = Session::open(connection, source, memory).await;
-    let mut session = opened.map_err(|error| BrokerError(error.to_string()))?;
+) -> lapin::Result<End> {
+    let mut session = Session::open(asking, source, memory).await?;
     source.live.set(true);
     match session.pump(source, closing).await {
         Ok(end) => {
@@ -93,21 +97,25 @@ pub(super) async fn run<T, F: Fn(Delivery, &str) -> Option<T>>(
 
 impl Session {
     async fn open<T, F: Fn(Delivery, &str) -> Option<T>>(
-        connection: &Connection,
+        asking: Asking,
         source: &Source<T, F>,
         memory: &MemoryLedger,
     ) -> lapin::Result<Self> {
-        let channel = answered(connection.create_channel()).await?;
+        let channel = asking.channel.clone();
         let prefetch = Prefetch::new(source.prefetch);
-        // What is kept in order is not handed back out of turn, and comes few at a time in any case.
-        let first = if source.order.is_some() { source.prefetch } else { prefetch.current() };
-        let consumers = Consumers::register(channel.clone(), source.queues.clone(), first).await?;
+        let mut queues = VecDeque::from(source.queues.clone());
+        let (now, first) = match &source.order {
+            Some(_) => (queues.pop_front().into_iter().collect(), source.prefetch),
+            None => (Vec::from(std::mem::take(&mut queues)), prefetch.current()),
+        };
+        let consumers = Consumers::register(asking, now, first).await?;
         let (settled_sender, settled) = mpsc::unbounded_channel();
         Ok(Self {
             channel,
             consumers,
             memory: memory.clone(),
             prefetch,
+            coming: Coming::new(queues),
             held: VecDeque::new(),
             settled_sender,
             settled,
@@ -147,7 +155,7 @@ impl Session {
                     self.flush(false).await?;
                     arm(self.marks.untold() > 0, &mut flush_set, flush.as_mut());
                 }
-                _ = resume.tick(), if self.consumers.is_paused() && !stopping => self.resume_if_room(source),
+                _ = resume.tick(), if self.waits_for_room() && !stopping => self.look_for_room(source),
                 next = next(&mut self.consumers, source.deliveries.as_ref(), !self.held.is_empty()), if !stopping => {
                     match next? {
                         Next::Place(permit) => self.hand_over(source, permit),
@@ -192,10 +200,12 @@ impl Session {
         source: &Source<T, F>,
     ) -> lapin::Result<()> {
         let bytes = delivery.data.len() as u64;
-        if source.order.is_none() {
+        if source.order.is_some() {
+            self.coming.saw();
+        } else {
             let in_hand = self.in_hand();
             self.prefetch.saw(bytes);
-            if in_hand > 0 && self.memory.room_for_bodies() <= 0 {
+            if !source.hand.is_empty() && self.memory.room_for_bodies() <= 0 {
                 if self.consumers.is_paused() {
                     // It was on its way when the consumer was cancelled.
                     self.marks.handed_back(delivery.delivery_tag);
@@ -214,7 +224,8 @@ impl Session {
                 self.consume_anew(source, next);
             }
         }
-        self.held.push_back(Held { delivery, body: self.memory.charge_body(bytes) });
+        let (body, in_hand) = (self.memory.charge_body(bytes), source.hand.take());
+        self.held.push_back(Held { delivery, body, in_hand });
         Ok(())
     }
 
@@ -223,15 +234,6 @@ impl Session {
         tracing::info!(consumer = name, "bodies take all the memory that they may; consuming no more for now");
         self.choose_acknowledging();
         self.consumers.pause();
-    }
-
-    fn resume_if_room<T, F: Fn(Delivery, &str) -> Option<T>>(&mut self, source: &Source<T, F>) {
-        let room = u64::try_from(self.memory.room_for_bodies()).unwrap_or(0);
-        let enough = self.room_share().max(self.prefetch.body_bytes());
-        if !self.consumers.is_changing() && (room >= enough || self.in_hand() == 0) {
-            let next = self.prefetch.resume(room.min(self.room_share()));
-            self.consume_anew(source, next);
-        }
     }
 
     fn consume_anew<T, F: Fn(Delivery, &str) -> Option<T>>(&mut self, source: &Source<T, F>, prefetch: u16) {
@@ -246,19 +248,19 @@ impl Session {
 
     /// Hands the oldest over that waits.
     fn hand_over<T, F: Fn(Delivery, &str) -> Option<T>>(&mut self, source: &Source<T, F>, place: mpsc::Permit<'_, T>) {
-        let Some(Held { delivery, body }) = self.held.pop_front() else { return };
+        let Some(Held { delivery, body, in_hand }) = self.held.pop_front() else { return };
         let tag = delivery.delivery_tag;
         self.outstanding += 1;
-        let delivery = self.receive(delivery, body);
+        let delivery = self.receive(delivery, (body, in_hand));
         if let Some(accepted) = (source.accept)(delivery.0, &delivery.1) {
             place.send(accepted);
         }
         tracing::trace!(consumer = source.name, tag, "delivered");
     }
 
-    fn receive(&self, delivery: lapin::message::Delivery, body: Charge) -> (Delivery, String) {
+    fn receive(&self, delivery: lapin::message::Delivery, held: (Charge, InHand)) -> (Delivery, String) {
         let (tag, settled) = (delivery.delivery_tag, self.settled_sender.clone());
-        let receipt = SessionReceipt::new(tag, settled, body);
+        let receipt = SessionReceipt::new(tag, settled, held);
         let message = convert::message(&delivery.properties, delivery.data);
         let received = Delivery { message, redelivered: delivery.redelivered, receipt: Receipt::new(receipt) };
         (received, delivery.routing_key.as_str().to_owned())
