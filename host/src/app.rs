@@ -47,15 +47,16 @@ pub struct Root;
 #[async_trait::async_trait(?Send)]
 impl Composition for Root {
     async fn serve(&self, config: Config) -> Result<(), StartError> {
-        let (app, signals) = started(config).await?;
-        app.run(signals).await;
+        if let Some((app, signals)) = started(config).await? {
+            app.run(signals).await;
+        }
         Ok(())
     }
 
     async fn dev(&self, config: Config, dir: PathBuf) -> Result<(), StartError> {
         // What `dev` deploys is what it watches.
         let config = Config { agents_dir: None, ..config };
-        let (app, signals) = started(config).await?;
+        let Some((app, signals)) = started(config).await? else { return Ok(()) };
         let watching = tokio::spawn(dev::watch(app.agents(), dir, app.address()));
         app.run(signals).await;
         watching.abort();
@@ -72,10 +73,10 @@ impl Composition for Root {
     }
 }
 
-/// Starts a host and tells where it listens and what it stands on.
-async fn started(config: Config) -> Result<(App, StopSignals), StartError> {
+/// Starts a host and tells where it listens and what it stands on; nothing where it was told to stop before it had started.
+async fn started(config: Config) -> Result<Option<(App, StopSignals)>, StartError> {
     telemetry::init_logs(config.log, &config.log_filter).map_err(|problem| StartError::Unavailable(vec![problem]))?;
-    let signals = StopSignals::listen().map_err(|error| internal("listening for signals", error))?;
+    let mut signals = StopSignals::listen().map_err(|error| internal("listening for signals", error))?;
     for ignored in &config.ignored {
         tracing::warn!("{ignored}");
     }
@@ -84,7 +85,13 @@ async fn started(config: Config) -> Result<(App, StopSignals), StartError> {
             "the embedded broker keeps tasks in memory: they end with this process; set AMQP_URL to keep them"
         );
     }
-    Ok((App::start(config).await?, signals))
+    tokio::select! {
+        started = App::start(config) => Ok(Some((started?, signals))),
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped before the start was over; what was delivered is delivered again");
+            Ok(None)
+        }
+    }
 }
 
 fn internal(what: &'static str, error: impl Into<anyhow::Error>) -> StartError {
@@ -105,7 +112,9 @@ pub struct App {
     deployer: Arc<Deployer>,
     dispatcher: Arc<Dispatcher>,
     draining: CancellationToken,
-    /// Cancelled when no task is under way any more.
+    /// Cancelled when no task is under way any more: until then the API tells of them.
+    closing: CancellationToken,
+    /// Cancelled when nobody can ask for anything any more.
     drained: CancellationToken,
     background: TaskTracker,
     http: tokio::task::JoinHandle<()>,
@@ -138,7 +147,7 @@ impl App {
         let loader = guests::loader(&config, &engine)?;
         let deployer = deployer(loader, runner, &backends, files, &dispatcher, deployed);
         let draining = CancellationToken::new();
-        let drained = CancellationToken::new();
+        let (closing, drained) = (CancellationToken::new(), CancellationToken::new());
         let background = TaskTracker::new();
         background.spawn(memory::measure(ledger.clone(), drained.clone()));
         let observer = observe::Observer::new(&registry, ledger.clone(), Arc::clone(&deployer))
@@ -166,13 +175,14 @@ impl App {
             memory: ledger,
         };
         let router = http::router(config.http.clone(), ports);
-        let http = tokio::spawn(http::serve(listener, router, tls, draining.clone()));
+        let http = tokio::spawn(http::serve(listener, router, tls, closing.clone()));
         let app = Self {
             address,
             backends,
             deployer,
             dispatcher,
             draining,
+            closing,
             drained,
             background,
             http,
@@ -238,6 +248,7 @@ impl App {
             self.dispatcher.interrupt.cancel();
             finished.await;
         }
+        self.closing.cancel();
         match tokio::time::timeout(CLOSE_MAX, self.http).await {
             Ok(Ok(())) => {}
             Ok(failed) => tracing::error!(?failed, "the HTTP server failed"),

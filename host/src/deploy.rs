@@ -289,6 +289,7 @@ impl Deployer {
             return Ok(active);
         }
         // Everything that can be refused is refused before the catalog gives out a number.
+        self.check_secrets(&manifest)?;
         let checked = self.checked(&content, &manifest).await?;
         let digest = content.digest.clone();
         let added = self.event(agent, who, "revision-added", digest.clone());

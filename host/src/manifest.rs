@@ -117,6 +117,8 @@ pub struct Limits {
 
 /// Longest `limits.timeout`: ten minutes inside RabbitMQ's consumer timeout of 30, of which its check tick takes one.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(20 * 60);
+/// Largest `limits.memory`: the pool of instances has room for linear memories of this size, and no more.
+pub const MEMORY_BYTES_MAX: ByteSize = ByteSize(500 << 20);
 /// Largest `limits.output`: a result is one AMQP message, and RabbitMQ 3.10 takes 16 MiB comfortably.
 pub const OUTPUT_BYTES_MAX: ByteSize = ByteSize(15 << 20);
 

@@ -36,7 +36,7 @@ use crate::agent::{
 use crate::capability::sql::{Database, LazyDatabase, ProvisionError};
 use crate::capability::tasks::ProgressSink;
 use crate::capability::{Backends, Capabilities};
-use crate::manifest::{Manifest, OUTPUT_BYTES_MAX};
+use crate::manifest::{MEMORY_BYTES_MAX, Manifest, OUTPUT_BYTES_MAX};
 use crate::memory::MemoryLedger;
 use crate::package::Package;
 use crate::records::{Ending, Progress, Status, Update};
@@ -47,8 +47,6 @@ use crate::units::ByteSize;
 const MEMORY_BUDGET: ByteSize = ByteSize(500_000_000);
 /// Instances at once: one runs, one may still be on its way down.
 const INSTANCES_MAX: u32 = 4;
-/// Largest linear memory, as in the host.
-const MEMORY_BYTES_MAX: usize = 500 << 20;
 /// Room beside the largest output in one call, as in the host.
 const HOSTCALL_MARGIN_BYTES: usize = 1 << 20;
 /// What compiled code may take in the folder where it is kept.
@@ -97,7 +95,7 @@ impl Machine {
     /// # Errors
     /// [`SimError::Machine`].
     pub fn start(code: &Path, data: &Path, guests: Handle, recorder: Recorder) -> Result<Self, SimError> {
-        let config = EngineConfig { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX };
+        let config = EngineConfig { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX.as_usize() };
         let engine = Engine::new(&config).map_err(machine("the engine does not start"))?;
         // The developer's own module, in the developer's own process.
         let compiler = InProcessCompiler::new().map_err(machine("the compiler does not start"))?;

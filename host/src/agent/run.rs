@@ -3,12 +3,12 @@
 mod answer;
 mod caps;
 mod effects;
+mod stops;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtxBuilder;
@@ -16,6 +16,7 @@ use wasmtime_wasi::WasiCtxBuilder;
 use self::answer::{classify, expired, lowered, timed_out, timeout_left};
 use self::caps::{HANDLES_MAX, RANDOM_BYTES_MAX, START_TIME_MAX};
 use self::effects::{may_be_a_conflicts_doing, settle_effects};
+pub use self::stops::Stops;
 use super::clock::{CoarseInstant, CoarseUnixTime};
 use super::engine::Engine;
 use super::footprint::Returned;
@@ -60,26 +61,6 @@ pub trait Run: ProgressSink {
     fn revision(&self) -> &Arc<Revision>;
     /// The end that the task comes to with this answer.
     fn ending(&self, completion: &Completion) -> Ending;
-}
-
-/// What may stop a run.
-#[derive(Clone, Debug, Default)]
-pub struct Stops {
-    /// To hand the task back: it ends as [`Outcome::Interrupted`].
-    pub interrupt: CancellationToken,
-    /// For good: it ends as [`Outcome::Cancelled`].
-    pub cancel: CancellationToken,
-}
-
-impl Stops {
-    /// Waits for either.
-    async fn stopped(&self) -> Outcome {
-        tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => Outcome::Cancelled,
-            () = self.interrupt.cancelled() => Outcome::Interrupted,
-        }
-    }
 }
 
 /// Whether the task's end was committed together with its effects.
@@ -339,13 +320,15 @@ async fn called(
         let measured = std::pin::pin!(Arc::clone(&clock).measure(called));
         tokio::select! {
             biased;
-            stopped = stops.stopped() => Err(stopped),
+            stopped = stops.stopped_running() => Err(stopped),
             () = leave.asked() => Err(Outcome::Interrupted),
             () = expired(task) => Err(Outcome::Expired),
             called = clock.within(timeout_left(revision, spent), measured) => Ok(called),
         }
     };
     let answer = match answer {
+        // Whatever it says: it has stopped because somebody wants that.
+        Ok(Some(_)) if stops.cancel.is_cancelled() => Err(Outcome::Cancelled),
         Ok(Some(Ok(answer))) => Ok(answer),
         Ok(Some(Err(error))) => Err(classify(&error, &store, revision)),
         Ok(None) => Err(timed_out(revision)),

@@ -8,6 +8,7 @@ use super::internal;
 use crate::agent::{ChildCompiler, Codes, CompileLimits, Engine, EngineConfig, Loader};
 use crate::cli::StartError;
 use crate::config::Config;
+use crate::manifest::MEMORY_BYTES_MAX;
 
 /// Most instances alive at once. A pool slot costs address space and a few KiB; memory is what really bounds them.
 pub(super) const INSTANCES_MAX: u32 = 1_000;
@@ -20,8 +21,6 @@ const GUESTS_BEFORE_NEW: u32 = 4;
 /// of waiting guests are late by no more than as many epochs. With tokio's default of 61 that was 0.6 s for each answer of
 /// the database.
 const GUESTS_BEFORE_TIMERS: u32 = GUESTS_BEFORE_NEW;
-/// Largest linear memory that the pool has room for; a manifest may ask for no more.
-const MEMORY_BYTES_MAX: usize = 500 << 20;
 /// Folder of compiled code under the data folder.
 const CODE_FOLDER: &str = "code";
 
@@ -88,7 +87,7 @@ pub(super) fn loader(config: &Config, engine: &Engine) -> Result<Loader, StartEr
 }
 
 pub(super) fn engine() -> Result<Engine, StartError> {
-    Engine::new(&EngineConfig { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX })
+    Engine::new(&EngineConfig { instances_max: INSTANCES_MAX, memory_bytes_max: MEMORY_BYTES_MAX.as_usize() })
         .map_err(|error| internal("starting the WebAssembly engine", error))
 }
 

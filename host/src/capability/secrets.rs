@@ -116,9 +116,31 @@ pub fn variable(agent: &AgentName, name: &str) -> String {
     format!("{VARIABLE_PREFIX}{}_{}", plain(agent.as_str()), plain(name))
 }
 
+/// The first secret of an agent whose variable is also that of another agent's, with the other's name for it: to a host
+/// `api-key` of `my-agent` and `agent-api-key` of `my` are one.
+#[must_use]
+pub fn clash<'a>(
+    (agent, names): (&AgentName, &'a [String]),
+    (other, others): (&AgentName, &'a [String]),
+) -> Option<(&'a str, &'a str)> {
+    let same = |name: &str| others.iter().find(|theirs| variable(agent, name) == variable(other, theirs));
+    names.iter().find_map(|name| Some((name.as_str(), same(name)?.as_str())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_agents_whose_names_run_together_clash() {
+        let agent = |name: &str| name.parse::<AgentName>().unwrap();
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let (mine, theirs) = (names(&["token", "agent-api-key"]), names(&["other", "API_KEY"]));
+        let found = clash((&agent("my"), &mine), (&agent("my-agent"), &theirs));
+        assert_eq!(found, Some(("agent-api-key", "API_KEY")));
+        assert_eq!(clash((&agent("my"), &mine), (&agent("your-agent"), &theirs)), None);
+        assert_eq!(clash((&agent("my"), &mine), (&agent("my-agent"), &[])), None);
+    }
 
     #[test]
     fn what_was_revealed_is_hidden_whole_and_line_by_line() {

@@ -10,7 +10,7 @@ use crate::agent::{Code, CompileError, LoadError, Revision};
 use crate::agents::{DeployError, Deployed, Upload};
 use crate::capability::Capabilities;
 use crate::capability::files::Folders;
-use crate::capability::secrets::variable;
+use crate::capability::secrets::{clash, variable};
 use crate::catalog::{NewRevision, Traffic};
 use crate::manifest::Manifest;
 use crate::task::AgentName;
@@ -136,6 +136,24 @@ impl Deployer {
         let trial = Arc::new(trial);
         self.runner.try_start(&trial).await.map_err(refused)?;
         Ok((code, folders()?))
+    }
+
+    /// That no other agent's secret would be read as one of this agent's.
+    pub(super) fn check_secrets(&self, manifest: &Manifest) -> Result<(), DeployError> {
+        let (agent, names) = (&manifest.agent.name, &manifest.secrets.required);
+        let clashes = self.all().into_iter().filter_map(|deployed| deployed.slot.active()).filter_map(|other| {
+            if other.agent == *agent {
+                return None;
+            }
+            let (mine, theirs) = clash((agent, names), (&other.agent, &other.manifest.secrets.required))?;
+            Some(format!(
+                "secret {mine:?} would be read from {}, which holds the secret {theirs:?} of the agent {}: choose another name",
+                variable(agent, mine),
+                other.agent
+            ))
+        });
+        let problems: Vec<String> = clashes.collect();
+        if problems.is_empty() { Ok(()) } else { Err(DeployError::Grant(problems.join("; "))) }
     }
 
     /// What the manifest asks for and this host cannot give.

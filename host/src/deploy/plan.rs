@@ -13,6 +13,7 @@ use crate::task::AgentName;
 impl Deployer {
     pub(super) async fn planned(&self, agent: &AgentName, upload: Upload) -> Result<Plan, DeployError> {
         let (manifest, content) = check::content(agent, upload)?;
+        self.check_secrets(&manifest)?;
         self.tried(&content, &manifest).await?;
         let mut known = None;
         for summary in self.catalog.revisions(agent).await? {

@@ -89,9 +89,9 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-/// Serves until the host drains, and then until what was asked is answered.
-pub async fn serve(listener: TcpListener, router: Router, tls: Option<Tls>, draining: CancellationToken) {
-    serve_within(HEAD_TIMEOUT, listener, router, tls, draining).await;
+/// Serves until the host closes, and then until what was asked is answered.
+pub async fn serve(listener: TcpListener, router: Router, tls: Option<Tls>, closing: CancellationToken) {
+    serve_within(HEAD_TIMEOUT, listener, router, tls, closing).await;
 }
 
 async fn serve_within(
@@ -99,10 +99,10 @@ async fn serve_within(
     listener: TcpListener,
     router: Router,
     tls: Option<Tls>,
-    draining: CancellationToken,
+    closing: CancellationToken,
 ) {
     let connections = TaskTracker::new();
-    while let Some(accepted) = draining.run_until_cancelled(listener.accept()).await {
+    while let Some(accepted) = closing.run_until_cancelled(listener.accept()).await {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -111,9 +111,9 @@ async fn serve_within(
                 continue;
             }
         };
-        let (router, tls, draining) = (router.clone(), tls.clone(), draining.clone());
+        let (router, tls, closing) = (router.clone(), tls.clone(), closing.clone());
         connections.spawn(async move {
-            if let Err(error) = connection(head_timeout, (stream, peer), router, tls, draining).await {
+            if let Err(error) = connection(head_timeout, (stream, peer), router, tls, closing).await {
                 tracing::debug!(%peer, %error, "a connection ended early");
             }
         });
@@ -128,14 +128,14 @@ async fn connection(
     (stream, peer): (TcpStream, SocketAddr),
     router: Router,
     tls: Option<Tls>,
-    draining: CancellationToken,
+    closing: CancellationToken,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     match tls {
-        None => exchange(head_timeout, stream, peer, router, draining).await,
+        None => exchange(head_timeout, stream, peer, router, closing).await,
         Some(Tls(acceptor)) => {
             let agreed = tokio::time::timeout(head_timeout, acceptor.accept(stream)).await;
-            exchange(head_timeout, agreed.map_err(|_| io::ErrorKind::TimedOut)??, peer, router, draining).await
+            exchange(head_timeout, agreed.map_err(|_| io::ErrorKind::TimedOut)??, peer, router, closing).await
         }
     }
 }
@@ -145,7 +145,7 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
     router: Router,
-    draining: CancellationToken,
+    closing: CancellationToken,
 ) -> io::Result<()> {
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: http::Request<Incoming>| {
@@ -159,7 +159,7 @@ async fn exchange(
     tokio::pin!(serving);
     let served = tokio::select! {
         served = serving.as_mut() => served,
-        () = draining.cancelled() => {
+        () = closing.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
@@ -182,22 +182,22 @@ mod tests {
     ) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let draining = CancellationToken::new();
+        let closing = CancellationToken::new();
         let router = Router::new()
             .route("/", axum::routing::get(|info: ConnectInfo<SocketAddr>| async move { info.0.ip().to_string() }));
-        let serving = tokio::spawn(serve_within(head_timeout, listener, router, tls, draining.clone()));
-        (address, draining, serving)
+        let serving = tokio::spawn(serve_within(head_timeout, listener, router, tls, closing.clone()));
+        (address, closing, serving)
     }
 
     #[tokio::test]
-    async fn it_serves_until_it_drains() {
-        let (address, draining, serving) = started(None).await;
+    async fn it_serves_until_it_closes() {
+        let (address, closing, serving) = started(None).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
         let mut answer = [0; 15];
         stream.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"HTTP/1.1 200 OK");
-        draining.cancel();
+        closing.cancel();
         let mut rest = String::new();
         stream.read_to_string(&mut rest).await.unwrap();
         assert!(rest.ends_with("127.0.0.1"), "{rest}");
@@ -207,7 +207,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_finish_its_head_is_let_go() {
-        let (address, _draining, _serving) = started_within(Duration::from_millis(20), None).await;
+        let (address, _closing, _serving) = started_within(Duration::from_millis(20), None).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
         let mut rest = Vec::new();
@@ -223,7 +223,7 @@ mod tests {
         let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
         std::fs::write(&certificate, made.cert.pem()).unwrap();
         std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-        let (address, _draining, _serving) = started(Some(Tls::read(&certificate, &key).unwrap())).await;
+        let (address, _closing, _serving) = started(Some(Tls::read(&certificate, &key).unwrap())).await;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(made.cert.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -150,6 +150,10 @@ impl ApiState {
 
     /// Whether a task for this agent can be taken just now.
     fn can_take(&self, agent: &AgentName) -> Result<(), Problem> {
+        if self.ports.draining.is_cancelled() {
+            let detail = "the host is draining and takes no new tasks; send the request to another host, or again soon";
+            return Err(Problem::new(Kind::Unavailable, detail));
+        }
         if !self.ports.agents.is_deployed(agent) {
             if self.ports.agents.may_be_deployed(agent) {
                 let detail = "the host has not loaded its agents yet; send the request again soon";

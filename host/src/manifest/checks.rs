@@ -1,6 +1,6 @@
 //! What TOML alone cannot tell: values out of range, and values that contradict each other.
 
-use super::{Manifest, OUTPUT_BYTES_MAX, Shape, TIMEOUT_MAX};
+use super::{MEMORY_BYTES_MAX, Manifest, OUTPUT_BYTES_MAX, Shape, TIMEOUT_MAX};
 use crate::units::{ByteSize, format_duration};
 
 /// Everything that is wrong with a manifest, one line each.
@@ -44,8 +44,8 @@ pub(super) fn problems(manifest: &Manifest) -> Vec<String> {
         format!("agent.module = {:?}: expected a path inside the manifest's folder", manifest.agent.module)
     });
     let limits = &manifest.limits;
-    check(limits.memory >= MEMORY_BYTES_MIN, &|| {
-        format!("limits.memory = {}: expected at least {MEMORY_BYTES_MIN}", limits.memory)
+    check((MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&limits.memory), &|| {
+        format!("limits.memory = {}: expected {MEMORY_BYTES_MIN} to {MEMORY_BYTES_MAX}", limits.memory)
     });
     check(!limits.timeout.is_zero() && limits.timeout <= TIMEOUT_MAX, &|| {
         let (given, max) = (format_duration(limits.timeout), format_duration(TIMEOUT_MAX));
@@ -147,11 +147,11 @@ mod tests {
     #[test]
     fn every_mistake_is_reported_at_once() {
         let text = format!(
-            "{}[limits]\ntimeout = \"21m\"\nconcurrency = 0\n[retry]\ninitial = \"10m\"\n[grants]\nkey_value = [\"a b\"]\n",
+            "{}[limits]\nmemory = \"501MiB\"\ntimeout = \"21m\"\nconcurrency = 0\n[retry]\ninitial = \"10m\"\n[grants]\nkey_value = [\"a b\"]\n",
             SMALLEST.replace("a.wasm", "../a.wasm"),
         );
         let ManifestErrors(problems) = Manifest::parse(&text).unwrap_err();
-        assert_eq!(problems.len(), 5, "{problems:#?}");
+        assert_eq!(problems.len(), 6, "{problems:#?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use sqlx::PgPool;
 
 use super::common::{Host, wait_until};
 use super::fleet::Fleet;
-use super::scripts::{SQL, deploy, metric, runs, script, sql, unique};
+use super::scripts::{KEY_VALUE, SQL, deploy, metric, runs, script, sql, unique};
 
 const TABLES: &str = "
     CREATE TABLE effects (task_id text NOT NULL);
@@ -124,4 +124,30 @@ async fn cancel_one(hosts: &[Host; 2], agent: &str, schema: &Schema, busy: Busy,
     })
     .await;
     assert_eq!(hosts[0].task(&id).await["status"], "cancelled", "{what}");
+}
+
+/// It sees that it is to stop, and has the time for a last word; what it answers counts no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_looks_whether_it_is_cancelled_stops_tidily() {
+    let fleet = Fleet::start().await;
+    let host = fleet.host().start().await;
+    let agent = unique("tidy");
+    deploy(&host, &agent, 2, &[SQL, KEY_VALUE], TABLES).await;
+    let steps = [
+        sql("INSERT INTO effects VALUES ($1)"),
+        json!({ "key-value": "began" }),
+        json!("await-cancel"),
+        json!({ "key-value": "tidied" }),
+    ];
+    let id = host.submit(&agent, "", script(&steps)).await;
+    let run = async |step: Value| host.run(&agent, "application/json", script(&[step])).await.text().await.unwrap();
+    assert_eq!(run(json!({ "await": "began" })).await, "[]", "it is in the middle of it");
+    let answer = host.client().delete(host.url(&format!("/v1/tasks/{id}"))).send().await.unwrap();
+    assert_eq!(answer.status(), 202);
+    wait_until("it is gone", async || (live(&host).await == 0).then_some(())).await;
+    assert_eq!(run(json!({ "key-value": "tidied" })).await, "[2]", "it had said its last word");
+    assert_eq!(host.task(&id).await["status"], "cancelled");
+    let schema = Schema { pool: fleet.pool.clone(), name: format!("agent_{agent}") };
+    assert_eq!(schema.effects().await, Vec::<String>::new());
+    fleet.end().await;
 }

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 /// How long anything here may take before it counts as hung: far beyond what it takes on a slow machine.
-const HANG: Duration = Duration::from_secs(120);
+pub(crate) const HANG: Duration = Duration::from_secs(120);
 
 /// A service's URL from the environment.
 pub(crate) fn service(variable: &str) -> String {
@@ -83,6 +83,11 @@ impl HostBuilder {
     pub(crate) fn with_samples(self) -> Self {
         let dir = agents_dir();
         self.env("AGENT_HOST_AGENTS_DIR", dir.to_str().unwrap())
+    }
+
+    /// Starts it and waits for nothing.
+    pub(crate) fn spawn(mut self) -> Child {
+        self.command.spawn().unwrap()
     }
 
     /// Starts it and waits until it is ready.
@@ -207,9 +212,19 @@ impl Host {
 
     /// Sends SIGTERM and waits for the end.
     pub(crate) async fn terminate(&mut self) -> ExitStatus {
+        self.ask_to_stop();
+        self.ended().await
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn ask_to_stop(&self) {
         let pid = i32::try_from(self.child.id().unwrap()).unwrap();
         // SAFETY: kill() takes two integers; the child has not been waited for, so the pid is its own.
         unsafe { libc::kill(pid, libc::SIGTERM) };
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         tokio::time::timeout(HANG, self.child.wait()).await.expect("the host ends").unwrap()
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::common::{Host, HostBuilder, agents_dir, wait_until};
+use super::common::{HANG, Host, HostBuilder, agents_dir, wait_until};
 
 #[tokio::test]
 async fn a_drain_finishes_what_runs_and_exits_cleanly() {
@@ -167,4 +167,44 @@ async fn what_outlives_the_grace_period_is_handed_back_without_using_an_attempt(
     let next = HostBuilder::real().start().await;
     let again = running(&next, first["started_at"].as_u64().unwrap()).await;
     assert_eq!(again["attempt"], 1, "{again}");
+}
+
+#[tokio::test]
+async fn a_draining_host_tells_of_its_tasks_and_takes_no_other() {
+    let folder = agents_dir().join("fixtures/manifest");
+    let name = format!("slow-{}", uuid::Uuid::new_v4().simple());
+    let manifest = std::fs::read_to_string(folder.join("agent.toml"))
+        .unwrap()
+        .replace("name = \"fixtures\"", &format!("name = \"{name}\""))
+        .replace("timeout = \"1s\"", "timeout = \"5s\"");
+    let module = std::fs::read(folder.join("fixtures.wasm")).expect("cargo xtask agents has built it");
+    let mut host = HostBuilder::real().start().await;
+    assert_eq!(host.deploy(&name, &manifest, module).await.status(), 201);
+    let id = host.submit(&name, "", r#"{"do":"sleep"}"#).await;
+    wait_until("the task runs", async || (host.task(&id).await["status"] == "running").then_some(())).await;
+
+    host.ask_to_stop();
+    wait_until("the host says that it drains", async || {
+        let answer = host.get("/readyz").await.expect("the API answers while a task runs");
+        (answer.status() == 503 && answer.text().await.unwrap().contains("draining")).then_some(())
+    })
+    .await;
+    assert_eq!(host.get("/healthz").await.unwrap().status(), 200);
+    assert_eq!(host.task(&id).await["status"], "running");
+    assert_eq!(host.run(&name, "text/plain", "{}").await.status(), 503);
+    assert!(host.ended().await.success(), "{}", host.log());
+}
+
+/// A database that takes connections and says nothing holds a start up for as long as it likes.
+#[tokio::test]
+async fn a_host_stops_before_its_start_is_over() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://user@{}/none", silent.local_addr().unwrap());
+    let mut starting = HostBuilder::bare().env("AMQP_URL", "embedded").env("DATABASE_URL", &url).spawn();
+    let _connection = tokio::time::timeout(HANG, silent.accept()).await.expect("the host connects").unwrap();
+    let pid = i32::try_from(starting.id().unwrap()).unwrap();
+    // SAFETY: kill() takes two integers; the child has not been waited for, so the pid is its own.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+    let status = tokio::time::timeout(HANG, starting.wait()).await.expect("the host ends").unwrap();
+    assert!(status.success(), "{status}");
 }

@@ -164,6 +164,12 @@ async fn prefer_wait_answers_with_the_result() {
     let _ = published.recv().await;
     doubles.draining.cancel();
     assert_eq!(request.await.unwrap().status, 202);
+
+    // And takes no other.
+    let refused = post(&router, TASKS, &[], "x").await;
+    assert_eq!(refused.status, 503);
+    assert!(refused.json()["detail"].as_str().unwrap().contains("draining"), "{}", refused.json());
+    assert!(published.try_recv().is_err());
 }
 
 #[tokio::test]
