@@ -31,7 +31,7 @@ use crate::task::{AgentName, Failure, Task, TaskId};
         ("agent" = String, Path, description = "The agent's name"),
         SubmitQuery,
         ("Idempotency-Key" = Option<String>, Header, description = "The same key, agent and body are the same task"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds for the result"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: wait up to N seconds for the result, at most 60"),
         ("traceparent" = Option<String>, Header, description = "W3C trace context of the caller"),
     ),
     request_body(content = String, content_type = "application/octet-stream", description = "The task's body, of any type"),
