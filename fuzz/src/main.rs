@@ -9,6 +9,7 @@
 #![no_main]
 
 mod input;
+mod memory;
 mod properties;
 mod wire;
 

@@ -13,6 +13,7 @@
 
 mod attempt;
 mod ending;
+mod gate;
 mod in_hand;
 mod metrics;
 mod settle;
@@ -27,7 +28,7 @@ use metrics::AgentMetrics;
 pub use metrics::DispatchMetrics;
 pub use settlement::{Policy, Settlement, settlement};
 use slot::Admission;
-pub use slot::{AgentSlot, Place, Shelf};
+pub use slot::{AgentSlot, Shelf};
 pub use suspect::Quarantine;
 
 use std::sync::Arc;
@@ -37,7 +38,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::{Recorded, Run, Runner, Stops};
+use crate::agent::{Recorded, Revision, Run, Runner, Stops};
 use crate::delivery::envelope::Malformed;
 use crate::delivery::{Broker, Consumer, Delivery, Message, Receipt, envelope};
 use crate::records::{Inbox, TaskRecord};
@@ -123,8 +124,8 @@ impl Dispatcher {
                 }
             };
             // Admission before the run: a delivery that cannot run yet stays unsettled, and the prefetch holds the rest back.
-            let (place, permit) = match slot.admit(&task).await {
-                Admission::Place(place, permit) => (place, permit),
+            let (revision, entered) = match slot.admit(&task).await {
+                Admission::Entered(revision, entered) => (revision, entered),
                 Admission::Pinned(number) => {
                     let (slot, metrics) = (Arc::clone(&slot), Arc::clone(&metrics));
                     // Loading it holds nobody else up.
@@ -141,9 +142,9 @@ impl Dispatcher {
                     continue;
                 }
             };
-            let admission = (permit, slot.count_running());
+            let admission = (entered, slot.count_running());
             // Made before it is spawned, and boxed: the runtime moves what it is given several times, to its end.
-            let attempt = self.attempt(message, redelivered, task, &place, &slot, &metrics);
+            let attempt = self.attempt(message, redelivered, task, revision, &slot, &metrics);
             self.under_way.spawn(Box::pin(async move {
                 dispatcher.handle(&attempt, receipt, admission).await;
                 processing.observe_duration();
@@ -161,8 +162,8 @@ impl Dispatcher {
         metrics: Arc<AgentMetrics>,
     ) {
         let Delivery { message, redelivered, receipt } = delivery;
-        let (place, refused) = match slot.pinned(number).await {
-            Ok(Some(place)) => (Some(place), None),
+        let (revision, refused) = match slot.pinned(number).await {
+            Ok(Some(revision)) => (Some(revision), None),
             Ok(None) => {
                 let agent = slot.name();
                 let message = format!("x-revision pins it to revision {number}, and {agent} has none of that number");
@@ -173,10 +174,9 @@ impl Dispatcher {
                 (None, Some(Outcome::HostError { message }))
             }
         };
-        let active = || slot.active().and_then(|active| slot.place(active.number));
-        let Some(place) = place.or_else(active) else { return receipt.hand_back() };
-        let admission = (if refused.is_none() { place.admit().await } else { None }, slot.count_running());
-        let mut attempt = self.attempt(message, redelivered, task, &place, slot, &metrics);
+        let Some(revision) = revision.or_else(|| slot.active()) else { return receipt.hand_back() };
+        let admission = (if refused.is_none() { slot.enter().await } else { None }, slot.count_running());
+        let mut attempt = self.attempt(message, redelivered, task, revision, slot, &metrics);
         if let Some(attempt) = Arc::get_mut(&mut attempt) {
             attempt.refused = refused;
         }
@@ -228,7 +228,7 @@ impl Dispatcher {
         message: Message,
         redelivered: bool,
         task: Task,
-        place: &Place,
+        revision: Arc<Revision>,
         slot: &Arc<AgentSlot>,
         metrics: &Arc<AgentMetrics>,
     ) -> Arc<Attempt> {
@@ -236,7 +236,7 @@ impl Dispatcher {
             message,
             redelivered,
             task,
-            revision: Arc::clone(place.revision()),
+            revision,
             slot: Arc::clone(slot),
             refused: None,
             started_at_ms: unix_ms_now(),

@@ -40,6 +40,13 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     process::run("cargo clippy", workspace.cargo().args(clippy))?;
 
+    ui::step("fuzz targets, which take the host's files one by one");
+    let mut fuzz = workspace.cargo();
+    // In its folder, for the flags in its .cargo/config.toml, as `cargo xtask fuzz` does.
+    fuzz.current_dir(workspace.root.join("fuzz")).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    fuzz.args(["check", "--release", "--locked", "--bins", "--target-dir"]).arg(workspace.target.join("fuzz"));
+    process::run("cargo check (fuzz)", &mut fuzz)?;
+
     ui::step("documentation");
     let mut doc = workspace.cargo();
     doc.args(["doc", "--workspace", "--no-deps", "--document-private-items"]).env("RUSTDOCFLAGS", "--deny warnings");

@@ -7,7 +7,10 @@
 
 #![no_main]
 
+#[path = "../memory.rs"]
+mod memory;
 mod properties;
+#[allow(dead_code, reason = "settings are filled; nothing here reads all of them")]
 mod stand_ins;
 
 // The host's own files, as in the envelope's target.

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
+use super::gate::{Entered, Gate};
 use crate::agent::Revision;
 use crate::catalog::{Tally, Traffic};
 use crate::task::{AgentName, Completion, Outcome, Task};
@@ -28,7 +27,9 @@ pub struct AgentSlot {
     name: AgentName,
     serving: RwLock<Arc<Serving>>,
     shelf: Arc<dyn Shelf>,
-    pinned: tokio::sync::Mutex<BTreeMap<u64, Place>>,
+    pinned: tokio::sync::Mutex<BTreeMap<u64, Arc<Revision>>>,
+    /// Places for its tasks: as many as the active revision's `limits.concurrency` says.
+    gate: Arc<Gate>,
     concurrency_max: u32,
     running: Arc<AtomicU64>,
     /// How first attempts ended since the split began.
@@ -39,7 +40,20 @@ pub struct AgentSlot {
 struct Serving {
     traffic: Traffic,
     change: u64,
-    places: BTreeMap<u64, Place>,
+    revisions: BTreeMap<u64, Arc<Revision>>,
+}
+
+impl Serving {
+    fn new(traffic: Traffic, change: u64, revisions: Vec<Arc<Revision>>) -> Self {
+        let revisions = revisions.into_iter().map(|revision| (revision.number, revision)).collect();
+        Self { traffic, change, revisions }
+    }
+
+    /// How many tasks of the agent may run at once: what the active revision says.
+    fn concurrency(&self, concurrency_max: u32) -> u32 {
+        let active = self.revisions.get(&self.traffic.active);
+        active.map_or(concurrency_max, |active| active.manifest.limits.concurrency.min(concurrency_max))
+    }
 }
 
 #[derive(Default)]
@@ -48,37 +62,10 @@ struct Counted {
     tallies: BTreeMap<u64, Tally>,
 }
 
-/// A revision with the places of its tasks.
-#[derive(Clone, Debug)]
-pub struct Place {
-    revision: Arc<Revision>,
-    /// The manifest's `limits.concurrency`. Each revision brings its own, so that a deploy can change it: until the old
-    /// revision's tasks have ended both count apart.
-    permits: Arc<Semaphore>,
-}
-
-impl Place {
-    fn new(revision: Arc<Revision>, concurrency_max: u32) -> Self {
-        let concurrency = revision.manifest.limits.concurrency.min(concurrency_max);
-        Self { permits: Arc::new(Semaphore::new(concurrency as usize)), revision }
-    }
-
-    /// Its revision.
-    #[must_use]
-    pub fn revision(&self) -> &Arc<Revision> {
-        &self.revision
-    }
-
-    /// Waits until another instance of it may run.
-    pub(super) async fn admit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.permits).acquire_owned().await.ok()
-    }
-}
-
 /// Where a task runs.
 pub(super) enum Admission {
-    /// Here, and it may start.
-    Place(Place, Option<OwnedSemaphorePermit>),
+    /// On this revision, and it may start.
+    Entered(Arc<Revision>, Option<Entered>),
     /// On a revision that is not loaded.
     Pinned(u64),
     /// Nowhere on this host.
@@ -96,10 +83,11 @@ impl AgentSlot {
         shelf: Arc<dyn Shelf>,
         concurrency_max: u32,
     ) -> Self {
-        let places = revisions.into_iter().map(|revision| (revision.number, Place::new(revision, concurrency_max)));
+        let serving = Serving::new(traffic, change, revisions);
         Self {
             name,
-            serving: RwLock::new(Arc::new(Serving { traffic, change, places: places.collect() })),
+            gate: Arc::new(Gate::new(serving.concurrency(concurrency_max))),
+            serving: RwLock::new(Arc::new(serving)),
             shelf,
             pinned: tokio::sync::Mutex::default(),
             concurrency_max,
@@ -125,29 +113,21 @@ impl AgentSlot {
     #[must_use]
     pub fn active(&self) -> Option<Arc<Revision>> {
         let serving = self.serving();
-        serving.places.get(&serving.traffic.active).map(|place| Arc::clone(&place.revision))
+        serving.revisions.get(&serving.traffic.active).cloned()
     }
 
     /// A revision that new tasks go to.
     #[must_use]
     pub fn serves(&self, number: u64) -> Option<Arc<Revision>> {
-        self.serving().places.get(&number).map(|place| Arc::clone(&place.revision))
+        self.serving().revisions.get(&number).cloned()
     }
 
-    pub(super) fn place(&self, number: u64) -> Option<Place> {
-        self.serving().places.get(&number).cloned()
-    }
-
-    /// Directs new tasks elsewhere, all at once. Running ones finish on their revision; a revision that stays keeps its
-    /// places.
+    /// Directs new tasks elsewhere, all at once. Running ones finish on their revision.
     pub fn cut_over(&self, traffic: Traffic, change: u64, revisions: Vec<Arc<Revision>>) {
-        let mut serving = self.serving.write().unwrap_or_else(PoisonError::into_inner);
-        let place = |revision: Arc<Revision>| {
-            let kept = serving.places.get(&revision.number).filter(|place| Arc::ptr_eq(&place.revision, &revision));
-            (revision.number, kept.cloned().unwrap_or_else(|| Place::new(revision, self.concurrency_max)))
-        };
-        let places = revisions.into_iter().map(place).collect();
-        *serving = Arc::new(Serving { traffic, change, places });
+        let serving = Serving::new(traffic, change, revisions);
+        let places = serving.concurrency(self.concurrency_max);
+        *self.serving.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(serving);
+        self.gate.resize(places);
     }
 
     /// Tasks of this agent that run on this host now.
@@ -160,34 +140,38 @@ impl AgentSlot {
     pub(super) async fn admit(&self, task: &Task) -> Admission {
         loop {
             let number = self.revision_of(task);
-            let Some(place) = self.place(number) else {
+            let Some(revision) = self.serves(number) else {
                 return task.revision.map_or(Admission::Nowhere, Admission::Pinned);
             };
-            let permit = place.admit().await;
+            let entered = self.enter().await;
             // While it waited, new tasks may have been directed elsewhere.
             if task.revision.is_some() || self.revision_of(task) == number {
-                return Admission::Place(place, permit);
+                return Admission::Entered(revision, entered);
             }
         }
+    }
+
+    /// Waits until another task of the agent may run.
+    pub(super) async fn enter(&self) -> Option<Entered> {
+        self.gate.enter().await
     }
 
     fn revision_of(&self, task: &Task) -> u64 {
         task.revision.unwrap_or_else(|| self.serving().traffic.revision_of(&task.id))
     }
 
-    /// The place of a revision that is not among those that new tasks go to; nothing where the agent has no such one.
-    pub(super) async fn pinned(&self, number: u64) -> Result<Option<Place>, String> {
+    /// A revision that is not among those that new tasks go to; nothing where the agent has no such one.
+    pub(super) async fn pinned(&self, number: u64) -> Result<Option<Arc<Revision>>, String> {
         let mut pinned = self.pinned.lock().await;
-        if let Some(place) = pinned.get(&number) {
-            return Ok(Some(place.clone()));
+        if let Some(revision) = pinned.get(&number) {
+            return Ok(Some(Arc::clone(revision)));
         }
         let Some(revision) = self.shelf.revision(&self.name, number).await? else { return Ok(None) };
-        let place = Place::new(revision, self.concurrency_max);
-        pinned.insert(number, place.clone());
+        pinned.insert(number, Arc::clone(&revision));
         if pinned.len() > PINNED_MAX {
             pinned.pop_first();
         }
-        Ok(Some(place))
+        Ok(Some(revision))
     }
 
     pub(super) fn count_running(&self) -> Running {
