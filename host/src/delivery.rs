@@ -70,7 +70,8 @@ pub enum PublishError {
         /// The routing key.
         route: String,
     },
-    /// The message cannot be carried, now or ever: too large, or a name too long for AMQP.
+    /// The message cannot be carried, now or ever: too large, or a name too long for AMQP. Or its reply queue takes no more,
+    /// which is the reader's business like its absence.
     #[error("the message cannot be sent: {0}")]
     Refused(String),
     /// The broker is away, blocked, refused it, or did not confirm in time. Whether it has the message is unknown.

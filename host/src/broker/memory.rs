@@ -154,7 +154,8 @@ impl MemoryBroker {
         match sent {
             Some(Ok(())) => Ok(()),
             Some(Err(mpsc::error::TrySendError::Full(()))) => {
-                Err(unavailable("the reply queue is full: its owner does not read it"))
+                // As with the real broker: its owner's business, and for nobody else to wait for.
+                Err(PublishError::Refused("the reply queue is full: its owner does not read it".to_owned()))
             }
             Some(Err(mpsc::error::TrySendError::Closed(()))) | None => {
                 state.replies.remove(&routing_key);

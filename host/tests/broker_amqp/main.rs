@@ -136,6 +136,29 @@ async fn what_amqp_cannot_carry_is_refused_and_harms_nobody() {
     fixture.clean_up().await;
 }
 
+/// A queue that takes no more: of a reply that is its owner's business, and the message is not to be sent again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_its_queue_rejects_is_refused_for_good() {
+    let fixture = AmqpFixture::connect().await;
+    let channel = fixture.channel().await;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), lapin::types::AMQPValue::LongInt(1));
+    arguments.insert("x-overflow".into(), lapin::types::AMQPValue::LongString("reject-publish".into()));
+    let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    let queue = channel.queue_declare("".into(), options, arguments).await.unwrap();
+    let route = Route::Reply(queue.name().as_str().to_owned());
+    fixture.broker().publish(route.clone(), message("all that fits")).await.unwrap();
+    for _ in 0..3 {
+        let refused = fixture.broker().publish(route.clone(), message("one more")).await;
+        assert!(matches!(refused, Err(PublishError::Refused(_))), "{refused:?}");
+    }
+    // And nothing else is refused because of it.
+    let (other, mut replies) = fixture.reply_queue().await;
+    fixture.broker().publish(Route::Reply(other), message("another's")).await.unwrap();
+    assert_eq!(within("the other reply", replies.recv()).await.unwrap(), message("another's"));
+    fixture.clean_up().await;
+}
+
 /// Messages of a foreign client with every AMQP field type, through raw frames of another library's making.
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_messages_arrive() {

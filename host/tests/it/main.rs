@@ -40,6 +40,7 @@ mod misbehaving;
 mod observed;
 mod operate;
 mod outbound;
+mod replies;
 mod samples;
 mod scripts;
 mod secrets;

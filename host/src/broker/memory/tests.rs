@@ -59,6 +59,18 @@ async fn a_full_broker_refuses_new_tasks_and_takes_what_ends_old_ones() {
 }
 
 #[tokio::test]
+async fn a_reply_queue_that_nobody_reads_refuses_for_good() {
+    let broker = MemoryBroker::new(MemoryLimits { replies_max: 1, ..MemoryLimits::default() });
+    let mut replies = broker.reply_queue("replies");
+    let reply = async || broker.publish(Route::Reply("replies".to_owned()), of_size(1)).await;
+    reply().await.unwrap();
+    let refused = reply().await;
+    assert!(matches!(refused, Err(PublishError::Refused(_))), "{refused:?}");
+    replies.recv().await.unwrap();
+    reply().await.unwrap();
+}
+
+#[tokio::test]
 async fn the_oldest_dead_letters_make_room() {
     let broker = MemoryBroker::new(MemoryLimits { dead_letters_bytes_max: 2_000, ..MemoryLimits::default() });
     broker.declare(&agent()).await.unwrap();

@@ -152,6 +152,7 @@ struct Answered {
     returned: Option<Box<BasicReturnMessage>>,
     answer: oneshot::Sender<Result<(), PublishError>>,
     routing_key: ShortString,
+    is_reply: bool,
 }
 
 /// A message that the driver has written.
@@ -160,6 +161,7 @@ struct Sent {
     published: lapin::Result<PublisherConfirm>,
     answer: oneshot::Sender<Result<(), PublishError>>,
     routing_key: ShortString,
+    is_reply: bool,
 }
 
 /// The messages of a channel: those that the driver is writing, and those that the broker has.
@@ -257,15 +259,16 @@ async fn serve(channel: &Channel, requests: &mut mpsc::UnboundedReceiver<Request
 }
 
 async fn send(channel: &Channel, request: Request) -> Sent {
+    let is_reply = request.is_reply();
     let Request { exchange, routing_key, properties, body, answer } = request;
     let fingerprint = Fingerprint::of(exchange.as_str(), routing_key.as_str(), &properties);
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let published = channel.basic_publish(exchange, routing_key.clone(), options, &body, properties).await;
-    Sent { fingerprint, published, answer, routing_key }
+    Sent { fingerprint, published, answer, routing_key, is_reply }
 }
 
 async fn confirmed(sent: Sent) -> Answered {
-    let Sent { fingerprint, published, answer, routing_key } = sent;
+    let Sent { fingerprint, published, answer, routing_key, is_reply } = sent;
     let confirmation = match published {
         Ok(confirm) => confirm.await,
         Err(error) => Err(error),
@@ -276,7 +279,7 @@ async fn confirmed(sent: Sent) -> Answered {
         Ok(Confirmation::NotRequested) => (Verdict::Unasked, None),
         Err(error) => (Verdict::Lost(error), None),
     };
-    Answered { fingerprint, verdict, returned: returned.map(Box::new), answer, routing_key }
+    Answered { fingerprint, verdict, returned: returned.map(Box::new), answer, routing_key, is_reply }
 }
 
 /// Answers what the broker has answered; an error means that the channel is lost.
@@ -297,6 +300,11 @@ fn settle(first: Answered, underway: &mut Underway<'_>, returns: &mut Returns) -
                     Err(PublishError::Unroutable { route: answered.routing_key.as_str().to_owned() })
                 }
                 Verdict::Taken => Ok(()),
+                // Full, mostly, as its owner wants it: sent again and again it would hold its task here, and with many
+                // such tasks those of others.
+                Verdict::Refused if answered.is_reply => {
+                    Err(PublishError::Refused("its reply queue takes no more".to_owned()))
+                }
                 Verdict::Refused => Err(unavailable("the broker refused the message: its queue is full or in trouble")),
                 Verdict::Unasked => Err(unavailable("the channel does not confirm")),
                 Verdict::Lost(error) => {
