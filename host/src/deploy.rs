@@ -27,7 +27,7 @@ use crate::capability::Capabilities;
 use crate::capability::files::FilesRoot;
 use crate::catalog::{Actor, Added, AgentEntry, Catalog, CatalogError, Change, NewEvent, Tally, Traffic};
 use crate::delivery::{Broker, BrokerError};
-use crate::dispatch::{AgentSlot, Dispatcher};
+use crate::dispatch::{AgentSlot, Dispatcher, prefetch};
 use crate::manifest::Manifest;
 use crate::task::AgentName;
 
@@ -205,8 +205,12 @@ impl Deployer {
         revisions: Vec<Arc<Revision>>,
     ) -> Result<(), BrokerError> {
         let agent = &entry.agent;
-        let concurrency = revisions.iter().map(|revision| revision.manifest.limits.concurrency).max().unwrap_or(1);
-        let prefetch = Dispatcher::prefetch(concurrency.min(self.concurrency_max));
+        // Its places are the active revision's, whichever runs in them.
+        let active = revisions.iter().find(|revision| revision.number == traffic.active);
+        let concurrency = active.map_or(1, |active| active.manifest.limits.concurrency);
+        // The longest that a task may keep others waiting; of a split, the slower side's.
+        let timeout = revisions.iter().map(|revision| revision.manifest.limits.timeout).max().unwrap_or_default();
+        let prefetch = prefetch(concurrency.min(self.concurrency_max), timeout);
         let known = self.find(agent);
         let slot = match &known {
             Some(known) => {

@@ -16,6 +16,7 @@ mod ending;
 mod gate;
 mod in_hand;
 mod metrics;
+mod prefetch;
 mod settle;
 mod settlement;
 mod slot;
@@ -26,6 +27,7 @@ use in_hand::Hold;
 pub use in_hand::InHand;
 use metrics::AgentMetrics;
 pub use metrics::DispatchMetrics;
+pub use prefetch::prefetch;
 pub use settlement::{Policy, Settlement, settlement};
 use slot::Admission;
 pub use slot::{AgentSlot, Shelf};
@@ -71,10 +73,6 @@ pub struct Dispatcher {
     pub payload_bytes_max: usize,
 }
 
-/// Deliveries that may be between their run and their acknowledgement, per agent, beyond those that run. Results and
-/// records are confirmed in batches of milliseconds; measured from a full queue, 512 ran a fifth more tasks than 128.
-const SETTLING_MAX: u16 = 512;
-
 /// How often a host asks which of its tasks are cancelled: four times within the second that a cancelled task may go on.
 const CANCELLED_EVERY: Duration = Duration::from_millis(250);
 /// Tasks that have run for less are not asked about: most are over by then.
@@ -98,12 +96,6 @@ enum Standing {
 }
 
 impl Dispatcher {
-    /// Unsettled deliveries that an agent with this many concurrent instances can use.
-    #[must_use]
-    pub fn prefetch(concurrency: u32) -> u16 {
-        u16::try_from(concurrency).unwrap_or(u16::MAX).saturating_add(SETTLING_MAX)
-    }
-
     /// Runs an agent's deliveries until its consumer is stopped.
     pub async fn serve(self: Arc<Self>, slot: Arc<AgentSlot>, mut consumer: Consumer) {
         let metrics = self.metrics.of(slot.name());
