@@ -306,9 +306,9 @@ struct HandingOver {
 
 /// Sends a delivery round again that has not waited long enough.
 fn unless_early(publisher: &Arc<Publisher>, agent: &AgentName, delivery: Delivery) -> Option<Delivery> {
-    match envelope::not_before_ms(&delivery.message) {
+    match envelope::not_before_ms(&delivery.message, unix_ms_now()) {
         // One that cannot be published again goes on, and is refused.
-        Some(not_before_ms) if not_before_ms > unix_ms_now() && Publisher::can_be_published(&delivery.message) => {
+        Some(not_before_ms) if Publisher::can_be_published(&delivery.message) => {
             tokio::spawn(Arc::clone(publisher).delay_again(agent.clone(), delivery, not_before_ms));
             None
         }

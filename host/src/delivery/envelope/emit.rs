@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::headers::{self, printable};
-use super::parse::{earliest, expiration_deadline_ms, moment};
+use super::parse::{check_not_before, earliest, expiration_deadline_ms, moment, sent_deadline_ms};
 use crate::delivery::{HeaderValue, Message, Route};
 use crate::task::{Failure, Output, Task, TaskId, UnixMs};
 
@@ -162,13 +162,6 @@ pub fn dead_letter(original: &Message, note: &DeathNote) -> Message {
     Message { message_id: Some(note.task_id.to_string()), expiration: None, headers, ..original.clone() }
 }
 
-/// The deadline in a header table, its name in whatever case; an error for one that cannot be read. Names sort so that the
-/// last one is the one that counts, and the host's own, in lower case, after all others.
-fn sent_deadline_ms(headers: &BTreeMap<String, HeaderValue>) -> Result<Option<UnixMs>, String> {
-    let sent = headers.iter().rfind(|(name, _)| name.eq_ignore_ascii_case(headers::DEADLINE));
-    sent.map(|(name, value)| moment(name, value)).transpose()
-}
-
 /// Replaces the deadline, in whatever case it was written: one that is left behind would count when this one is removed.
 fn set_deadline(headers: &mut BTreeMap<String, HeaderValue>, deadline_ms: UnixMs) {
     headers.retain(|name, _| !name.eq_ignore_ascii_case(headers::DEADLINE));
@@ -190,7 +183,10 @@ pub fn expired_again(message: &Message, now_ms: UnixMs) -> Message {
 /// A message that a host publishes again as it is, into another of the agent's queues. What its expiration says is
 /// written down as a deadline: kept as it is, it would start anew.
 pub(crate) fn moved(message: &Message, now_ms: UnixMs) -> Message {
-    // One that cannot be read stays, for whoever receives the message to refuse it.
+    // What is to be refused stays as it is, for whoever receives the message to refuse it.
+    if check_not_before(message, now_ms).is_err() {
+        return message.clone();
+    }
     let Ok(expires_at_ms) = expiration_deadline_ms(message, now_ms) else { return message.clone() };
     let mut headers = headers::that_travel_on(&message.headers);
     let is_deadline = |name: &str| name.eq_ignore_ascii_case(headers::DEADLINE);

@@ -25,6 +25,9 @@ pub const ENQUEUED_AT: &str = "x-enqueued-at";
 /// Before this moment, in Unix milliseconds, a delivery goes round through a delay queue again: how delays longer than
 /// the longest delay queue are made.
 pub const NOT_BEFORE: &str = "x-not-before";
+/// How far ahead [`NOT_BEFORE`] may lie: twice the longest delay that there is, 30 days, whatever the clocks of two hosts
+/// say. What lies further ahead no host wrote, and it would go round for ever.
+pub const NOT_BEFORE_AHEAD_MS_MAX: u64 = 60 * 24 * 60 * 60 * 1000;
 /// How long the host that receives a delivery keeps it before it runs, in milliseconds: what its delay queue was too short.
 pub const DELAY_REST: &str = "x-delay-rest";
 /// The outcome's name, in results and dead letters.
@@ -48,8 +51,9 @@ pub const HOST: &str = "x-host";
 /// a dead letter, so that every task that is accepted can also be dead-lettered.
 pub const HEADERS_BYTES_MAX: usize = 64 * 1024;
 
-/// Largest generation: what a 32-bit column holds, with room for every redrive to come.
-pub const GENERATION_MAX: u32 = 1_000_000_000;
+/// Largest generation: more redrives than any task comes to in earnest, one a minute for two years. The letter of a task
+/// of this generation is not redriven; who redrives it is told so.
+pub const GENERATION_MAX: u32 = 1_000_000;
 
 /// Longest name of a header, in bytes: AMQP's short string.
 pub const NAME_BYTES_MAX: usize = 255;

@@ -45,6 +45,7 @@ pub fn parse(agent: &AgentName, message: &Message, now_ms: UnixMs) -> Result<Tas
     let reply = reply_to(message);
     let read = fields.read(message).and_then(|()| {
         let id = fields.id(message)?;
+        check_not_before(message, now_ms)?;
         let deadline_ms = earliest(fields.deadline_ms, expiration_deadline_ms(message, now_ms)?);
         Ok((id, deadline_ms, reply.clone()?))
     });
@@ -102,9 +103,33 @@ pub(crate) fn first_queue(message: &Message) -> Option<String> {
     message.headers.get("x-first-death-queue").and_then(HeaderValue::as_text)
 }
 
-/// When a delivery may run at the earliest, if it is still going round through delay queues.
-pub(crate) fn not_before_ms(message: &Message) -> Option<UnixMs> {
-    message.headers.get(headers::NOT_BEFORE).and_then(HeaderValue::as_count)
+/// When a delivery may run at the earliest, if it is still going round through delay queues: a moment that is yet to come.
+/// At its deadline it has its end, so it goes round no longer than that. One that would go round for ever is not kept from
+/// being read: [`parse`] refuses it.
+pub(crate) fn not_before_ms(message: &Message, now_ms: UnixMs) -> Option<UnixMs> {
+    let sent_ms = message.headers.get(headers::NOT_BEFORE).and_then(HeaderValue::as_count)?;
+    if is_absurdly_far(sent_ms, now_ms) {
+        return None;
+    }
+    // One that cannot be read is refused as well.
+    let expires_at_ms = expiration_deadline_ms(message, now_ms).ok()?;
+    let deadline_ms = earliest(sent_deadline_ms(&message.headers).ok()?, expires_at_ms);
+    earliest(Some(sent_ms), deadline_ms).filter(|not_before_ms| *not_before_ms > now_ms)
+}
+
+fn is_absurdly_far(not_before_ms: UnixMs, now_ms: UnixMs) -> bool {
+    not_before_ms > now_ms.saturating_add(headers::NOT_BEFORE_AHEAD_MS_MAX)
+}
+
+/// Refuses a message that would go round for ever.
+pub(super) fn check_not_before(message: &Message, now_ms: UnixMs) -> Result<(), String> {
+    let is_it = |name: &str| name.eq_ignore_ascii_case(headers::NOT_BEFORE);
+    for (name, value) in message.headers.iter().filter(|(name, _)| is_it(name)) {
+        if value.as_count().is_some_and(|sent_ms| is_absurdly_far(sent_ms, now_ms)) {
+            return Err(unexpected(&name.to_ascii_lowercase(), value, "Unix milliseconds at most 60 days ahead"));
+        }
+    }
+    Ok(())
 }
 
 /// How long a delivery is kept before it runs, in milliseconds, as far as the message says so properly.
@@ -242,6 +267,13 @@ pub(super) fn expiration_deadline_ms(message: &Message, now_ms: UnixMs) -> Resul
         timestamp_ms.saturating_add(rounding_ms).min(now_ms)
     });
     Ok(Some(sent_at_ms.saturating_add(expiration_ms)))
+}
+
+/// The deadline in a header table, its name in whatever case; an error for one that cannot be read. Names sort so that the
+/// last one is the one that counts, and the host's own, in lower case, after all others.
+pub(super) fn sent_deadline_ms(headers: &BTreeMap<String, HeaderValue>) -> Result<Option<UnixMs>, String> {
+    let sent = headers.iter().rfind(|(name, _)| name.eq_ignore_ascii_case(headers::DEADLINE));
+    sent.map(|(name, value)| moment(name, value)).transpose()
 }
 
 pub(super) fn earliest(one: Option<UnixMs>, other: Option<UnixMs>) -> Option<UnixMs> {

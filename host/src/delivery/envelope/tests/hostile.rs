@@ -82,12 +82,45 @@ fn an_absurd_generation_is_refused_and_counts_as_none() {
         Message { headers, ..Message::default() }
     };
     assert_eq!(parsed(&with(headers::GENERATION_MAX)).generation, headers::GENERATION_MAX);
-    for absurd in [headers::GENERATION_MAX + 1, u32::MAX] {
-        assert!(refused(&with(absurd)).contains("1 to 1000000000"), "{absurd}");
+    for absurd in [headers::GENERATION_MAX + 1, 1_000_000_000, u32::MAX] {
+        assert!(refused(&with(absurd)).contains("1 to 1000000"), "{absurd}");
         assert_eq!(generation(&with(absurd)), 0);
         let letter = dead_letter(&with(absurd), &note());
         assert_eq!(generation(&letter), 0);
         assert_eq!(parsed(&redriven(&letter, 1, NOW_MS)).generation, 1);
+    }
+}
+
+/// A sender may write it: it keeps no task going round for ever, nor past its deadline.
+#[test]
+fn a_task_waits_as_long_as_its_delay_and_its_deadline_have_it_and_not_for_ever() {
+    let with = |not_before: HeaderValue, others: &[(&str, HeaderValue)]| {
+        let others = others.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let headers = headers([("x-not-before", not_before)]).into_iter().chain(others).collect();
+        Message { headers, ..Message::default() }
+    };
+    let day_ms = 24 * 60 * 60 * 1000;
+    let deadline = |at_ms: u64| [("X-Deadline", HeaderValue::from(at_ms))];
+    for (message, waits_until) in [
+        (with((NOW_MS + 5_000).into(), &[]), Some(NOW_MS + 5_000)),
+        (with((NOW_MS + 30 * day_ms).into(), &[]), Some(NOW_MS + 30 * day_ms)),
+        (with(NOW_MS.into(), &[]), None),
+        (with("soon".into(), &[]), None),
+        (with((NOW_MS + 5_000).into(), &deadline(NOW_MS + 9_000)), Some(NOW_MS + 5_000)),
+        (with((NOW_MS + 5_000).into(), &deadline(NOW_MS + 1_000)), Some(NOW_MS + 1_000)),
+        (with((NOW_MS + 5_000).into(), &deadline(NOW_MS - 1)), None),
+    ] {
+        assert_eq!(not_before_ms(&message, NOW_MS), waits_until, "{message:?}");
+        assert_eq!(parsed(&message).attempt, 1, "{message:?}");
+    }
+    let expiring = Message { expiration: Some("700".to_owned()), ..with((NOW_MS + 5_000).into(), &[]) };
+    assert_eq!(not_before_ms(&expiring, NOW_MS), Some(NOW_MS + 700));
+    for absurd in [NOW_MS + 61 * day_ms, 1 << 62, u64::MAX] {
+        let message = with(absurd.into(), &deadline(NOW_MS + 1_000));
+        assert_eq!(not_before_ms(&message, NOW_MS), None);
+        assert!(refused(&message).contains("x-not-before") && refused(&message).contains("60 days"), "{absurd}");
+        let again = redriven(&dead_letter(&message, &note()), 1, NOW_MS);
+        assert_eq!(parsed(&again).generation, 1, "redriven, it runs");
     }
 }
 

@@ -24,8 +24,9 @@ fn any_value() -> impl Strategy<Value = HeaderValue> {
 }
 
 fn any_name() -> impl Strategy<Value = String> {
-    const KNOWN: [&str; 10] = [
+    const KNOWN: [&str; 11] = [
         "x-attempt",
+        "x-not-before",
         "x-generation",
         "x-partition-key",
         "x-max-attempts",
