@@ -227,6 +227,11 @@ fn a_deadline_that_passed_has_no_effect_and_one_that_is_far_away_no_end() {
     assert_eq!(found(&expired), [Violation::WrongEnd]);
     expired.entries.get_mut("a").unwrap().task.deadline = Deadline::Near(1);
     assert_eq!(found(&expired), []);
+    // It may have passed before the attempt began, which is then not used.
+    (expired.letters[0].attempts, expired.listed[0].attempts) = (0, 0);
+    assert_eq!(found(&expired), []);
+    expired.listed[0].attempts = 2;
+    assert_eq!(found(&expired), [Violation::WrongList]);
 }
 
 #[test]

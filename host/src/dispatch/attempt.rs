@@ -73,7 +73,14 @@ impl Attempt {
         }
     }
 
+    /// Whether it came to a run. A task that kills its hosts did, before.
+    pub(super) fn ran(completion: &Completion) -> bool {
+        completion.is_of_a_run() || completion.outcome == Outcome::HostKiller
+    }
+
+    /// The change of its record. Nothing is said of a run that there was not.
     pub(super) fn update(&self, status: Status, completion: Option<&Completion>) -> Update {
+        let ran = completion.is_none_or(Self::ran);
         let output = match completion.map(|completion| &completion.outcome) {
             Some(Outcome::Succeeded(output)) => output.clone(),
             _ => None,
@@ -81,15 +88,15 @@ impl Attempt {
         Update {
             id: self.task.id.clone(),
             agent: self.task.agent.clone(),
-            revision: Some(self.revision.number),
+            revision: ran.then_some(self.revision.number),
             status,
             attempt: self.task.attempt,
             generation: self.task.generation,
             output,
             failure: completion.and_then(|completion| completion.outcome.failure()),
-            usage: completion.map(|completion| completion.usage),
+            usage: completion.filter(|completion| completion.is_of_a_run()).map(|completion| completion.usage),
             enqueued_at_ms: self.task.enqueued_at_ms,
-            started_at_ms: Some(self.started_at_ms),
+            started_at_ms: ran.then_some(self.started_at_ms),
             finished_at_ms: status.is_terminal().then(unix_ms_now),
         }
     }

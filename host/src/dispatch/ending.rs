@@ -19,22 +19,24 @@ impl Attempt {
         let outgoing = completion.follow_ups.iter().map(follow_up).collect();
         let ending = Ending { update, outgoing, dead_letter: None, log: self.log(completion) };
         if status == Status::Failed {
-            return buried(ending, &self.message, self.death_note(&completion.outcome));
+            return buried(ending, &self.message, self.death_note(completion));
         }
         ending
     }
 
-    fn death_note(&self, outcome: &Outcome) -> DeathNote {
-        let failure = outcome.failure().unwrap_or_default();
+    fn death_note(&self, completion: &Completion) -> DeathNote {
+        let failure = completion.outcome.failure().unwrap_or_default();
+        let ran = Self::ran(completion);
         DeathNote {
             task_id: self.task.id.clone(),
             error_type: failure.kind,
             error_message: failure.message,
             failed_at_ms: unix_ms_now(),
-            attempts: self.task.attempt,
+            // One that was not begun was not used.
+            attempts: if ran { self.task.attempt } else { self.task.attempt.saturating_sub(1) },
             generation: self.task.generation,
-            revision: Some(self.revision.number),
-            digest: Some(self.revision.digest.clone()),
+            revision: ran.then_some(self.revision.number),
+            digest: ran.then(|| self.revision.digest.clone()),
             host: self.host.to_string(),
         }
     }

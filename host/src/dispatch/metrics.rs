@@ -48,7 +48,7 @@ impl DispatchMetrics {
         Ok(Self {
             invocations: counter(opts!("faas_invocations", "Attempts that ran."), &["agent"])?,
             errors: counter(opts!("faas_errors", "Attempts that failed, by outcome."), &["agent", "error_type"])?,
-            timeouts: counter(opts!("faas_timeouts", "Attempts that ran past a time limit."), &["agent"])?,
+            timeouts: counter(opts!("faas_timeouts", "Attempts that ran past a limit or their deadline."), &["agent"])?,
             coldstarts: counter(opts!("faas_coldstarts", "Attempts that ran in a fresh instance."), &["agent"])?,
             invoke_duration_seconds: histogram(histogram_opts!(
                 "faas_invoke_duration_seconds",
@@ -156,6 +156,13 @@ impl AgentMetrics {
         if completion.outcome == Outcome::Interrupted {
             return;
         }
+        // One that was stopped while it waited has not run. What the host failed at shows all the same.
+        if !completion.is_of_a_run() {
+            if matches!(completion.outcome, Outcome::HostError { .. }) {
+                self.failed(&completion.outcome);
+            }
+            return;
+        }
         let usage = completion.usage;
         self.invocations.inc();
         self.coldstarts.inc();
@@ -169,7 +176,7 @@ impl AgentMetrics {
         self.mem_usage_bytes.observe(usage.memory_bytes_peak as f64);
         match &completion.outcome {
             Outcome::Succeeded(_) => return,
-            Outcome::TimedOut(_) => self.timeouts.inc(),
+            Outcome::TimedOut(_) | Outcome::Expired => self.timeouts.inc(),
             _ => {}
         }
         self.failed(&completion.outcome);

@@ -38,13 +38,14 @@ impl Dispatcher {
             retry: &manifest.retry,
             host_errors: envelope::host_errors(&attempt.message),
         };
-        let decision = settlement(&completion.outcome, attempt.task.attempt, &policy, random_fraction);
+        let mut decision = settlement(&completion.outcome, attempt.task.attempt, &policy, random_fraction);
         let prepared = match decision {
             Settlement::Acknowledge | Settlement::DeadLetter => self.conclude(attempt, completion, recorded).await,
             Settlement::RetryLater { delay, attempt: next } => {
                 match Box::pin(self.retry_later(attempt, completion, delay, next)).await {
                     // It came larger than anything that may be published, and never will be: this was its last attempt.
                     Err(SettleError::Publish(PublishError::Refused(_))) => {
+                        decision = Settlement::DeadLetter;
                         Box::pin(self.conclude(attempt, completion, recorded)).await
                     }
                     published => {
@@ -231,7 +232,7 @@ impl Dispatcher {
             error_type: failure.kind.clone(),
             error_message: failure.message.clone(),
             failed_at_ms,
-            attempts: task.attempt,
+            attempts: 0,
             generation: envelope::generation(message),
             revision: None,
             digest: None,

@@ -61,7 +61,7 @@ pub enum Outcome {
     OutOfMemory(Limit),
     /// Any other cap.
     LimitExceeded(Limit),
-    /// Its deadline passed before it ran.
+    /// Its deadline passed, before it ran or while it did.
     Expired,
     /// Someone cancelled it.
     Cancelled,
@@ -117,7 +117,7 @@ impl Outcome {
             Self::TimedOut(limit) => format!("ran past its time limit, {limit}"),
             Self::OutOfMemory(limit) => format!("asked for more memory than {limit} and trapped"),
             Self::LimitExceeded(limit) => format!("went over {limit}"),
-            Self::Expired => "its deadline passed before it ran".to_owned(),
+            Self::Expired => "its deadline passed".to_owned(),
             Self::Cancelled => "cancelled on request".to_owned(),
             Self::Interrupted => "interrupted by its host and handed back".to_owned(),
             Self::HostKiller => "it was running at several host deaths in a row".to_owned(),
@@ -170,6 +170,12 @@ impl Completion {
     #[must_use]
     pub fn without_a_run(outcome: Outcome) -> Self {
         Self { outcome, usage: Usage::default(), init: None, follow_ups: Vec::new(), log: None }
+    }
+
+    /// Whether there was an instance, or at least the beginning of one.
+    #[must_use]
+    pub fn is_of_a_run(&self) -> bool {
+        self.init.is_some() || self.usage != Usage::default()
     }
 }
 

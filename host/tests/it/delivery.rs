@@ -313,6 +313,8 @@ async fn deliveries_that_make_no_sense_end_as_dead_letters_and_block_nothing() {
         ("a fraction for attempts", table("x-max-attempts", AMQPValue::Double(2.5)), vec![]),
         ("no attempts", table("x-max-attempts", AMQPValue::LongLongInt(0)), vec![]),
         ("a table for a key", table("x-partition-key", AMQPValue::FieldTable(FieldTable::default())), vec![]),
+        ("a moment beyond time", table("x-not-before", AMQPValue::LongLongInt(1 << 62)), vec![]),
+        ("generations beyond counting", table("x-generation", AMQPValue::LongLongInt(1_000_000_000)), vec![]),
         ("nothing for a deadline", table("x-deadline", AMQPValue::Void), vec![]),
         ("a deadline in words", table("x-deadline", AMQPValue::LongString("tomorrow".into())), vec![]),
         ("headers without end", table("endless", AMQPValue::LongString("x".repeat(100_000).into())), vec![]),
@@ -333,6 +335,7 @@ async fn deliveries_that_make_no_sense_end_as_dead_letters_and_block_nothing() {
         let reason = letter["failure"]["message"].as_str().unwrap();
         let is_told = if *what == "16 MB" { reason.contains("payload_bytes_max") } else { !reason.is_empty() };
         assert!(is_told, "{what}: {letter}");
+        assert_eq!((&letter["attempts"], &letter["revision"]), (&json!(0), &Value::Null), "{what} never ran: {letter}");
         assert_eq!(host.task(id).await["status"], "failed", "{what}");
     }
     // Far off is not absurd, and neither is a body of no bytes: what it means is for the agent to say.

@@ -1,8 +1,12 @@
 //! Agents that go wrong: each ends in its own outcome, with the limit named, and disturbs nobody.
 
-use serde_json::json;
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::{Value, json};
 
-use super::common::{Host, HostBuilder, agents_dir};
+use super::common::{Host, HostBuilder, agents_dir, wait_until};
+use super::delivery::{Stranger, deploy_misbehaving};
+use super::fleet::Fleet;
+use super::scripts::{metric, unique};
 
 /// A host with the misbehaving agent and a well-behaved one.
 async fn host() -> Host {
@@ -76,4 +80,37 @@ async fn a_retry_runs_again_until_it_succeeds() {
     let id = host.submit("fixtures", "?max_attempts=5", body).await;
     let task = host.finished(&id).await;
     assert_eq!((&task["status"], &task["attempt"]), (&json!("succeeded"), &json!(3)), "{task}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_stops_one_that_runs_and_one_that_never_ran_is_told_apart() {
+    let fleet = Fleet::start().await;
+    let host = fleet.host().start().await;
+    let agent = unique("late");
+    deploy_misbehaving(&host, &agent, "10m").await;
+    let stranger = Stranger::connect_to(fleet.broker.url()).await;
+    let send = async |deadline_ms: u64| {
+        let (id, mut headers) = (unique("late"), FieldTable::default());
+        headers.insert("x-deadline".into(), AMQPValue::LongLongInt(i64::try_from(deadline_ms).unwrap()));
+        stranger.send(&agent, &id, headers, br#"{"do":"sleep"}"#).await;
+        id
+    };
+    let stopped = send(agent_host::task::unix_ms_now() + 5_000).await;
+    let spared = send(1).await;
+    for (id, attempts) in [(&stopped, 1), (&spared, 0)] {
+        let task = host.finished(id).await;
+        let failure = json!({ "type": "expired", "message": "its deadline passed" });
+        assert_eq!((&task["status"], &task["failure"]), (&json!("failed"), &failure), "{task}");
+        let letter: Value = host.get(&format!("/v1/dead-letters/{id}")).await.unwrap().json().await.unwrap();
+        assert_eq!(letter["attempts"], attempts, "{letter}");
+        for of_a_run in [&letter["revision"], &letter["digest"], &task["revision"], &task["started_at"], &task["usage"]]
+        {
+            assert_eq!(of_a_run.is_null(), attempts == 0, "{task} {letter}");
+        }
+    }
+    let counted = async |name: &str| metric(&host, &format!("{name}{{agent=\"{agent}\"}}")).await;
+    wait_until("both are settled", async || (counted("agent_dead_letters").await == 2).then_some(())).await;
+    assert_eq!((counted("faas_invocations").await, counted("faas_timeouts").await), (1, 1));
+    drop(host);
+    fleet.end().await;
 }

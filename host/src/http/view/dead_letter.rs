@@ -28,9 +28,9 @@ pub(crate) struct DeadLetterView {
     /// Why.
     #[schema(value_type = super::FailureView)]
     failure: Failure,
-    /// How many attempts it used.
+    /// How many attempts it used: 0 where it never ran.
     attempts: u32,
-    /// The revision that ran it last; null where none did.
+    /// The revision that ran its last attempt; null where that never ran, such as one whose deadline passed in the queue.
     revision: Option<u64>,
     /// That revision's module, as `sha256:<hex>`.
     digest: Option<String>,
