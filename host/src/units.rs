@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// How much of a text that is neither is quoted: whoever wrote it knows it from its beginning.
+const QUOTED_CHARACTERS_MAX: usize = 40;
+
 /// Why a text is no size or duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUnit {
@@ -35,7 +38,7 @@ impl ByteSize {
     /// # Errors
     /// [`InvalidUnit::Size`] for anything but a number with one of the units, or one past 2^64.
     pub fn parse(text: &str) -> Result<Self, InvalidUnit> {
-        let invalid = || InvalidUnit::Size(text.to_owned());
+        let invalid = || InvalidUnit::Size(beginning(text));
         let (number, bytes_per_unit) = SIZE_UNITS
             .iter()
             .find_map(|(unit, bytes)| text.trim().strip_suffix(unit).map(|number| (number, *bytes)))
@@ -67,7 +70,7 @@ const DURATION_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000)
 /// # Errors
 /// [`InvalidUnit::Duration`] for anything but a number with one of the units.
 pub fn parse_duration(text: &str) -> Result<Duration, InvalidUnit> {
-    let invalid = || InvalidUnit::Duration(text.to_owned());
+    let invalid = || InvalidUnit::Duration(beginning(text));
     let (number, ms_per_unit) = DURATION_UNITS
         .iter()
         .find_map(|(unit, ms)| text.trim().strip_suffix(unit).map(|number| (number, *ms)))
@@ -86,6 +89,15 @@ pub fn format_duration(duration: Duration) -> String {
         .find(|(_, per_unit)| ms >= *per_unit && ms.is_multiple_of(*per_unit))
         .unwrap_or(("ms", 1));
     format!("{}{unit}", ms / ms_per_unit)
+}
+
+fn beginning(text: &str) -> String {
+    let mut characters = text.chars();
+    let mut beginning: String = characters.by_ref().take(QUOTED_CHARACTERS_MAX).collect();
+    if characters.next().is_some() {
+        beginning.push('…');
+    }
+    beginning
 }
 
 /// `number * unit`, where the number has digits and at most one decimal point.
@@ -143,6 +155,17 @@ pub mod duration {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_long_text_is_refused_in_few_words() {
+        for error in [
+            ByteSize::parse(&"\u{10}".repeat(10 << 20)).unwrap_err(),
+            parse_duration(&"\u{10}".repeat(10 << 20)).unwrap_err(),
+        ] {
+            assert!(error.to_string().len() < 1_000, "{error}");
+        }
+        assert!(ByteSize::parse("64mib").unwrap_err().to_string().starts_with("\"64mib\" is not"));
+    }
 
     #[test]
     fn sizes_read_as_people_write_them() {
