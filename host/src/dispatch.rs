@@ -254,8 +254,7 @@ impl Dispatcher {
             Standing::Open => self.run(attempt, &hold).await,
             Standing::Ended(record) => return Box::pin(self.answer(attempt, receipt, &record)).await,
             Standing::Foreign(agent) => {
-                let reason = format!("its id is that of a task of agent {agent}: ids are the whole fleet's");
-                let malformed = envelope::malformed(&attempt.message, &reason);
+                let malformed = envelope::malformed(&attempt.message, &settle::taken(&agent));
                 let settled = self.settle_malformed(&attempt.message, receipt, &attempt.task.agent, malformed);
                 return Box::pin(settled).await;
             }

@@ -15,6 +15,11 @@ use crate::task::{AgentName, Completion, Failure, Outcome, Output, Task, random_
 /// Wait before a delivery that could not be settled goes back to its queue, from where it comes again at once.
 const PUT_OFF: Duration = Duration::from_secs(1);
 
+/// Why a task is dead-lettered whose id another agent's task has.
+pub(super) fn taken(agent: &AgentName) -> String {
+    format!("its id is that of a task of agent {agent}: ids are the whole fleet's")
+}
+
 /// Why a delivery could not be settled yet; it is handed back.
 #[derive(Debug, thiserror::Error)]
 enum SettleError {
@@ -132,7 +137,7 @@ impl Dispatcher {
             }
         };
         // Boxed, here and below, where it is rare: the future of every task would be as large as that of the worst.
-        let Some(ending) = ending else { return Box::pin(self.reply_as_recorded(&attempt.task)).await };
+        let Some(ending) = ending else { return Box::pin(self.reply_as_recorded(attempt)).await };
         let outgoing = ending.outgoing;
         // What cannot be sent now is kept, and sent by whichever host is there.
         if !outgoing.is_empty() {
@@ -142,7 +147,15 @@ impl Dispatcher {
         self.reply(&attempt.task, outcome.name(), outcome.output(), outcome.failure().as_ref()).await
     }
 
-    async fn reply_as_recorded(&self, task: &Task) -> Result<(), SettleError> {
+    /// Answers a delivery whose end was not written, because its task has ended before, or because the id is another
+    /// agent's: then it is dead-lettered, which is its end.
+    async fn reply_as_recorded(&self, attempt: &Attempt) -> Result<(), SettleError> {
+        let task = &attempt.task;
+        if let Some(other) = self.records.holder(&task.id).await?.filter(|holder| *holder != task.agent) {
+            let malformed = envelope::malformed(&attempt.message, &taken(&other));
+            tracing::warn!(agent = %task.agent, task_id = %task.id, reason = malformed.reason, "a task is dead-lettered");
+            return self.bury_malformed(&attempt.message, task, &malformed.outcome()).await;
+        }
         match self.records.ended(&task.id, task.generation).await? {
             Some(record) => self.reply_again(task, &record).await,
             // Forgotten between the two looks: it ended as long ago as the records go back.

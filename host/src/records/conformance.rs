@@ -39,6 +39,7 @@ pub async fn exercise<R: Records>(make: impl AsyncFn() -> R) {
     changes::text_that_a_database_cannot_hold_costs_no_record(make().await).await;
     changes::a_task_that_was_never_queued_here_is_recorded(make().await).await;
     changes::an_end_is_final(make().await).await;
+    changes::nothing_is_written_over_another_agents_task(make().await).await;
     changes::late_changes_lose(make().await).await;
     changes::attempts_go_on(make().await).await;
     changes::progress_is_seen(make().await).await;

@@ -24,7 +24,7 @@ use super::{
     RecordsError, Status, TaskCursor, TaskFilter, TaskLog, TaskPage, TaskRecord, TaskRecords, UNFINISHED_RETENTION,
     Update, order,
 };
-use crate::task::{TaskId, UnixMs};
+use crate::task::{AgentName, TaskId, UnixMs};
 
 /// How much is kept, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -335,6 +335,10 @@ impl Inbox for MemoryRecords {
         let shard = self.shard(id);
         let record = shard.kept.get(id).map(|kept| &kept.record);
         Ok(record.filter(|record| order::has_ended(record, generation)).cloned())
+    }
+
+    async fn holder(&self, id: &TaskId) -> Result<Option<AgentName>, RecordsError> {
+        Ok(self.shard(id).kept.get(id).map(|kept| kept.record.agent.clone()))
     }
 
     async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError> {

@@ -62,6 +62,9 @@ pub trait Inbox: Send + Sync + 'static {
     /// Whether the task has ended in this generation or a later one: its record then. Asked before a task is run.
     async fn ended(&self, id: &TaskId, generation: u32) -> Result<Option<TaskRecord>, RecordsError>;
 
+    /// Whose task has this id. Asked where an end was not written, which is rare.
+    async fn holder(&self, id: &TaskId) -> Result<Option<AgentName>, RecordsError>;
+
     /// Those of these tasks that are cancelled.
     async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError>;
 

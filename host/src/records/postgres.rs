@@ -42,7 +42,7 @@ use super::{
     RecordsError, TaskCursor, TaskFilter, TaskLog, TaskPage, TaskRecord, TaskRecords, Update, order,
 };
 use crate::store::{HostDatabase, StoreError};
-use crate::task::{TaskId, UnixMs};
+use crate::task::{AgentName, TaskId, UnixMs};
 
 /// How the records are kept.
 #[derive(Clone, Copy, Debug)]
@@ -325,6 +325,10 @@ impl Inbox for PostgresRecords {
         let lookup = |reply| reader::Lookup { id: id.clone(), reply };
         let record = Self::ask_within(ENDED_WAIT_MAX, "read", &self.ends, lookup).await?;
         Ok(record.filter(|record| order::has_ended(record, generation)))
+    }
+
+    async fn holder(&self, id: &TaskId) -> Result<Option<AgentName>, RecordsError> {
+        self.seldom.run(async |connection| reader::holder(connection, id).await).await.map_err(read)
     }
 
     async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError> {

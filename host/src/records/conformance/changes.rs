@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{NEVER, ended, got, new_task, queued, seen_to_end, until, update};
-use crate::records::{Progress, Queued, Records, Status, TaskRecord, Update};
+use crate::records::{Ended, Ending, NewTask, Progress, Queued, Records, Status, TaskRecord, Update};
 use crate::task::{Failure, Output};
 
 pub(super) async fn everything_said_at_the_end_is_kept(records: impl Records) {
@@ -92,6 +92,28 @@ pub(super) async fn an_end_is_final(records: impl Records) {
         until(&records, &marker, |record| record.status == Status::Running).await;
         assert_eq!(got(&records, &task).await, record);
     }
+}
+
+pub(super) async fn nothing_is_written_over_another_agents_task(records: impl Records) {
+    let mine = new_task("a");
+    let theirs = NewTask { agent: "b".parse().expect("a name"), ..mine.clone() };
+    queued(&records, &mine).await;
+    let record = got(&records, &mine).await;
+    let end = Ending::from(ended(&theirs, Status::Succeeded));
+    assert_eq!(records.finished(&end).await.expect("writable"), Ended::Before);
+    assert_eq!(records.holder(&mine.id).await.expect("readable"), Some(mine.agent.clone()));
+    records.note(update(&theirs, Status::Running));
+    records.note(Update { generation: 1, ..update(&theirs, Status::Retrying) });
+    let marker = new_task("marker");
+    records.note(update(&marker, Status::Running));
+    until(&records, &marker, |record| record.status == Status::Running).await;
+    assert_eq!(got(&records, &mine).await, record);
+    // At once, which may be one batch.
+    let my_end = Ending::from(ended(&mine, Status::Succeeded));
+    let (theirs, mine_is) = tokio::join!(records.finished(&end), records.finished(&my_end));
+    assert_eq!((mine_is.expect("writable"), theirs.expect("writable")), (Ended::Now, Ended::Before));
+    let record = got(&records, &mine).await.expect("it ended");
+    assert_eq!((record.agent, record.status), (mine.agent, Status::Succeeded));
 }
 
 pub(super) async fn late_changes_lose(records: impl Records) {

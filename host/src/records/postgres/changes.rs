@@ -240,13 +240,16 @@ impl Lane {
 }
 
 /// Several changes of one task become one, for a statement may touch a row only once. In order of the id, so that two
-/// hosts that write the same tasks wait for each other in the same order.
+/// hosts that write the same tasks wait for each other in the same order. (Two agents' tasks of one id stay two.)
 fn coalesced(mut pending: Vec<Pending>) -> Vec<Pending> {
-    pending.sort_by(|a, b| a.row.change.id.cmp(&b.row.change.id));
+    // Stable: what came first stays first.
+    pending.sort_by(|a, b| (&a.row.change.id, &a.row.change.agent).cmp(&(&b.row.change.id, &b.row.change.agent)));
     let mut rows: Vec<Pending> = Vec::with_capacity(pending.len());
     for next in pending {
         match rows.last_mut() {
-            Some(last) if last.row.change.id == next.row.change.id => {
+            Some(last)
+                if (&last.row.change.id, &last.row.change.agent) == (&next.row.change.id, &next.row.change.agent) =>
+            {
                 let Pending { row, waiting } = next;
                 let supersedes = order::supersedes(&row.change, &last.row.change);
                 if supersedes {
@@ -271,7 +274,11 @@ fn statements(pending: Vec<Pending>) -> Vec<Statement> {
     for pending in coalesced(pending) {
         let weight = pending.row.weight();
         match statements.last_mut() {
-            Some(statement) if bytes + weight <= STATEMENT_BYTES_MAX => {
+            // Of two agents' tasks under one id the second is for the next statement.
+            Some(statement)
+                if bytes + weight <= STATEMENT_BYTES_MAX
+                    && statement.rows.last().is_none_or(|last| last.row.change.id != pending.row.change.id) =>
+            {
                 statement.rows.push(pending);
                 bytes += weight;
             }

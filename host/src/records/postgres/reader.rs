@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::link::{Fault, Link, Work, WriteError, recv_batch};
 use crate::records::follow::Followers;
 use crate::records::{Progress, Status, TaskRecord, order};
-use crate::task::{Failure, Output, TaskId, UnixMs, Usage};
+use crate::task::{AgentName, Failure, Output, TaskId, UnixMs, Usage};
 
 type Reply = oneshot::Sender<Result<Option<TaskRecord>, WriteError>>;
 
@@ -154,6 +154,15 @@ impl Work for Query {
             Wanted::Ended => 0,
         }
     }
+}
+
+/// Whose task has this id.
+pub(super) async fn holder(connection: &mut PgConnection, id: &TaskId) -> Result<Option<AgentName>, sqlx::Error> {
+    let agent: Option<String> = sqlx::query_scalar("SELECT agent FROM tasks WHERE id = $1")
+        .bind(id.as_str())
+        .fetch_optional(connection)
+        .await?;
+    agent.as_deref().map(parsed).transpose()
 }
 
 /// A record from a row of the columns that are selected here, in their order.

@@ -50,10 +50,11 @@ const UPSERT: &str = "
             started_at_ms = COALESCE(EXCLUDED.started_at_ms, t.started_at_ms),
             finished_at_ms = EXCLUDED.finished_at_ms,
             updated_at = now()
-        WHERE EXCLUDED.generation > t.generation OR (EXCLUDED.generation = t.generation AND t.status < 3
-            AND (EXCLUDED.status >= 3
-                OR (EXCLUDED.attempt, COALESCE(EXCLUDED.started_at_ms, t.started_at_ms, 0), EXCLUDED.status)
-                    >= (t.attempt, COALESCE(t.started_at_ms, 0), t.status)))
+        WHERE t.agent = EXCLUDED.agent
+            AND (EXCLUDED.generation > t.generation OR (EXCLUDED.generation = t.generation AND t.status < 3
+                AND (EXCLUDED.status >= 3
+                    OR (EXCLUDED.attempt, COALESCE(EXCLUDED.started_at_ms, t.started_at_ms, 0), EXCLUDED.status)
+                        >= (t.attempt, COALESCE(t.started_at_ms, 0), t.status))))
         RETURNING id
     ), leaving AS (
         INSERT INTO outbox (id, payload, due_at)
@@ -172,8 +173,9 @@ impl Work for WrittenBefore<'_> {
     async fn run(&self, connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
         const SELECT: &str = "
             SELECT t.id FROM tasks AS t
-            JOIN unnest($1::text[], $2::integer[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[])
-                AS end_ (id, generation, status, attempt, started, finished) ON end_.id = t.id
+            JOIN unnest($1::text[], $2::integer[], $3::smallint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[])
+                AS end_ (id, generation, status, attempt, started, finished, agent)
+                ON end_.id = t.id AND end_.agent = t.agent
             WHERE t.status >= 3 AND t.generation = end_.generation AND t.status = end_.status
                 AND t.attempt = end_.attempt AND t.started_at_ms IS NOT DISTINCT FROM end_.started
                 AND t.finished_at_ms IS NOT DISTINCT FROM end_.finished";
@@ -185,6 +187,7 @@ impl Work for WrittenBefore<'_> {
             .bind(rows.column(|change| i64::from(change.attempt)))
             .bind(rows.column(|change| change.started_at_ms.map(signed)))
             .bind(rows.column(|change| change.finished_at_ms.map(signed)))
+            .bind(rows.column(|change| change.agent.as_str()))
             .fetch_all(connection)
             .await
     }
