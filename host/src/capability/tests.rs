@@ -214,6 +214,7 @@ async fn options_of_follow_ups_are_checked() {
         own::tasks::SubmitOptions { idempotency_key: Some("\0task-1\0 0".to_owned()), ..options() },
         own::tasks::SubmitOptions { content_type: Some("a\nb".to_owned()), ..options() },
         header("X-Attempt", "9"),
+        header("X-Generation", "9"),
         header("", "v"),
         header("a b", "v"),
         header("a", "line\r\nbreak"),
@@ -232,7 +233,9 @@ async fn options_of_follow_ups_are_checked() {
     let mut guest = Guest::new(GRANTED);
     let sent = own::tasks::SubmitOptions {
         delay_ms: Some(1_500),
-        headers: vec![("B".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())],
+        headers: [("B", "2"), ("X-Partition-Key", "k"), ("a", "1")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
         content_type: Some("text/plain".to_owned()),
         max_attempts: Some(2),
         ..options()
@@ -243,6 +246,7 @@ async fn options_of_follow_ups_are_checked() {
     let headers = vec![("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())];
     assert_eq!((follow_up.task.headers, follow_up.task.attempts_max), (headers, Some(2)));
     assert_eq!(follow_up.task.content_type, "text/plain");
+    assert_eq!(follow_up.task.partition_key.as_deref(), Some("k"));
 }
 
 #[tokio::test]

@@ -20,6 +20,8 @@ const TASK_HEADERS_BYTES_MAX: usize = 60 << 10;
 const HEADER_OVERHEAD_BYTES: usize = 6;
 /// Longest name of a task header, and longest content type: AMQP's short strings end at 255 bytes.
 const SHORT_BYTES_MAX: usize = 255;
+/// The one header of the hosts' own that a client may set as a task header, under the name that AMQP clients set it by.
+const PARTITION_KEY: &str = "x-partition-key";
 /// Longest `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 255;
 
@@ -45,6 +47,8 @@ pub(crate) struct Submission {
     /// Absent where the client named none.
     pub(crate) content_type: Option<String>,
     headers: Vec<(String, String)>,
+    /// From `Task-Header-X-Partition-Key`: tasks of one key run one after the other.
+    partition_key: Option<String>,
     traceparent: Option<String>,
 }
 
@@ -54,13 +58,17 @@ impl Submission {
         if query.max_attempts == Some(0) {
             return Err(Problem::bad_request("max_attempts=0: expected at least 1"));
         }
+        let mut task_headers = task_headers(headers)?;
+        let is_key = |(name, _): &mut (String, String)| name == PARTITION_KEY;
+        let partition_key = task_headers.extract_if(.., is_key).next().map(|(_, key)| key);
         Ok(Self {
             idempotency_key: idempotency_key(headers)?,
             wait: wait(headers),
             delay: query.delay.as_deref().map(delay).transpose()?,
             attempts_max: query.max_attempts,
             content_type: content_type(headers)?,
-            headers: task_headers(headers)?,
+            headers: task_headers,
+            partition_key,
             traceparent: headers.get("traceparent").and_then(traceparent),
         })
     }
@@ -71,6 +79,7 @@ impl Submission {
             attempts_max: self.attempts_max,
             content_type: self.content_type.clone().unwrap_or_else(|| CONTENT_TYPE_DEFAULT.to_owned()),
             headers: self.headers.clone(),
+            partition_key: self.partition_key.clone(),
             traceparent: self.traceparent.clone(),
             ..Task::new(agent, body)
         }
@@ -157,13 +166,14 @@ fn task_headers(headers: &HeaderMap) -> Result<Vec<(String, String)>, Problem> {
 /// Message headers that say something to hosts or to RabbitMQ (contract, section 3). They have request headers or
 /// parameters of their own where a client may set them at all.
 fn is_reserved(name: &str) -> bool {
-    const NAMES: [&str; 14] = [
+    const NAMES: [&str; 15] = [
         "traceparent",
         "x-attempt",
         "x-attempts",
         "x-max-attempts",
         "x-deadline",
         "x-revision",
+        "x-generation",
         "x-enqueued-at",
         "x-not-before",
         "x-delay-rest",
@@ -219,7 +229,13 @@ mod tests {
         given.append("task-header-zeta", HeaderValue::from_static("5"));
         let submission = Submission::parse(&given, &SubmitQuery::default()).unwrap();
         assert_eq!(submission.headers, [("alpha".to_owned(), "2".to_owned()), ("zeta".to_owned(), "1, 5".to_owned())]);
-        assert_eq!(parse(&[("task-header-x-attempt", "9")]), Err(StatusCode::BAD_REQUEST));
+        for reserved in ["task-header-x-attempt", "task-header-x-generation", "task-header-x-host-errors"] {
+            assert_eq!(parse(&[(reserved, "9")]), Err(StatusCode::BAD_REQUEST));
+        }
+        let keyed = parse(&[("task-header-x-partition-key", "k"), ("task-header-a", "b")]).unwrap();
+        let task = keyed.task(AgentName::parse("echo").unwrap(), Bytes::new());
+        assert_eq!(task.partition_key.as_deref(), Some("k"));
+        assert_eq!(task.headers, [("a".to_owned(), "b".to_owned())]);
         let big = "x".repeat(TASK_HEADERS_BYTES_MAX);
         assert_eq!(parse(&[("task-header-big", &big)]), Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
     }

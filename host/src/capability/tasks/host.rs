@@ -11,7 +11,10 @@ use crate::task::{AgentName, FollowUp, Task, TaskId};
 use crate::wit::capabilities::agent::runtime::tasks::{Error, Host, SubmitOptions};
 
 /// Headers that the host itself reads; a follow-up says these things through its options.
-const HEADERS_RESERVED: [&str; 5] = ["traceparent", "x-attempt", "x-deadline", "x-max-attempts", "x-revision"];
+const HEADERS_RESERVED: [&str; 7] =
+    ["traceparent", "x-attempt", "x-deadline", "x-generation", "x-host-errors", "x-max-attempts", "x-revision"];
+/// One that it reads too, and that a follow-up may have: tasks of one key run one after the other.
+const PARTITION_KEY: &str = "x-partition-key";
 
 /// Types only; the tasks interface uses them.
 impl crate::wit::capabilities::agent::runtime::types::Host for View<'_> {}
@@ -88,6 +91,7 @@ impl View<'_> {
         }
         let mut task = Task::new(agent, body);
         task.headers = checked_headers(options.headers)?;
+        task.partition_key = task.headers.extract_if(.., |(name, _)| name == PARTITION_KEY).next().map(|(_, key)| key);
         if let Some(content_type) = options.content_type {
             task.content_type = checked_content_type(content_type)?;
         }
