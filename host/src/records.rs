@@ -128,6 +128,17 @@ pub struct TaskRecord {
     pub finished_at_ms: Option<UnixMs>,
 }
 
+/// Whose task has an id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdHolder {
+    /// Its agent.
+    pub agent: AgentName,
+    /// When it was enqueued.
+    pub enqueued_at_ms: UnixMs,
+    /// Whether it has ended.
+    pub has_ended: bool,
+}
+
 /// A task that is about to be published.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewTask {

@@ -22,5 +22,7 @@ pub(crate) use emit::moved;
 pub use emit::{DeathNote, dead_letter, expired_again, redriven, result, retry, submission};
 pub(crate) use headers::printable;
 pub use parse::{Malformed, generation, names_its_task, parse};
-pub(crate) use parse::{delay_rest_ms, first_queue, host_errors, malformed, not_before_ms, partition_key};
+pub(crate) use parse::{
+    delay_rest_ms, enqueued_at_ms, first_queue, host_errors, malformed, not_before_ms, partition_key,
+};
 pub use size::{BODY_BYTES_MAX, TooLarge, check_size};

@@ -128,16 +128,12 @@ impl Dispatcher {
                 let ending = Box::new(attempt.ended(completion));
                 match self.finished(&ending).await? {
                     Ended::Now => Some(ending),
-                    // Such as one that was cancelled while it ran: how far it came is worth knowing.
-                    Ended::Before => {
-                        attempt.note_log(completion);
-                        None
-                    }
+                    Ended::Before => None,
                 }
             }
         };
         // Boxed, here and below, where it is rare: the future of every task would be as large as that of the worst.
-        let Some(ending) = ending else { return Box::pin(self.reply_as_recorded(attempt)).await };
+        let Some(ending) = ending else { return Box::pin(self.ended_before(attempt, completion)).await };
         let outgoing = ending.outgoing;
         // What cannot be sent now is kept, and sent by whichever host is there.
         if !outgoing.is_empty() {
@@ -149,13 +145,15 @@ impl Dispatcher {
 
     /// Answers a delivery whose end was not written, because its task has ended before, or because the id is another
     /// agent's: then it is dead-lettered, which is its end.
-    async fn reply_as_recorded(&self, attempt: &Attempt) -> Result<(), SettleError> {
+    async fn ended_before(&self, attempt: &Attempt, completion: &Completion) -> Result<(), SettleError> {
         let task = &attempt.task;
-        if let Some(other) = self.records.holder(&task.id).await?.filter(|holder| *holder != task.agent) {
-            let malformed = envelope::malformed(&attempt.message, &taken(&other));
+        if let Some(other) = self.records.holder(&task.id).await?.filter(|holder| holder.agent != task.agent) {
+            let malformed = envelope::malformed(&attempt.message, &taken(&other.agent));
             tracing::warn!(agent = %task.agent, task_id = %task.id, reason = malformed.reason, "a task is dead-lettered");
             return self.bury_malformed(&attempt.message, task, &malformed.outcome()).await;
         }
+        // Such as one that was cancelled while it ran: how far it came is worth knowing.
+        attempt.note_log(completion);
         match self.records.ended(&task.id, task.generation).await? {
             Some(record) => self.reply_again(task, &record).await,
             // Forgotten between the two looks: it ended as long ago as the records go back.
@@ -266,9 +264,10 @@ impl Dispatcher {
             finished_at_ms: Some(failed_at_ms),
         };
         let ending = buried(Ending::from(update), message, note.clone());
-        // Where a task of the same id has ended, that one's record and listed letter stand. The letter goes to the queue
+        // Where another message's task has its id, that one's record and listed letter stand. The letter goes to the queue
         // even so: what was sent is not lost. It is in no outbox then.
-        match self.finished(&ending).await? {
+        let ended = if self.is_anothers(message, task).await? { Ended::Before } else { self.finished(&ending).await? };
+        match ended {
             Ended::Now => drop(self.relay.send(ending.outgoing).await),
             Ended::Before => {
                 let letter = envelope::dead_letter(message, &note);
@@ -276,5 +275,17 @@ impl Dispatcher {
             }
         }
         self.reply(task, outcome.name(), None, Some(&failure)).await
+    }
+
+    /// Whether the id of a message that is no task is that of another message's task, which is yet to end. A redriven one
+    /// has its own row, and so has one that was enqueued when its message was.
+    async fn is_anothers(&self, message: &Message, task: &Task) -> Result<bool, SettleError> {
+        if !envelope::names_its_task(message) || envelope::generation(message) > 0 {
+            return Ok(false);
+        }
+        let Some(holder) = self.records.holder(&task.id).await? else { return Ok(false) };
+        let is_own = holder.agent == task.agent
+            && (holder.has_ended || envelope::enqueued_at_ms(message) == Some(holder.enqueued_at_ms));
+        Ok(!is_own)
     }
 }

@@ -20,11 +20,11 @@ use tokio::sync::watch;
 use self::leaving::Leaving;
 use super::follow::Followers;
 use super::{
-    Cancelled, Ended, Ending, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, RUNS_KEPT_MAX, Records,
+    Cancelled, Ended, Ending, IdHolder, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, RUNS_KEPT_MAX, Records,
     RecordsError, Status, TaskCursor, TaskFilter, TaskLog, TaskPage, TaskRecord, TaskRecords, UNFINISHED_RETENTION,
     Update, order,
 };
-use crate::task::{AgentName, TaskId, UnixMs};
+use crate::task::{TaskId, UnixMs};
 
 /// How much is kept, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -337,8 +337,13 @@ impl Inbox for MemoryRecords {
         Ok(record.filter(|record| order::has_ended(record, generation)).cloned())
     }
 
-    async fn holder(&self, id: &TaskId) -> Result<Option<AgentName>, RecordsError> {
-        Ok(self.shard(id).kept.get(id).map(|kept| kept.record.agent.clone()))
+    async fn holder(&self, id: &TaskId) -> Result<Option<IdHolder>, RecordsError> {
+        let holder = |Kept { record, .. }: &Kept| IdHolder {
+            agent: record.agent.clone(),
+            enqueued_at_ms: record.enqueued_at_ms,
+            has_ended: record.status.is_terminal(),
+        };
+        Ok(self.shard(id).kept.get(id).map(holder))
     }
 
     async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError> {

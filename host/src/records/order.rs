@@ -27,9 +27,9 @@ pub(super) fn from_code(code: i16) -> Option<Status> {
 
 /// Whether `change` is to be written over `record`.
 ///
-/// Ids are the whole fleet's: under one that another agent's task has, nothing is written. A redrive makes a task anew: the later generation is the later change. Within one, nothing follows an end. Before it,
-/// the attempt decides, then when the attempt began (a task that its host died with runs again under the same number),
-/// then the stage.
+/// Ids are the whole fleet's: under one that another agent's task has, nothing is written. A redrive makes a task anew:
+/// the later generation is the later change. Within one, nothing follows an end. Before it, the attempt decides, then when
+/// the attempt began (a task that its host died with runs again under the same number), then the stage.
 pub(super) fn supersedes(change: &TaskRecord, record: &TaskRecord) -> bool {
     if change.agent != record.agent {
         return false;

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, NewTask, Outgoing, Progress, Queued,
-    RecordsError, Taken, TaskCursor, TaskFilter, TaskLog, TaskPage, TaskRecord, Update,
+    Cancelled, DeadLetter, DeadLetterCursor, DeadLetterFilter, Ended, Ending, IdHolder, NewTask, Outgoing, Progress,
+    Queued, RecordsError, Taken, TaskCursor, TaskFilter, TaskLog, TaskPage, TaskRecord, Update,
 };
 use crate::task::{AgentName, TaskId, UnixMs};
 
@@ -62,8 +62,8 @@ pub trait Inbox: Send + Sync + 'static {
     /// Whether the task has ended in this generation or a later one: its record then. Asked before a task is run.
     async fn ended(&self, id: &TaskId, generation: u32) -> Result<Option<TaskRecord>, RecordsError>;
 
-    /// Whose task has this id. Asked where an end was not written, which is rare.
-    async fn holder(&self, id: &TaskId) -> Result<Option<AgentName>, RecordsError>;
+    /// Whose task has this id. Asked where an end was not written, and of malformed messages: both are rare.
+    async fn holder(&self, id: &TaskId) -> Result<Option<IdHolder>, RecordsError>;
 
     /// Those of these tasks that are cancelled.
     async fn cancelled(&self, ids: Vec<TaskId>) -> Result<Vec<TaskId>, RecordsError>;

@@ -38,11 +38,11 @@ use self::link::{LOCK_TIMEOUT, Link, WriteError};
 use self::seldom::Seldom;
 use super::follow::Followers;
 use super::{
-    Cancelled, Ended, Ending, INBOX_RETENTION_DEFAULT, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT, Records,
-    RecordsError, TaskCursor, TaskFilter, TaskLog, TaskPage, TaskRecord, TaskRecords, Update, order,
+    Cancelled, Ended, Ending, INBOX_RETENTION_DEFAULT, IdHolder, Inbox, NewTask, Progress, Queued, RETENTION_DEFAULT,
+    Records, RecordsError, TaskCursor, TaskFilter, TaskLog, TaskPage, TaskRecord, TaskRecords, Update, order,
 };
 use crate::store::{HostDatabase, StoreError};
-use crate::task::{AgentName, TaskId, UnixMs};
+use crate::task::{TaskId, UnixMs};
 
 /// How the records are kept.
 #[derive(Clone, Copy, Debug)]
@@ -327,7 +327,7 @@ impl Inbox for PostgresRecords {
         Ok(record.filter(|record| order::has_ended(record, generation)))
     }
 
-    async fn holder(&self, id: &TaskId) -> Result<Option<AgentName>, RecordsError> {
+    async fn holder(&self, id: &TaskId) -> Result<Option<IdHolder>, RecordsError> {
         self.seldom.run(async |connection| reader::holder(connection, id).await).await.map_err(read)
     }
 

@@ -360,9 +360,14 @@ async fn deliveries_that_make_no_sense_end_as_dead_letters_and_block_nothing() {
     assert_eq!(stranger.answer().await, ("rejected".to_owned(), Vec::new()));
     assert_eq!(host.task(&id).await["agent"], "echo", "the first one's record stands");
     // And of one that is yet to run: it runs, and the other is dead-lettered whether or not it has.
-    let id = host.submit("echo", "?delay=2s", "mine").await;
+    let id = host.submit("echo", "?delay=5s", "mine").await;
     stranger.send("counter", &id, FieldTable::default(), br#"{"key":"another's"}"#).await;
     assert_eq!(stranger.answer().await, ("rejected".to_owned(), Vec::new()));
+    // So is what is no task at all, whichever agent it is for.
+    for agent in ["counter", "echo"] {
+        stranger.send(agent, &id, table("x-attempt", AMQPValue::Boolean(true)), b"").await;
+        assert_eq!(stranger.answer().await, ("rejected".to_owned(), Vec::new()));
+    }
     assert_eq!(host.task(&id).await["status"], "queued");
     let task = host.finished(&id).await;
     assert_eq!(

@@ -87,6 +87,12 @@ pub fn generation(message: &Message) -> u32 {
     count(message, headers::GENERATION)
 }
 
+/// When the task of a message was enqueued, as far as the message says so properly.
+pub(crate) fn enqueued_at_ms(message: &Message) -> Option<UnixMs> {
+    let given = message.headers.iter().rfind(|(name, _)| name.eq_ignore_ascii_case(headers::ENQUEUED_AT));
+    given.and_then(|(_, value)| value.as_count()).or(message.timestamp_ms)
+}
+
 /// How often in a row the host failed the task of a message, as far as the message says so properly.
 pub(crate) fn host_errors(message: &Message) -> u32 {
     count(message, headers::HOST_ERRORS)

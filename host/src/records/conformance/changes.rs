@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{NEVER, ended, got, new_task, queued, seen_to_end, until, update};
-use crate::records::{Ended, Ending, NewTask, Progress, Queued, Records, Status, TaskRecord, Update};
+use crate::records::{Ended, Ending, IdHolder, NewTask, Progress, Queued, Records, Status, TaskRecord, Update};
 use crate::task::{Failure, Output};
 
 pub(super) async fn everything_said_at_the_end_is_kept(records: impl Records) {
@@ -101,7 +101,9 @@ pub(super) async fn nothing_is_written_over_another_agents_task(records: impl Re
     let record = got(&records, &mine).await;
     let end = Ending::from(ended(&theirs, Status::Succeeded));
     assert_eq!(records.finished(&end).await.expect("writable"), Ended::Before);
-    assert_eq!(records.holder(&mine.id).await.expect("readable"), Some(mine.agent.clone()));
+    let holder = async || records.holder(&mine.id).await.expect("readable").expect("somebody's");
+    let expected = IdHolder { agent: mine.agent.clone(), enqueued_at_ms: mine.enqueued_at_ms, has_ended: false };
+    assert_eq!(holder().await, expected);
     records.note(update(&theirs, Status::Running));
     records.note(Update { generation: 1, ..update(&theirs, Status::Retrying) });
     let marker = new_task("marker");
@@ -112,8 +114,10 @@ pub(super) async fn nothing_is_written_over_another_agents_task(records: impl Re
     let my_end = Ending::from(ended(&mine, Status::Succeeded));
     let (theirs, mine_is) = tokio::join!(records.finished(&end), records.finished(&my_end));
     assert_eq!((mine_is.expect("writable"), theirs.expect("writable")), (Ended::Now, Ended::Before));
+    assert_eq!(holder().await, IdHolder { has_ended: true, ..expected });
+    assert_eq!(records.holder(&new_task("nobody").id).await.expect("readable"), None);
     let record = got(&records, &mine).await.expect("it ended");
-    assert_eq!((record.agent, record.status), (mine.agent, Status::Succeeded));
+    assert_eq!((record.agent, record.status), (mine.agent.clone(), Status::Succeeded));
 }
 
 pub(super) async fn late_changes_lose(records: impl Records) {

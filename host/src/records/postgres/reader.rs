@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::link::{Fault, Link, Work, WriteError, recv_batch};
 use crate::records::follow::Followers;
-use crate::records::{Progress, Status, TaskRecord, order};
-use crate::task::{AgentName, Failure, Output, TaskId, UnixMs, Usage};
+use crate::records::{IdHolder, Progress, Status, TaskRecord, order};
+use crate::task::{Failure, Output, TaskId, UnixMs, Usage};
 
 type Reply = oneshot::Sender<Result<Option<TaskRecord>, WriteError>>;
 
@@ -157,12 +157,15 @@ impl Work for Query {
 }
 
 /// Whose task has this id.
-pub(super) async fn holder(connection: &mut PgConnection, id: &TaskId) -> Result<Option<AgentName>, sqlx::Error> {
-    let agent: Option<String> = sqlx::query_scalar("SELECT agent FROM tasks WHERE id = $1")
-        .bind(id.as_str())
-        .fetch_optional(connection)
-        .await?;
-    agent.as_deref().map(parsed).transpose()
+pub(super) async fn holder(connection: &mut PgConnection, id: &TaskId) -> Result<Option<IdHolder>, sqlx::Error> {
+    const SELECT: &str = "SELECT agent, enqueued_at_ms, status >= 3 FROM tasks WHERE id = $1";
+    let found: Option<(String, i64, bool)> =
+        sqlx::query_as(SELECT).bind(id.as_str()).fetch_optional(connection).await?;
+    let holder = |(agent, enqueued_at_ms, has_ended): (String, i64, bool)| {
+        let enqueued_at_ms = u64::try_from(enqueued_at_ms).unwrap_or(0);
+        Ok(IdHolder { agent: parsed(&agent)?, enqueued_at_ms, has_ended })
+    };
+    found.map(holder).transpose()
 }
 
 /// A record from a row of the columns that are selected here, in their order.
