@@ -138,13 +138,23 @@ async fn submit_and_wait_prints_the_output_as_it_is() {
 
 #[tokio::test]
 async fn waiting_goes_on_by_events_where_the_host_answers_early() {
-    let mut host = Host::start(Auth::default()).await;
-    // The host holds no request once it drains, so the client has to ask again.
-    host.doubles.draining.cancel();
-    let wait = ["submit", "echo", "x", "--wait"];
-    let ended = host.run_while(&wait, |doubles, id| doubles.succeed(id, None, b"late")).await;
+    /// The host holds no request once it drains, so the client has to ask again; the task ends after that.
+    async fn run(end: impl FnOnce(&Doubles, &crate::task::TaskId) + Send + 'static) -> Ended {
+        let mut host = Host::start(Auth::default()).await;
+        let later = |doubles: &Doubles, id: &crate::task::TaskId| {
+            let (doubles, id) = (doubles.clone(), id.clone());
+            tokio::spawn(async move {
+                doubles.until_followed(&id, true).await;
+                doubles.draining.cancel();
+                doubles.until_followed(&id, false).await;
+                end(&doubles, &id);
+            });
+        };
+        host.run_while(&["submit", "echo", "x", "--wait"], later).await
+    }
+    let ended = run(|doubles, id| doubles.succeed(id, None, b"late")).await;
     assert_eq!((ended.status, ended.text()), (0, "late"));
-    let ended = host.run_while(&wait, |doubles, id| doubles.fail(id, "trapped", "unreachable")).await;
+    let ended = run(|doubles, id| doubles.fail(id, "trapped", "unreachable")).await;
     assert!(ended.status == 1 && ended.err.contains("trapped: unreachable"), "{}", ended.err);
 }
 

@@ -169,6 +169,14 @@ impl Doubles {
         });
     }
 
+    /// Waits until somebody follows the task, or nobody does.
+    pub(crate) async fn until_followed(&self, id: &TaskId, is_followed: bool) {
+        let is = || self.lock().records.get(id).is_some_and(|record| record.state.receiver_count() > 0);
+        while is() != is_followed {
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(crate) fn succeed(&self, id: &TaskId, content_type: Option<&str>, body: &'static [u8]) {
         self.change(id, |record| {
             record.status = Status::Succeeded;
