@@ -56,7 +56,7 @@ async fn large_bodies_on_a_slow_line_come_once_each() {
 async fn large_bodies_of_partitions_on_a_slow_line_come_once_each() {
     // As many as come at a time, in each of the partitions that are consumed first.
     let keys =
-        |partition| (0..).map(|n: u32| n.to_string()).filter(move |key| Partition::of_key(key) == partition).take(8);
-    let messages = Partition::all().take(2).flat_map(keys).map(|key| keyed(&key, &key));
+        |partition| (0..).map(|n: u32| n.to_string()).filter(move |key| Partition::of_key(key) == partition).take(2);
+    let messages = Partition::all().take(4).flat_map(keys).map(|key| keyed(&key, &key));
     come_once_each(messages.collect()).await;
 }
