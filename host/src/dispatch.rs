@@ -45,7 +45,7 @@ use crate::delivery::envelope::Malformed;
 use crate::delivery::{Broker, Consumer, Delivery, Message, Receipt, envelope};
 use crate::records::{Inbox, TaskRecord};
 use crate::relay::Relay;
-use crate::task::{AgentName, Completion, Outcome, Task, unix_ms_now};
+use crate::task::{AgentName, Completion, Outcome, Task, UnixMs, unix_ms_now};
 
 /// Runs deliveries of all agents of this host.
 pub struct Dispatcher {
@@ -116,8 +116,8 @@ impl Dispatcher {
                 }
             };
             // Admission before the run: a delivery that cannot run yet stays unsettled, and the prefetch holds the rest back.
-            let (revision, entered) = match slot.admit(&task).await {
-                Admission::Entered(revision, entered) => (revision, entered),
+            let (revision, entered, started_at_ms) = match slot.admit(&task).await {
+                Admission::Entered(revision, entered, started_at_ms) => (revision, entered, started_at_ms),
                 Admission::Pinned(number) => {
                     let (slot, metrics) = (Arc::clone(&slot), Arc::clone(&metrics));
                     // Loading it holds nobody else up.
@@ -136,7 +136,7 @@ impl Dispatcher {
             };
             let admission = (entered, slot.count_running());
             // Made before it is spawned, and boxed: the runtime moves what it is given several times, to its end.
-            let attempt = self.attempt(message, redelivered, task, revision, &slot, &metrics);
+            let attempt = self.attempt(message, redelivered, task, (revision, started_at_ms), &slot, &metrics);
             self.under_way.spawn(Box::pin(async move {
                 dispatcher.handle(&attempt, receipt, admission).await;
                 processing.observe_duration();
@@ -168,7 +168,7 @@ impl Dispatcher {
         };
         let Some(revision) = revision.or_else(|| slot.active()) else { return receipt.hand_back() };
         let admission = (if refused.is_none() { slot.enter().await } else { None }, slot.count_running());
-        let mut attempt = self.attempt(message, redelivered, task, revision, slot, &metrics);
+        let mut attempt = self.attempt(message, redelivered, task, (revision, unix_ms_now()), slot, &metrics);
         if let Some(attempt) = Arc::get_mut(&mut attempt) {
             attempt.refused = refused;
         }
@@ -220,7 +220,7 @@ impl Dispatcher {
         message: Message,
         redelivered: bool,
         task: Task,
-        revision: Arc<Revision>,
+        (revision, started_at_ms): (Arc<Revision>, UnixMs),
         slot: &Arc<AgentSlot>,
         metrics: &Arc<AgentMetrics>,
     ) -> Arc<Attempt> {
@@ -231,7 +231,7 @@ impl Dispatcher {
             revision,
             slot: Arc::clone(slot),
             refused: None,
-            started_at_ms: unix_ms_now(),
+            started_at_ms,
             host: Arc::clone(&self.host),
             records: Arc::clone(&self.records),
             metrics: Arc::clone(metrics),

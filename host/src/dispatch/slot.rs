@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use super::gate::{Entered, Gate};
 use crate::agent::Revision;
 use crate::catalog::{Tally, Traffic};
-use crate::task::{AgentName, Completion, Outcome, Task};
+use crate::task::{AgentName, Completion, Outcome, Task, UnixMs, unix_ms_now};
 
 /// Revisions that no new task goes to and that pinned tasks asked for, kept loaded per agent; of more, the oldest goes.
 const PINNED_MAX: usize = 4;
@@ -64,8 +64,8 @@ struct Counted {
 
 /// Where a task runs.
 pub(super) enum Admission {
-    /// On this revision, and it may start.
-    Entered(Arc<Revision>, Option<Entered>),
+    /// On this revision, and it starts at this moment, at which new tasks went there.
+    Entered(Arc<Revision>, Option<Entered>, UnixMs),
     /// On a revision that is not loaded.
     Pinned(u64),
     /// Nowhere on this host.
@@ -144,9 +144,11 @@ impl AgentSlot {
                 return task.revision.map_or(Admission::Nowhere, Admission::Pinned);
             };
             let entered = self.enter().await;
-            // While it waited, new tasks may have been directed elsewhere.
+            // While it waited, new tasks may have been directed elsewhere. The moment comes first: whatever is directed
+            // elsewhere after the look, this task has started before.
+            let started_at_ms = unix_ms_now();
             if task.revision.is_some() || self.revision_of(task) == number {
-                return Admission::Entered(revision, entered);
+                return Admission::Entered(revision, entered, started_at_ms);
             }
         }
     }

@@ -98,6 +98,10 @@ async fn a_deadline_stops_one_that_runs_and_one_that_never_ran_is_told_apart() {
     let stopped = send(agent_host::task::unix_ms_now() + 5_000).await;
     let spared = send(1).await;
     for (id, attempts) in [(&stopped, 1), (&spared, 0)] {
+        wait_until("it has come", async || {
+            (host.get(&format!("/v1/tasks/{id}")).await.unwrap().status() == 200).then_some(())
+        })
+        .await;
         let task = host.finished(id).await;
         let failure = json!({ "type": "expired", "message": "its deadline passed" });
         assert_eq!((&task["status"], &task["failure"]), (&json!("failed"), &failure), "{task}");
