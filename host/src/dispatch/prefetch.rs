@@ -12,7 +12,7 @@ const SETTLING_MAX: u32 = 512;
 const WAITS_MAX: Duration = Duration::from_secs(10 * 60);
 
 /// Unsettled deliveries that an agent with this many concurrent instances can use, each of which may run for so long: as
-/// many as run, and as many more as come to an end within [`WAITS_MAX`], whatever they do.
+/// many as run, and as many more as come to an end within `WAITS_MAX`, whatever they do.
 #[must_use]
 pub fn prefetch(concurrency: u32, timeout: Duration) -> u16 {
     let rounds = WAITS_MAX.as_millis() / timeout.as_millis().max(1);

@@ -12,7 +12,7 @@ use super::link::Work;
 use crate::records::{RUNS_KEPT_MAX, TaskLog};
 use crate::task::{RunLog, TaskId};
 
-/// Rows of `task_logs` as arrays, to be bound in the order of [`COLUMNS`].
+/// Rows of `task_logs` as arrays, to be bound in the order of these fields.
 pub(super) struct Columns<'a> {
     pub(super) task_ids: Vec<&'a str>,
     pub(super) runs: Vec<Uuid>,
