@@ -81,6 +81,7 @@ async fn carry(
         }
         to.write_all(&bytes[..count]).await?;
         if bytes_per_second < u32::MAX {
+            // The speed of the line, which is what is simulated: no test waits for it.
             tokio::time::sleep(Duration::from_secs(1).mul_f64(count as f64 / f64::from(bytes_per_second))).await;
         }
     }
