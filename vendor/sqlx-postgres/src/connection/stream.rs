@@ -8,7 +8,7 @@ use log::Level;
 use sqlx_core::bytes::Buf;
 
 use crate::connection::tls::MaybeUpgradeTls;
-use crate::error::Error;
+use crate::error::{DatabaseError, Error};
 use crate::message::{
     BackendMessage, BackendMessageFormat, EncodeMessage, FrontendMessage, Notice, Notification,
     ParameterStatus, ReceivedMessage,
@@ -100,6 +100,31 @@ impl PgStream {
         self.write_msg(message)?;
         self.flush().await?;
         Ok(())
+    }
+
+    // a server that ended this session has said why before it closed: a write that finds it closed
+    // says less than that
+    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+        match self.inner.flush().await {
+            Ok(()) => Ok(()),
+            Err(error) if is_closed(&error) => {
+                Err(self.recv_end().await.unwrap_or(Error::Io(error)))
+            }
+            Err(error) => Err(Error::Io(error)),
+        }
+    }
+
+    // the end of the session, if the server said so
+    async fn recv_end(&mut self) -> Option<Error> {
+        loop {
+            match self.recv().await {
+                Err(Error::Database(error)) if is_end(&*error) => {
+                    return Some(Error::Database(error))
+                }
+                Ok(_) | Err(Error::Database(_)) => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     // Expect a specific type and format
@@ -261,6 +286,18 @@ impl DerefMut for PgStream {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.inner
     }
+}
+
+fn is_closed(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
+}
+
+fn is_end(error: &dyn DatabaseError) -> bool {
+    matches!(
+        error.downcast_ref::<PgDatabaseError>().severity(),
+        PgSeverity::Fatal | PgSeverity::Panic
+    )
 }
 
 // reference:

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{PATIENCE, TIMEOUT, agent, execute, migration, one, open, rows, sqlstate};
-use crate::capability::sql::{CommitError, Database, End, SqlError, Value};
+use crate::capability::sql::{CommitError, Database, End, SqlConnection, SqlError, Value};
 use crate::manifest::TransactionMode;
 use crate::task::AgentName;
 
@@ -259,11 +259,7 @@ async fn dead_connections_are_replaced(database: &dyn Database, agent: &AgentNam
     other.finish(End::Commit(None)).await.unwrap();
     // An operator ends the idle one.
     rows(&mut connection, "SELECT pg_terminate_backend($1)", std::slice::from_ref(&others)).await.unwrap();
-    let gone = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1";
-    let began = Instant::now();
-    while one(&mut connection, gone, std::slice::from_ref(&others)).await != Value::Int64(0) {
-        assert!(began.elapsed() < PATIENCE);
-    }
+    until_gone(&mut connection, others).await;
     // Nobody notices.
     let mut next = open(database, agent).await;
     assert_eq!(one(&mut next, "SELECT 1", &[]).await, Value::Int32(1));
@@ -273,10 +269,19 @@ async fn dead_connections_are_replaced(database: &dyn Database, agent: &AgentNam
     let mut doomed = open(database, agent).await;
     execute(&mut doomed, "INSERT INTO own VALUES (1)").await.unwrap();
     let doomed_pid = one(&mut doomed, "SELECT pg_backend_pid()", &[]).await;
-    rows(&mut connection, "SELECT pg_terminate_backend($1)", &[doomed_pid]).await.unwrap();
-    // By the agent's own order, so this is its own failure.
+    rows(&mut connection, "SELECT pg_terminate_backend($1)", std::slice::from_ref(&doomed_pid)).await.unwrap();
+    until_gone(&mut connection, doomed_pid).await;
+    // By the agent's own order, so this is its own failure: also where the connection was closed before it was told.
     assert_eq!(sqlstate(&execute(&mut doomed, "SELECT 1").await.unwrap_err()), "57P01");
     assert!(doomed.finish(End::Commit(None)).await.is_err());
     assert_eq!(one(&mut connection, "SELECT count(*) FROM own", &[]).await, Value::Int64(0));
     connection.finish(End::Commit(None)).await.unwrap();
+}
+
+async fn until_gone(connection: &mut Box<dyn SqlConnection>, pid: Value) {
+    let there = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1";
+    let began = Instant::now();
+    while one(connection, there, std::slice::from_ref(&pid)).await != Value::Int64(0) {
+        assert!(began.elapsed() < PATIENCE, "a process of the server that was told to end goes on");
+    }
 }
