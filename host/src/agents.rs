@@ -7,6 +7,7 @@ use crate::catalog::{
 };
 use crate::delivery::BrokerError;
 use crate::manifest::{Manifest, ManifestErrors};
+use crate::signature::{Signature, Unsigned};
 use crate::task::AgentName;
 
 /// A module and manifest as uploaded.
@@ -18,6 +19,8 @@ pub struct Upload {
     pub manifest: String,
     /// SQL migrations, in name order.
     pub migrations: Vec<Migration>,
+    /// What is said to vouch for the module.
+    pub signatures: Vec<Signature>,
 }
 
 /// Whether new tasks go to a revision that is deployed.
@@ -44,6 +47,8 @@ pub struct Deployed {
     pub known: bool,
     /// Whether new tasks run on it now.
     pub active: bool,
+    /// The trusted key that vouches for it; nothing where this host trusts everybody.
+    pub signed_by: Option<String>,
 }
 
 /// Why a deploy was refused. The running revision stays.
@@ -60,6 +65,9 @@ pub enum DeployError {
         /// The request's name.
         path: AgentName,
     },
+    /// This host runs signed modules alone, and no key that it trusts vouches for this one.
+    #[error(transparent)]
+    Unsigned(#[from] Unsigned),
     /// The module cannot run here: not wasm, an unknown import, no handler, does not instantiate.
     #[error("{0}")]
     Module(String),

@@ -3,12 +3,14 @@
 //! In PostgreSQL where there is one, so that a restarted host finds its agents again and the hosts of a fleet agree;
 //! in process otherwise. `catalog::conformance` holds both to the same rules:
 //! - revisions are numbered 1, 2, 3… per agent, without gaps, also when hosts deploy at the same time;
-//! - a revision never changes; adding the pair (digest, manifest) of an existing one again gives that one back;
+//! - a revision never changes; adding the pair (digest, manifest) of an existing one again gives that one back, and only
+//!   its signatures are added to it;
 //! - one revision of an agent is active, or none; a newer one beside it may be on trial ([`Traffic`]);
 //! - a change of an agent and the event that tells of it are one commit, and whoever waits for changes learns of it.
 
 use bytes::Bytes;
 
+use crate::signature::Signature;
 use crate::task::{AgentName, UnixMs};
 
 mod change;
@@ -52,6 +54,8 @@ pub struct NewRevision {
     pub module: Bytes,
     /// Its SQL migrations, in order.
     pub migrations: Vec<Migration>,
+    /// What is said to vouch for it. It is kept as it came: each host looks by itself whether it does.
+    pub signatures: Vec<Signature>,
 }
 
 /// A revision of an agent.
@@ -76,6 +80,8 @@ pub struct RevisionSummary {
     pub module_bytes: u64,
     /// When it was added.
     pub created_at_ms: UnixMs,
+    /// How many signatures it has.
+    pub signatures: u32,
     /// Whether new tasks run on it.
     pub active: bool,
 }
@@ -103,7 +109,7 @@ pub struct CatalogError {
 /// The deployed agents of a fleet.
 #[async_trait::async_trait]
 pub trait Catalog: Events + Fleet {
-    /// Adds a revision, not yet active. `event` is logged where it is new.
+    /// Adds a revision, not yet active. `event` is logged where it is new; otherwise its signatures are added to the known one.
     async fn add(&self, revision: NewRevision, event: NewEvent) -> Result<Added, CatalogError>;
 
     /// Changes an agent, in one commit with the event of it; nothing is logged where nothing changes. Answers the agent's

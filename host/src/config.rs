@@ -50,6 +50,10 @@ pub struct Config {
     pub memory_budget: ByteSize,
     /// Folder whose agents are deployed at start.
     pub agents_dir: Option<PathBuf>,
+    /// Whether what changes in it is deployed, too.
+    pub agents_watch: bool,
+    /// Files of the keys by one of which every module must be signed; without any, none need be.
+    pub signature_keys: Vec<PathBuf>,
     /// Embedded state and compiled code.
     pub data_dir: PathBuf,
     /// Memory that compiling one module may take, in bytes.

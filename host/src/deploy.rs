@@ -9,6 +9,7 @@ mod report;
 mod room;
 mod shelf;
 mod told;
+mod vouched;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,7 @@ use crate::catalog::{Actor, Added, AgentEntry, Catalog, CatalogError, Change, Ne
 use crate::delivery::{Broker, BrokerError};
 use crate::dispatch::{AgentSlot, Dispatcher, prefetch};
 use crate::manifest::Manifest;
+use crate::signature::TrustedKeys;
 use crate::task::AgentName;
 
 /// What deploying needs.
@@ -49,6 +51,8 @@ pub struct Deployer {
     pub dispatcher: Arc<Dispatcher>,
     /// Most instances of one agent alive at once on this host, whatever its manifest says.
     pub concurrency_max: u32,
+    /// Whose modules run here.
+    pub trusted: TrustedKeys,
     /// The agents of this host.
     pub deployed: Arc<DeployedAgents>,
 }
@@ -191,9 +195,10 @@ impl Deployer {
         let Some(stored) = self.catalog.get(agent, number).await? else {
             return Err(DeployError::Host(format!("the catalog has no revision {number} of {agent}")));
         };
+        let signed_by = vouched::stored(&self.trusted, &stored.content).await?;
         let manifest = Arc::new(Manifest::parse(&stored.content.manifest)?);
         let revision = self.checked(&stored.content, &manifest).await?.number(number, &self.capabilities);
-        tracing::info!(%agent, revision = number, digest = %revision.digest, "loaded");
+        tracing::info!(%agent, revision = number, digest = %revision.digest, signed_by, "loaded");
         Ok(Arc::new(revision))
     }
 
@@ -288,15 +293,17 @@ impl Deployer {
         who: &Actor,
     ) -> Result<Deployed, DeployError> {
         let (manifest, content) = check::content(agent, upload)?;
+        let signed_by = vouched::uploaded(&self.trusted, &content).await?;
         let _one_at_a_time = self.deployed.deploying.lock().await;
         if let Some(active) = self.running_already(&content).await? {
-            return Ok(active);
+            return Ok(Deployed { signed_by, ..active });
         }
         // Everything that can be refused is refused before the catalog gives out a number.
         self.check_secrets(&manifest)?;
         let checked = self.checked(&content, &manifest).await?;
         let digest = content.digest.clone();
-        let added = self.event(agent, who, "revision-added", digest.clone());
+        let by = signed_by.as_ref().map_or(String::new(), |key| format!(", signed by {key}"));
+        let added = self.event(agent, who, "revision-added", format!("{digest}{by}"));
         let (revision, known) = match self.catalog.add(content, added).await? {
             Added::New(revision) => (revision, false),
             Added::Known(revision) => (revision, true),
@@ -313,8 +320,8 @@ impl Deployer {
             let fresh = Arc::new(checked.number(revision, &self.capabilities));
             self.apply(&entry, Some(fresh)).await?;
         }
-        tracing::info!(%agent, revision, %digest, active = activate, "deployed");
-        Ok(Deployed { agent: agent.clone(), revision, digest, known, active: activate })
+        tracing::info!(%agent, revision, %digest, active = activate, signed_by, "deployed");
+        Ok(Deployed { agent: agent.clone(), revision, digest, known, active: activate, signed_by })
     }
 }
 

@@ -10,7 +10,7 @@
 //!                                 └──Settlement────┘   └─Completion─┘        (results go back as return values)
 //! ```
 //!
-//! A module imports only what stands to its right, the vocabulary ([`task`], [`manifest`], [`units`], [`text`]) and the ports
+//! A module imports only what stands to its right, the vocabulary ([`task`], [`manifest`], [`units`], [`text`], [`signature`]) and the ports
 //! ([`delivery`], [`records`], [`catalog`], [`agents`], [`dead_letters`]); `tests/layering.rs` enforces it. Only `app` knows the concrete
 //! types.
 
@@ -34,6 +34,7 @@ pub mod memory;
 pub mod package;
 pub mod records;
 pub mod relay;
+pub mod signature;
 pub mod sim;
 pub mod store;
 pub mod task;

@@ -1,4 +1,5 @@
-//! An agent on disk: a folder with `agent.toml`, the module that it names and its migrations. What `deploy` uploads and
+//! An agent on disk: a folder with `agent.toml`, the module that it names, its migrations, and the module's signature where it
+//! has one. What `deploy` uploads and
 //! what `AGENT_HOST_AGENTS_DIR` deploys at start is read here.
 
 use std::path::{Path, PathBuf};
@@ -6,9 +7,13 @@ use std::path::{Path, PathBuf};
 use crate::agents::Upload;
 use crate::catalog::Migration;
 use crate::manifest::{Manifest, ManifestErrors};
+use crate::signature::{InvalidSignature, SIGNATURE_BYTES_MAX, Signature};
 
 /// The manifest's file name.
 pub const MANIFEST_NAME: &str = "agent.toml";
+
+/// What the name of a module's signature ends with, after the module's own name.
+pub const SIGNATURE_SUFFIX: &str = ".sig";
 
 /// An agent, read from disk.
 #[derive(Clone, Debug)]
@@ -42,6 +47,21 @@ pub enum PackageError {
         #[source]
         source: ManifestErrors,
     },
+    /// What lies beside the module is no signature.
+    #[error("{path}")]
+    Signature {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: InvalidSignature,
+    },
+    /// Likewise.
+    #[error("{path}: more than {SIGNATURE_BYTES_MAX} bytes, which no signature has")]
+    SignatureTooLarge {
+        /// The file.
+        path: PathBuf,
+    },
     /// Two folders have a migration of the same name.
     #[error("{path}: another folder of migrations has one of this name; names order them, so choose another")]
     MigrationTwice {
@@ -64,8 +84,51 @@ impl Package {
             None => "the module is not there; build it first, or correct agent.module".to_owned(),
         }))?;
         let migrations = read_migrations(folder, &manifest)?;
-        Ok(Self { manifest, upload: Upload { module: module.into(), manifest: text, migrations } })
+        let signatures = read_signature(&signature_path(&module_path))?.into_iter().collect();
+        Ok(Self { manifest, upload: Upload { module: module.into(), manifest: text, migrations, signatures } })
     }
+}
+
+/// Where the signature of a module lies, if it has one: beside it.
+fn signature_path(module: &Path) -> PathBuf {
+    let mut path = module.as_os_str().to_owned();
+    path.push(SIGNATURE_SUFFIX);
+    PathBuf::from(path)
+}
+
+/// The signature in a file; nothing where there is no such file.
+///
+/// # Errors
+/// It cannot be read, or is none.
+pub fn read_signature(path: &Path) -> Result<Option<Signature>, PackageError> {
+    let bytes_max = usize::try_from(SIGNATURE_BYTES_MAX).unwrap_or(usize::MAX);
+    let text = match std::fs::read(path) {
+        Ok(text) if text.len() <= bytes_max => text,
+        Ok(_) => return Err(PackageError::SignatureTooLarge { path: path.to_path_buf() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(path, || "expected a signature of the module".to_owned())(error)),
+    };
+    match Signature::parse(&String::from_utf8_lossy(&text)) {
+        Ok(signature) => Ok(Some(signature)),
+        Err(source) => Err(PackageError::Signature { path: path.to_path_buf(), source }),
+    }
+}
+
+/// The files that the agent of a folder is made of, as far as its manifest can be read.
+#[must_use]
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let manifest_path = folder.join(MANIFEST_NAME);
+    let mut files = vec![manifest_path.clone()];
+    let Ok(manifest) = manifest(&manifest_path) else { return files };
+    let module = folder.join(&manifest.agent.module);
+    files.extend([signature_path(&module), module]);
+    for migrations in manifest.grants.sql.iter().filter_map(|grant| grant.migrations.as_ref()) {
+        let migrations = folder.join(migrations);
+        let entries = std::fs::read_dir(&migrations).into_iter().flatten().flatten();
+        files.extend(entries.map(|entry| entry.path()));
+    }
+    files.sort();
+    files
 }
 
 /// An agent's manifest, from its folder or from its own path; the module need not be there.
@@ -151,7 +214,18 @@ mod tests {
             assert_eq!((&package.upload.module[..], package.upload.manifest.as_str()), (&b"\0asm"[..], MANIFEST));
             let names: Vec<_> = package.upload.migrations.iter().map(|migration| migration.name.as_str()).collect();
             assert_eq!(names, ["0001_a.sql", "0002_b.sql"]);
+            assert_eq!(package.upload.signatures, []);
         }
+        std::fs::write(path.join("a.wasm.sig"), "AAAA\n").unwrap();
+        let signed = Package::read(path).unwrap().upload.signatures;
+        assert_eq!(signed, [Signature::of_module("AAAA").unwrap()]);
+        std::fs::write(path.join("a.wasm.sig"), b"\x30\x45\xff").unwrap();
+        let wrong = Package::read(path).unwrap_err();
+        assert!(wrong.to_string().contains("a.wasm.sig"), "{wrong}");
+        let names: Vec<_> = files(path).iter().map(|file| file.strip_prefix(path).unwrap().to_owned()).collect();
+        let expected =
+            ["a.wasm", "a.wasm.sig", "agent.toml", "migrations/0001_a.sql", "migrations/0002_b.sql", "migrations/README.md"];
+        assert_eq!(names, expected.map(PathBuf::from));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::{
     Actor, Added, AgentEntry, Catalog, Change, ChangeRefused, Following, HostSeen, Migration, NewEvent, NewRevision,
     Tally, Traffic,
 };
+use crate::signature::{SignedImage, Signature};
 use crate::task::AgentName;
 
 /// Runs every case, each on agents of its own; `make` opens the catalog.
@@ -19,6 +20,7 @@ use crate::task::AgentName;
 pub async fn exercise<C: Catalog>(make: impl AsyncFn() -> C) {
     numbers_from_one_and_knows_what_it_has(make().await).await;
     gives_back_what_was_added(make().await).await;
+    adds_signatures_to_what_is_known(make().await).await;
     activates_one_revision_of_an_agent(make().await).await;
     changes_what_there_is_and_refuses_the_rest(make().await).await;
     counts_for_the_split_that_there_is(make().await).await;
@@ -42,6 +44,7 @@ pub fn revision(agent: &AgentName, manifest: &str, module: impl Into<Bytes>) -> 
             Migration { name: "0001_a.sql".to_owned(), sql: "CREATE TABLE a (x int); -- \"ä\"".to_owned() },
             Migration { name: "0002_b.sql".to_owned(), sql: "SELECT 1".to_owned() },
         ],
+        signatures: Vec::new(),
     }
 }
 
@@ -129,6 +132,34 @@ async fn gives_back_what_was_added(catalog: impl Catalog) {
     }
     let summaries = catalog.revisions(&agent).await.expect("readable");
     assert_eq!(summaries.iter().map(|s| (s.revision, s.module_bytes)).collect::<Vec<_>>(), [(1, 3_500_001), (2, 0)]);
+}
+
+async fn adds_signatures_to_what_is_known(catalog: impl Catalog) {
+    let agent = new_agent();
+    let image = SignedImage { payload: "{\"ä\": 1.0}".to_owned(), manifest: "{ \"b\": [] }".to_owned() };
+    let signatures = [
+        Signature::of_module("AAAA").expect("base64"),
+        Signature::of_image("BBBB", image).expect("base64"),
+        Signature::of_module("CCCC").expect("base64"),
+    ];
+    let [first, second, third] = &signatures;
+    let add = async |signatures: &[&Signature]| {
+        let signatures = signatures.iter().map(|signature| (*signature).clone()).collect();
+        let new = NewRevision { signatures, ..revision(&agent, "m", "module") };
+        catalog.add(new, event(&agent, "added")).await.expect("writable")
+    };
+    let kept = async || {
+        let count = catalog.revisions(&agent).await.expect("readable").first().map(|summary| summary.signatures);
+        let stored = catalog.get(&agent, 1).await.expect("readable").expect("it was added");
+        assert_eq!(count, u32::try_from(stored.content.signatures.len()).ok());
+        stored.content.signatures
+    };
+    assert_eq!(add(&[first, second]).await, Added::New(1));
+    assert_eq!(kept().await, signatures[..2]);
+    assert_eq!(add(&[third, first]).await, Added::Known(1));
+    assert_eq!(kept().await, [third.clone(), first.clone(), second.clone()], "the newest come first");
+    assert_eq!(add(&[]).await, Added::Known(1));
+    assert_eq!(kept().await.len(), 3, "and none goes");
 }
 
 async fn activates_one_revision_of_an_agent(catalog: impl Catalog) {

@@ -11,6 +11,7 @@ use super::{
     Added, AgentEntry, Catalog, CatalogError, Change, ChangeRefused, Event, Events, Fleet, Following, HostSeen,
     NewEvent, NewRevision, RevisionSummary, SILENT_MAX, StoredRevision, Tally,
 };
+use crate::signature::merged;
 use crate::task::{AgentName, unix_ms_now};
 
 /// Most events that are kept in process: some 2 MB. The oldest go first.
@@ -88,7 +89,8 @@ impl Catalog for MemoryCatalog {
         let same = |stored: &&StoredRevision| {
             stored.content.digest == revision.digest && stored.content.manifest == revision.manifest
         };
-        if let Some(known) = agent.revisions.iter().find(same) {
+        if let Some(known) = agent.revisions.iter_mut().find(|stored| same(&&**stored)) {
+            known.content.signatures = merged(&revision.signatures, &known.content.signatures);
             return Ok(Added::Known(known.revision));
         }
         revision.module = modules.entry(revision.digest.clone()).or_insert(revision.module).clone();
@@ -145,6 +147,7 @@ impl Catalog for MemoryCatalog {
             digest: stored.content.digest.clone(),
             module_bytes: stored.content.module.len() as u64,
             created_at_ms: stored.created_at_ms,
+            signatures: u32::try_from(stored.content.signatures.len()).unwrap_or(u32::MAX),
             active: agent.entry.traffic.is_some_and(|traffic| traffic.active == stored.revision),
         };
         Ok(agent.revisions.iter().map(summary).collect())

@@ -15,6 +15,7 @@ use super::{
     Added, AgentEntry, Catalog, CatalogError, Change, ChangeRefused, Event, Events, Migration, NewEvent, NewRevision,
     RevisionSummary, StoredRevision, Tally,
 };
+use crate::signature::{Signature, merged};
 use crate::store::HostDatabase;
 use crate::task::{AgentName, InvalidName, unix_ms_now};
 
@@ -70,21 +71,34 @@ impl PostgresCatalog {
             .bind(revision.agent.as_str())
             .fetch_one(&mut *connection)
             .await?;
-        let known: Option<i64> =
-            sqlx::query_scalar("SELECT revision FROM revisions WHERE agent = $1 AND digest = $2 AND manifest = $3")
-                .bind(revision.agent.as_str())
-                .bind(&revision.digest)
-                .bind(&revision.manifest)
-                .fetch_optional(&mut *connection)
-                .await?;
+        const KNOWN: &str =
+            "SELECT revision, signatures FROM revisions WHERE agent = $1 AND digest = $2 AND manifest = $3";
+        let known = sqlx::query(KNOWN)
+            .bind(revision.agent.as_str())
+            .bind(&revision.digest)
+            .bind(&revision.manifest)
+            .fetch_optional(&mut *connection)
+            .await?;
         if let Some(known) = known {
-            return Ok(Added::Known(unsigned(known)));
+            let number: i64 = known.try_get(0)?;
+            let Json(signatures): Json<Vec<Signature>> = known.try_get(1)?;
+            let all = merged(&revision.signatures, &signatures);
+            if all != signatures {
+                sqlx::query("UPDATE revisions SET signatures = $3 WHERE agent = $1 AND revision = $2")
+                    .bind(revision.agent.as_str())
+                    .bind(number)
+                    .bind(Json(all))
+                    .execute(&mut *connection)
+                    .await?;
+                transaction.commit().await?;
+            }
+            return Ok(Added::Known(unsigned(number)));
         }
         store_module(connection, &revision.digest, &revision.module).await?;
         let number = last + 1;
         sqlx::query(
-            "INSERT INTO revisions (agent, revision, digest, module_bytes, manifest, migrations, created_at_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO revisions (agent, revision, digest, module_bytes, manifest, migrations, created_at_ms, signatures)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(revision.agent.as_str())
         .bind(number)
@@ -93,6 +107,7 @@ impl PostgresCatalog {
         .bind(&revision.manifest)
         .bind(Json(&revision.migrations))
         .bind(signed(unix_ms_now()))
+        .bind(Json(&revision.signatures))
         .execute(&mut *connection)
         .await?;
         sqlx::query("UPDATE agents SET revision_last = $2 WHERE agent = $1")
@@ -107,7 +122,7 @@ impl PostgresCatalog {
 
     async fn try_get(&self, agent: &AgentName, revision: u64) -> Result<Option<StoredRevision>, Unusable> {
         let row = sqlx::query(
-            "SELECT digest, module_bytes, manifest, migrations, created_at_ms
+            "SELECT digest, module_bytes, manifest, migrations, created_at_ms, signatures
              FROM revisions WHERE agent = $1 AND revision = $2",
         )
         .bind(agent.as_str())
@@ -118,7 +133,9 @@ impl PostgresCatalog {
         let digest: String = row.try_get(0)?;
         let module = self.module(&digest, unsigned(row.try_get(1)?)).await?;
         let Json(migrations): Json<Vec<Migration>> = row.try_get(3)?;
-        let content = NewRevision { agent: agent.clone(), digest, manifest: row.try_get(2)?, module, migrations };
+        let Json(signatures): Json<Vec<Signature>> = row.try_get(5)?;
+        let (agent, manifest) = (agent.clone(), row.try_get(2)?);
+        let content = NewRevision { agent, digest, manifest, module, migrations, signatures };
         Ok(Some(StoredRevision { revision, created_at_ms: unsigned(row.try_get(4)?), content }))
     }
 
@@ -208,7 +225,8 @@ impl Catalog for PostgresCatalog {
 
     async fn revisions(&self, agent: &AgentName) -> Result<Vec<RevisionSummary>, CatalogError> {
         let rows = sqlx::query(
-            "SELECT revision, digest, module_bytes, created_at_ms, revision IS NOT DISTINCT FROM revision_active
+            "SELECT revision, digest, module_bytes, created_at_ms, revision IS NOT DISTINCT FROM revision_active,
+                jsonb_array_length(signatures)
              FROM revisions JOIN agents USING (agent) WHERE agent = $1 ORDER BY revision",
         )
         .bind(agent.as_str())
@@ -222,6 +240,7 @@ impl Catalog for PostgresCatalog {
                 module_bytes: unsigned(row.try_get(2)?),
                 created_at_ms: unsigned(row.try_get(3)?),
                 active: row.try_get(4)?,
+                signatures: u32::try_from(row.try_get::<i32, _>(5)?).unwrap_or(0),
             })
         };
         rows.iter().map(summary).collect::<Result<_, _>>().map_err(read)

@@ -39,7 +39,7 @@ const fn secret(name: &'static str, variable: &'static str, meaning: &'static st
 }
 
 /// Every setting, in the order of the documentation.
-pub const KEYS: [Key; 27] = [
+pub const KEYS: [Key; 29] = [
     key("listen", "AGENT_HOST_LISTEN", "127.0.0.1:8080", "IP address and port of the HTTP API"),
     key(
         "tls_cert",
@@ -63,6 +63,20 @@ pub const KEYS: [Key; 27] = [
         "",
         "folder whose direct sub-folders with an `agent.toml` are deployed at start; content that was deployed \
          before displaces no revision that was activated since",
+    ),
+    key(
+        "agents_watch",
+        "AGENT_HOST_AGENTS_WATCH",
+        "true",
+        "`true` where what changes in `agents_dir` while the host runs is deployed too, once its files are quiet; `false` where \
+         the folder counts at start alone",
+    ),
+    key(
+        "signature_keys",
+        "AGENT_HOST_SIGNATURE_KEYS",
+        "",
+        "files with public keys in PEM (ECDSA on P-256, as cosign makes them, or Ed25519), with `:` between them; with them \
+         this host deploys and loads only modules that are signed by one of these keys",
     ),
     key(
         "data_dir",

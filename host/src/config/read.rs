@@ -89,6 +89,15 @@ impl<'a> Reader<'a> {
     fn path(&self, name: &str) -> Option<PathBuf> {
         self.value(name).map(|(_, text)| PathBuf::from(text))
     }
+
+    /// Paths with `:` between them; none where it is not set.
+    fn paths(&mut self, name: &str) -> Vec<PathBuf> {
+        let paths = self.read(name, |text| {
+            let paths: Vec<_> = text.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect();
+            if paths.is_empty() { Err(format!("{text:?}: expected files, with : between them")) } else { Ok(paths) }
+        });
+        paths.unwrap_or_default()
+    }
 }
 
 /// A service by its setting.
@@ -151,6 +160,8 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
     let compile_time_max = reader.duration("compile_time_max", COMPILE_TIME_MIN);
     let compile_cache_max = reader.size("compile_cache_max", ByteSize(0), ANY);
     let sql_connections_max = reader.count("sql_connections_max");
+    let agents_watch = reader.read("agents_watch", one_of(&[("true", true), ("false", false)]));
+    let signature_keys = reader.paths("signature_keys");
     let (agents_dir, files_root) = (reader.path("agents_dir"), reader.path("files_root"));
     let config = (|| {
         Some(Config {
@@ -161,6 +172,8 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
             cache: cache?,
             memory_budget: memory_budget?,
             agents_dir,
+            agents_watch: agents_watch?,
+            signature_keys,
             data_dir: data_dir?,
             compile_memory_max: compile_memory_max?,
             compile_time_max: compile_time_max?,

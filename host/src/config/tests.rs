@@ -28,6 +28,7 @@ fn nothing_set_is_a_host_for_one_machine() {
     assert_eq!(config.grace_period, Duration::from_secs(30));
     assert_eq!(config.sql_connections_max, 16);
     assert!(config.http.auth.admin.is_none());
+    assert!(config.agents_watch && config.signature_keys.is_empty());
     assert_eq!(load(&[]).unwrap().data_dir, Path::new("./.agent-host"));
     assert_eq!(load(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]).unwrap().data_dir, Path::new("/x/agent-host"));
     let of_root = MapVars::new(&[("HOME", "/root")]).of_root();
@@ -168,6 +169,15 @@ fn the_documented_defaults_are_those_of_the_code() {
         let explicit = load(&[(key.variable, key.default)]).unwrap_or_else(|error| panic!("{}: {error}", key.name));
         assert_eq!(format!("{explicit:?}"), format!("{:?}", load(&[]).unwrap()), "{}", key.name);
     }
+}
+
+#[test]
+fn key_files_are_listed_with_colons() {
+    let config = load(&[("AGENT_HOST_SIGNATURE_KEYS", "ci.pub:/etc/keys/release.pub:")]).unwrap();
+    assert_eq!(config.signature_keys, [Path::new("ci.pub"), Path::new("/etc/keys/release.pub")]);
+    // Nothing that was meant to name keys leaves the host without them.
+    assert!(problems(&[("AGENT_HOST_SIGNATURE_KEYS", ":")])[0].contains("AGENT_HOST_SIGNATURE_KEYS"));
+    assert!(!load(&[("AGENT_HOST_AGENTS_WATCH", "false")]).unwrap().agents_watch);
 }
 
 #[test]

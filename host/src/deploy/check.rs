@@ -2,9 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use sha2::{Digest, Sha256};
-
 use super::Deployer;
 use crate::agent::{Code, CompileError, LoadError, Revision};
 use crate::agents::{DeployError, Deployed, Upload};
@@ -13,6 +10,7 @@ use crate::capability::files::Folders;
 use crate::capability::secrets::{clash, variable};
 use crate::catalog::{NewRevision, Traffic};
 use crate::manifest::Manifest;
+use crate::signature::digest;
 use crate::task::AgentName;
 use crate::text::escaped;
 
@@ -34,17 +32,6 @@ impl Checked {
 /// Longest reason why a module is refused: one that lists a hundred imports.
 const REASON_BYTES_MAX: usize = 8 << 10;
 
-/// `sha256:<hex>` of a module.
-pub(super) fn digest(module: &Bytes) -> String {
-    use std::fmt::Write;
-    let mut text = String::from("sha256:");
-    for byte in Sha256::digest(module) {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
 /// An upload as a revision without a number. What is wrong with its manifest is told.
 pub(super) fn content(agent: &AgentName, upload: Upload) -> Result<(Arc<Manifest>, NewRevision), DeployError> {
     let manifest = Arc::new(Manifest::parse(&upload.manifest)?);
@@ -57,6 +44,7 @@ pub(super) fn content(agent: &AgentName, upload: Upload) -> Result<(Arc<Manifest
         manifest: upload.manifest,
         module: upload.module,
         migrations: upload.migrations,
+        signatures: upload.signatures,
     };
     Ok((manifest, content))
 }
@@ -87,6 +75,10 @@ impl Deployer {
         }
         let stored = self.catalog.get(&content.agent, active.number).await?;
         let Some(stored) = stored.filter(|stored| stored.content.manifest == content.manifest) else { return Ok(None) };
+        // Signatures that it lacks are added to it like to any other that is known.
+        if content.signatures.iter().any(|signature| !stored.content.signatures.contains(signature)) {
+            return Ok(None);
+        }
         if stored.content.migrations != content.migrations {
             self.provision(content, &active.manifest).await?;
         }
@@ -96,6 +88,7 @@ impl Deployer {
             digest: active.digest.clone(),
             known: true,
             active: true,
+            signed_by: None,
         }))
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use toml::Value;
 use wasmparser::{Parser, Payload};
 
-use super::{Deployer, check};
+use super::{Deployer, check, vouched};
 use crate::agents::{DeployError, Difference, Plan, Upload};
 use crate::catalog::StoredRevision;
 use crate::task::AgentName;
@@ -13,6 +13,7 @@ use crate::task::AgentName;
 impl Deployer {
     pub(super) async fn planned(&self, agent: &AgentName, upload: Upload) -> Result<Plan, DeployError> {
         let (manifest, content) = check::content(agent, upload)?;
+        vouched::uploaded(&self.trusted, &content).await?;
         self.check_secrets(&manifest)?;
         self.tried(&content, &manifest).await?;
         let mut known = None;

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use super::Deployer;
 use super::room::Room;
+use super::{Deployer, vouched};
 use crate::agent::{Loader, Revision};
 use crate::capability::Capabilities;
 use crate::capability::files::FilesRoot;
 use crate::catalog::Catalog;
 use crate::dispatch::Shelf;
 use crate::manifest::Manifest;
+use crate::signature::TrustedKeys;
 use crate::task::AgentName;
 
 /// Loads revisions that were deployed before, and so were checked then.
@@ -19,6 +20,7 @@ pub(super) struct CatalogShelf {
     capabilities: Capabilities,
     files: Arc<FilesRoot>,
     room: Arc<Room>,
+    trusted: TrustedKeys,
 }
 
 impl Deployer {
@@ -29,6 +31,7 @@ impl Deployer {
             capabilities: self.capabilities.clone(),
             files: Arc::clone(&self.files),
             room: Arc::clone(&self.deployed.room),
+            trusted: self.trusted.clone(),
         }
     }
 }
@@ -40,6 +43,7 @@ impl Shelf for CatalogShelf {
         let _room = room.map_err(|error| error.to_string())?;
         let stored = self.catalog.get(agent, number).await.map_err(|error| error.to_string())?;
         let Some(stored) = stored else { return Ok(None) };
+        vouched::stored(&self.trusted, &stored.content).await.map_err(|error| error.to_string())?;
         let manifest = Arc::new(Manifest::parse(&stored.content.manifest).map_err(|error| error.to_string())?);
         let code = self.loader.load(&stored.content.module, &manifest).await.map_err(|error| error.to_string())?;
         let folders = self.files.grant(&manifest.grants.files).map_err(|error| error.to_string())?;

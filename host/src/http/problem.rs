@@ -285,6 +285,7 @@ impl From<DeployError> for Problem {
         match error {
             DeployError::Manifest(problems) => Self { errors: problems.0, ..Self::new(Kind::RevisionRefused, detail) },
             DeployError::OtherAgent { .. }
+            | DeployError::Unsigned(_)
             | DeployError::Module(_)
             | DeployError::Grant(_)
             | DeployError::Schema(_) => Self::new(Kind::RevisionRefused, detail),

@@ -16,6 +16,7 @@ use super::view::{DeployedOrPlanView, DeployedView, PlanView};
 use super::{ApiState, MODULE_BYTES_MAX};
 use crate::agents::{Activation, Upload};
 use crate::catalog::{Actor, Migration};
+use crate::signature::{SIGNATURE_BYTES_MAX, SIGNATURES_MAX, Signature};
 
 /// Largest manifest: the longest that people write have a few KiB.
 const MANIFEST_BYTES_MAX: u64 = 256 << 10;
@@ -48,6 +49,10 @@ pub(crate) struct DeployForm {
     /// SQL migrations: a part for each, its file name names it. They are applied in name order.
     #[schema(value_type = Option<Vec<String>>)]
     migration: Option<Vec<String>>,
+    /// Signatures of the module: a part for each, at most 8. What `cosign sign-blob` writes: one of the module's bytes, in
+    /// base64. They are kept with the revision; a host that trusts certain keys refuses a module without a signature of one.
+    #[schema(value_type = Option<Vec<String>>)]
+    signature: Option<Vec<String>>,
 }
 
 /// Deploys a revision of an agent.
@@ -95,6 +100,7 @@ pub(crate) async fn deploy(
         revision: deployed.revision,
         digest: deployed.digest,
         status: if deployed.active { "active" } else { "inactive" },
+        signed_by: deployed.signed_by,
     };
     if deployed.known {
         return Ok(Json(view).into_response());
@@ -113,6 +119,7 @@ async fn read(request: Request) -> Result<Upload, Problem> {
     let mut form =
         Multipart::from_request(request, &()).await.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let (mut module, mut manifest, mut migrations) = (None, None, Vec::<Migration>::new());
+    let mut signatures = Vec::<Signature>::new();
     while let Some(field) = form.next_field().await.map_err(|error| malformed(&error))? {
         let name = field.name().unwrap_or_default().to_owned();
         match name.as_str() {
@@ -127,9 +134,20 @@ async fn read(request: Request) -> Result<Upload, Problem> {
                 }
                 migrations.push(migration(field).await?);
             }
+            "signature" if signatures.len() < SIGNATURES_MAX => {
+                let text = text(field, &name, SIGNATURE_BYTES_MAX).await?;
+                let signature = Signature::parse(&text);
+                signatures.push(signature.map_err(|error| Problem::new(Kind::RevisionRefused, error.to_string()))?);
+            }
+            "signature" => {
+                let detail = format!("a revision has at most {SIGNATURES_MAX} signatures");
+                return Err(Problem::new(Kind::TooLarge, detail));
+            }
             "module" | "manifest" => return Err(Problem::bad_request(format!("the form has two parts {name:?}"))),
             _ => {
-                let detail = format!("unknown part {name:?}: expected \"module\", \"manifest\" and \"migration\"");
+                let detail = format!(
+                    "unknown part {name:?}: expected \"module\", \"manifest\", \"migration\" and \"signature\""
+                );
                 return Err(Problem::bad_request(detail));
             }
         }
@@ -143,6 +161,7 @@ async fn read(request: Request) -> Result<Upload, Problem> {
         module: module.ok_or_else(|| missing("module"))?,
         manifest: manifest.ok_or_else(|| missing("manifest"))?,
         migrations,
+        signatures,
     })
 }
 

@@ -129,6 +129,8 @@ pub(crate) struct RevisionView {
     module_bytes: u64,
     /// When it was added, in Unix milliseconds.
     created_at: UnixMs,
+    /// How many signatures it has. Whether one of them is of a key that a host trusts, that host tells.
+    signatures: u32,
     /// Whether new tasks run on it.
     active: bool,
 }
@@ -140,6 +142,7 @@ impl From<RevisionSummary> for RevisionView {
             digest: summary.digest,
             module_bytes: summary.module_bytes,
             created_at: summary.created_at_ms,
+            signatures: summary.signatures,
             active: summary.active,
         }
     }
@@ -197,6 +200,8 @@ pub(crate) struct DeployedView {
     pub(crate) digest: String,
     /// `active` where new tasks run on it, else `inactive`.
     pub(crate) status: &'static str,
+    /// The trusted key that vouches for it; null where this host trusts everybody.
+    pub(crate) signed_by: Option<String>,
 }
 
 /// What a deploy would change.

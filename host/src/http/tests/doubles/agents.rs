@@ -23,6 +23,7 @@ pub(crate) fn agent_info(name: &str) -> AgentInfo {
                 digest: format!("sha256:{revision}"),
                 module_bytes: 10,
                 created_at_ms: revision,
+                signatures: 0,
                 active: revision == 2,
             })
             .to_vec(),
@@ -76,6 +77,7 @@ impl Agents for Doubles {
             digest: "sha256:3".to_owned(),
             known: false,
             active: activation == Activation::Always,
+            signed_by: None,
         }))
     }
 

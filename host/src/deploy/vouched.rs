@@ -1,0 +1,41 @@
+//! Whether a module may run here: it is what its digest says, and where this host trusts certain keys, one of them vouches
+//! for it. Looked at when it is deployed, and by every host again whenever it comes out of the catalog, as who may write to the
+//! database is not thereby who may sign.
+
+use crate::agents::DeployError;
+use crate::catalog::NewRevision;
+use crate::signature::{TrustedKeys, digest};
+
+/// Looks at an upload. Tells which key vouches for it.
+pub(super) async fn uploaded(trusted: &TrustedKeys, content: &NewRevision) -> Result<Option<String>, DeployError> {
+    if trusted.is_empty() {
+        return Ok(None);
+    }
+    let (trusted, content) = (trusted.clone(), content.clone());
+    // Hashing a large module takes a while.
+    let looked = tokio::task::spawn_blocking(move || vouching(&trusted, &content)).await;
+    looked.map_err(|error| DeployError::Host(error.to_string()))?
+}
+
+/// Looks at what comes out of the catalog, likewise.
+pub(super) async fn stored(trusted: &TrustedKeys, content: &NewRevision) -> Result<Option<String>, DeployError> {
+    let (trusted, content) = (trusted.clone(), content.clone());
+    let looked = tokio::task::spawn_blocking(move || {
+        let found = digest(&content.module);
+        if found != content.digest {
+            let expected = &content.digest;
+            let why = format!(
+                "the catalog's module {expected} is another one, {found}: somebody changed it in the database; restore it \
+                 from a backup, or deploy what is meant under another digest"
+            );
+            return Err(DeployError::Module(why));
+        }
+        vouching(&trusted, &content)
+    });
+    looked.await.map_err(|error| DeployError::Host(error.to_string()))?
+}
+
+fn vouching(trusted: &TrustedKeys, content: &NewRevision) -> Result<Option<String>, DeployError> {
+    let NewRevision { module, manifest, migrations, signatures, .. } = content;
+    Ok(trusted.vouching(module, manifest, migrations, signatures)?)
+}
