@@ -9,6 +9,10 @@ use crate::delivery::BrokerError;
 use crate::manifest::{Manifest, ManifestErrors};
 use crate::signature::{Signature, Unsigned};
 use crate::task::AgentName;
+use crate::units::ByteSize;
+
+/// Largest module (contract, section 4).
+pub const MODULE_BYTES_MAX: ByteSize = ByteSize(128 << 20);
 
 /// A module and manifest as uploaded.
 #[derive(Clone, Debug)]

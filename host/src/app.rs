@@ -2,7 +2,9 @@
 //! start and stop.
 
 mod backends;
+mod changes;
 mod dev;
+mod folder;
 mod guests;
 mod live;
 mod memory;
@@ -21,9 +23,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::agent::compile::{self, CompileJob};
 use crate::agent::{CompileLimits, Loader, Runner, RunnerConfig};
-use crate::agents::{Activation, Agents};
+use crate::agents::Agents;
 use crate::capability::files::FilesRoot;
-use crate::catalog::Actor;
 use crate::cli::{CompileArguments, Composition, StartError};
 use crate::config::{Backend, Config, ConfigErrors};
 use crate::delivery::{Broker, PublishError, Route, Submitter, envelope};
@@ -32,12 +33,13 @@ use crate::dispatch::{DispatchMetrics, Dispatcher, Quarantine};
 use crate::http;
 use crate::lifecycle::StopSignals;
 use crate::memory::MemoryLedger;
-use crate::package::Package;
 use crate::relay::{DeadLetterOffice, Relay};
+use crate::signature::TrustedKeys;
 use crate::task::Task;
 use crate::telemetry;
 use crate::units::ByteSize;
 use backends::Backends;
+use folder::AgentsFolder;
 use guests::{AGENT_INSTANCES_MAX, GuestThreads, INSTANCES_MAX};
 use outside::Outside;
 
@@ -132,7 +134,8 @@ impl App {
         let tls = tls(&config)?;
         let ledger = MemoryLedger::new(config.memory_budget.0, INSTANCES_MAX);
         let deployed = Arc::new(DeployedAgents::default());
-        let Outside { listener, backends, agents, files } =
+        let trusted = trusted(&config)?;
+        let Outside { listener, backends, files } =
             Outside::reach(&config, &deployed, &registry, &ledger).await?;
         let address = listener.local_addr().map_err(|error| internal("reading the bound address", error))?;
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -145,7 +148,7 @@ impl App {
         let payload_bytes_max = config.http.payload_bytes_max.as_usize();
         let dispatcher = dispatcher(address, runner.clone(), &backends, &registry, payload_bytes_max)?;
         let loader = guests::loader(&config, &engine)?;
-        let deployer = deployer(loader, runner, &backends, files, &dispatcher, deployed);
+        let deployer = deployer(loader, runner, &backends, files, &dispatcher, (deployed, trusted));
         let draining = CancellationToken::new();
         let (closing, drained) = (CancellationToken::new(), CancellationToken::new());
         let background = TaskTracker::new();
@@ -189,7 +192,7 @@ impl App {
             _guests: guests,
             grace: config.grace_period,
         };
-        app.load_agents(agents).await?;
+        app.load_agents(config.agents_dir, config.agents_watch).await?;
         Ok(app)
     }
 
@@ -206,11 +209,11 @@ impl App {
     }
 
     /// What was deployed before, then what lies in the agents folder.
-    async fn load_agents(&self, folders: Vec<PathBuf>) -> Result<(), StartError> {
+    async fn load_agents(&self, dir: Option<PathBuf>, is_watched: bool) -> Result<(), StartError> {
         self.deployer.follow_catalog().await.map_err(|error| unavailable(&error))?;
-        for folder in folders {
-            // A restart undoes no deploy that came after the folder was made.
-            deploy_folder(self.deployer.as_ref(), &folder, Activation::IfNew).await;
+        let mut folder = dir.map(AgentsFolder::new);
+        if let Some(folder) = &mut folder {
+            folder.deploy_all(self.deployer.as_ref()).await;
         }
         self.deployer.start_is_over();
         tracing::info!(agents = self.deployer.active().len(), "ready");
@@ -220,6 +223,9 @@ impl App {
         self.background.spawn(async move { deployer.watch_canaries(draining).await });
         let (deployer, draining) = (Arc::clone(&self.deployer), self.draining.clone());
         self.background.spawn(async move { deployer.tell(draining).await });
+        if let Some(folder) = folder.filter(|_| is_watched) {
+            self.background.spawn(folder.follow(self.agents(), self.draining.clone()));
+        }
         Ok(())
     }
 
@@ -265,21 +271,6 @@ impl App {
     }
 }
 
-/// Deploys an agent's folder, or says why not and goes on.
-pub(crate) async fn deploy_folder(agents: &dyn Agents, path: &std::path::Path, activation: Activation) -> bool {
-    let deployed = match Package::read(path) {
-        Ok(Package { manifest, upload }) => agents
-            .deploy(&manifest.agent.name, upload, activation, Actor::new("agents folder"))
-            .await
-            .map_err(anyhow::Error::from),
-        Err(error) => Err(error.into()),
-    };
-    if let Err(error) = &deployed {
-        tracing::error!("{} is not deployed: {error:#}", path.display());
-    }
-    deployed.is_ok()
-}
-
 fn dispatcher(
     address: SocketAddr,
     runner: Runner,
@@ -312,7 +303,7 @@ fn deployer(
     backends: &Backends,
     files: FilesRoot,
     dispatcher: &Arc<Dispatcher>,
-    deployed: Arc<DeployedAgents>,
+    (deployed, trusted): (Arc<DeployedAgents>, TrustedKeys),
 ) -> Arc<Deployer> {
     Arc::new(Deployer {
         loader,
@@ -323,6 +314,7 @@ fn deployer(
         files: Arc::new(files),
         dispatcher: Arc::clone(dispatcher),
         concurrency_max: AGENT_INSTANCES_MAX,
+        trusted,
         deployed,
     })
 }
@@ -332,6 +324,18 @@ fn tls(config: &Config) -> Result<Option<http::Tls>, StartError> {
     let Some((certificate, key)) = &config.tls else { return Ok(None) };
     let read = http::Tls::read(certificate, key);
     read.map(Some).map_err(|error| StartError::from(ConfigErrors(vec![backends::chain(&error)])))
+}
+
+/// Whose modules run here.
+fn trusted(config: &Config) -> Result<TrustedKeys, StartError> {
+    let trusted = TrustedKeys::read(&config.signature_keys).map_err(|error| {
+        let problem = format!("AGENT_HOST_SIGNATURE_KEYS: {}", backends::chain(&error));
+        StartError::from(ConfigErrors(vec![problem]))
+    })?;
+    if !trusted.is_empty() {
+        tracing::info!("modules must be signed by one of: {}", trusted.names().join(", "));
+    }
+    Ok(trusted)
 }
 
 /// How this host is called in dead letters: machine and port tell hosts of one machine apart.

@@ -15,6 +15,7 @@ mod flags;
 mod lifecycle;
 mod new;
 mod output;
+mod registry;
 mod show;
 mod submit;
 mod tasks;
@@ -84,8 +85,10 @@ enum Command {
     New(new::New),
     /// Build an agent, as its manifest says
     Build(build::Build),
-    /// Deploy an agent to a running host
+    /// Deploy an agent to a running host, from a folder or out of an OCI registry
     Deploy(deploy::Deploy),
+    /// Push an agent to an OCI registry, with its agent.toml and migrations
+    Push(registry::Push),
     /// Direct new tasks to the revision that was active before
     Rollback(lifecycle::Rollback),
     /// Split new tasks between two revisions of an agent; the newer one is rolled back where it fails clearly more often
@@ -184,6 +187,7 @@ async fn execute(cli: &Cli, composition: &dyn Composition, console: &mut Console
         Command::New(new) => new.run(console),
         Command::Build(build) => build.run(console).await,
         Command::Deploy(deploy) => deploy.run(&client(cli, console, &[])?, console).await,
+        Command::Push(push) => push.run(console).await,
         Command::Rollback(rollback) => rollback.run(&client(cli, console, &[])?, console).await,
         Command::Traffic(traffic) => traffic.run(&client(cli, console, &[])?, console).await,
         Command::Events(events) => events.run(&client(cli, console, &["AGENT_HOST_READ_TOKEN"])?, console).await,

@@ -58,6 +58,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::agents::Agents;
+pub use crate::agents::MODULE_BYTES_MAX;
 use crate::catalog::Events;
 use crate::dead_letters::DeadLetters;
 use crate::delivery::{Connectivity, Submitter};
@@ -81,8 +82,6 @@ pub const INTAKE_WAIT_MAX_DEFAULT: Duration = Duration::from_secs(1);
 pub const BATCH_BYTES_MAX: ByteSize = ByteSize(64 << 20);
 /// Most tasks of a batch (contract, section 4).
 pub const BATCH_TASKS_MAX: usize = 10_000;
-/// Largest module (contract, section 4).
-pub const MODULE_BYTES_MAX: ByteSize = ByteSize(128 << 20);
 /// Longest time that `Prefer: wait=N` holds a request; a larger N counts as this. Proxies cut requests off soon after.
 pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Longest `delay=` (contract, section 3).

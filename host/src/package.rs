@@ -96,6 +96,27 @@ fn signature_path(module: &Path) -> PathBuf {
     PathBuf::from(path)
 }
 
+/// An agent without its module.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// What the manifest says.
+    pub manifest: Manifest,
+    /// Its text.
+    pub text: String,
+    /// Its migrations, in order.
+    pub migrations: Vec<Migration>,
+}
+
+/// What lies beside a module that is elsewhere: its manifest and migrations.
+///
+/// # Errors
+/// A missing or wrong manifest or migration.
+pub fn described(path: &Path) -> Result<Described, PackageError> {
+    let (manifest_path, text, manifest) = read_manifest(path)?;
+    let migrations = read_migrations(manifest_path.parent().unwrap_or(Path::new(".")), &manifest)?;
+    Ok(Described { manifest, text, migrations })
+}
+
 /// The signature in a file; nothing where there is no such file.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 /// Vocabulary and ports: plain data and traits, importable by everything.
 const SHARED: &[&str] =
-    &["task", "manifest", "units", "text", "memory", "delivery", "records", "catalog", "agents", "dead_letters"];
+    &["task", "manifest", "units", "text", "signature", "memory", "delivery", "records", "catalog", "agents", "dead_letters"];
 
 /// module → what it may import beyond `SHARED`. A module of `SHARED` may import only others of `SHARED`.
 const RULE: &[(&str, &[&str])] = &[
@@ -24,6 +24,8 @@ const RULE: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("text", &[]),
     ("manifest", &[]),
+    // It checks what is signed: keys and texts in, an answer out.
+    ("signature", &[]),
     ("memory", &[]),
     ("delivery", &[]),
     // The ports' real implementations live beside their embedded twins and share a connection to the host's schema.
@@ -80,6 +82,9 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("sqlx", &["store", "records", "catalog", "capability", "embedded", "cli"]),
     ("deadpool_redis", &["capability", "cli"]),
     ("reqwest", &["cli"]),
+    ("oci_client", &["cli"]),
+    ("docker_credential", &["cli"]),
+    ("ring", &["signature"]),
 ];
 
 #[test]

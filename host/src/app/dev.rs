@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
-use notify::{RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use notify::RecursiveMode;
 
-use super::deploy_folder;
+use super::changes::Changes;
 use crate::agents::{Activation, Agents};
+use crate::catalog::Actor;
 use crate::manifest::Manifest;
-use crate::package;
+use crate::package::{self, Package};
 
 /// How long files must have been quiet before a build: an editor saves in several steps.
 const QUIET: Duration = Duration::from_millis(150);
@@ -35,26 +35,15 @@ pub(super) async fn watch(agents: Arc<dyn Agents>, dir: PathBuf, address: Socket
             dir.display()
         );
     }
-    let (sender, mut changes) = mpsc::unbounded_channel();
-    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if let Ok(event) = event
-            && !matches!(event.kind, notify::EventKind::Access(_))
-        {
-            // The receiver lives as long as the watcher.
-            let _ = sender.send(event.paths);
-        }
-    });
-    let watching = watcher.and_then(|mut watcher| watcher.watch(&dir, RecursiveMode::Recursive).map(|()| watcher));
-    if let Err(error) = &watching {
-        tracing::error!("{} cannot be watched: {error}; agents are deployed once", dir.display());
-    }
+    let watching = Changes::new()
+        .and_then(|mut changes| changes.watch(&dir, RecursiveMode::Recursive).map(|()| changes))
+        .map_err(|error| tracing::error!("{} cannot be watched: {error}; agents are deployed once", dir.display()));
     for folder in &folders {
         refresh(agents.as_ref(), folder, address).await;
     }
-    while let Some(mut paths) = changes.recv().await {
-        while let Ok(Some(more)) = tokio::time::timeout(QUIET, changes.recv()).await {
-            paths.extend(more);
-        }
+    let Ok(changes) = watching else { return };
+    loop {
+        let paths = changes.next(QUIET).await;
         for watched in folders.iter().map(|folder| Watched::new(folder)) {
             if paths.iter().any(|path| watched.is_made_from(path)) {
                 refresh(agents.as_ref(), &watched.folder, address).await;
@@ -118,7 +107,7 @@ async fn refresh(agents: &dyn Agents, folder: &Path, address: SocketAddr) {
             Err(error) => return tracing::error!("{}: {}: {error}", folder.display(), build.command),
         }
     }
-    if deploy_folder(agents, folder, Activation::Always).await
+    if deploy(agents, folder).await
         && let Some(manifest) = manifest
     {
         let name = &manifest.agent.name;
@@ -127,4 +116,20 @@ async fn refresh(agents: &dyn Agents, folder: &Path, address: SocketAddr) {
             began.elapsed().as_secs_f64(),
         );
     }
+}
+
+/// Deploys an agent's folder, or says why not.
+async fn deploy(agents: &dyn Agents, path: &Path) -> bool {
+    let deployed = match Package::read(path) {
+        Ok(Package { manifest, upload }) => agents
+            .deploy(&manifest.agent.name, upload, Activation::Always, Actor::new("agents folder"))
+            .await
+            .map(drop)
+            .map_err(anyhow::Error::from),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = &deployed {
+        tracing::error!("{} is not deployed: {error:#}", path.display());
+    }
+    deployed.is_ok()
 }

@@ -1,7 +1,6 @@
 //! What a start needs from outside of the process. All of it is tried, so that one start tells everything that is missing.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use prometheus::Registry;
@@ -19,8 +18,6 @@ use crate::package;
 pub(super) struct Outside {
     pub(super) listener: TcpListener,
     pub(super) backends: Backends,
-    /// The folders of the agents that are deployed at the start.
-    pub(super) agents: Vec<PathBuf>,
     pub(super) files: FilesRoot,
 }
 
@@ -56,7 +53,7 @@ impl Outside {
             Err(other) => return Err(other),
         };
         match (listener, backends, agents, files) {
-            (Ok(listener), Ok(backends), Ok(agents), Ok(files)) => Ok(Self { listener, backends, agents, files }),
+            (Ok(listener), Ok(backends), Ok(_), Ok(files)) => Ok(Self { listener, backends, files }),
             _ if wrong.is_empty() => Err(StartError::Unavailable(unavailable)),
             _ => Err(StartError::Folders { wrong, unavailable }),
         }

@@ -1,4 +1,4 @@
-//! `agent-host deploy PATH`.
+//! `agent-host deploy PATH`, and `agent-host deploy oci://…`.
 
 use std::path::PathBuf;
 
@@ -11,14 +11,26 @@ use super::client::Client;
 use super::converge::{self, Wait};
 use super::failed::Failed;
 use super::output::{Console, one_line};
+use super::registry::{Pulled, SCHEME, Transport};
 use super::show::field;
+use crate::agents::Upload;
 use crate::package::{self, MANIFEST_NAME, Package};
+use crate::task::AgentName;
 
 /// `deploy`
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Deploy {
-    /// The agent's folder, or its agent.toml
+    /// The agent's folder, or its agent.toml, or an image with its digest: oci://REGISTRY/REPOSITORY@sha256:…
+    #[arg(value_name = "PATH|oci://…")]
     path: PathBuf,
+    /// A signature of the module, as `cosign sign-blob` writes it; the file MODULE.sig beside the module is taken by itself
+    #[arg(long, value_name = "FILE")]
+    signature: Vec<PathBuf>,
+    /// The agent.toml of an image that holds none, or another one than it holds
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    #[command(flatten)]
+    transport: Transport,
     /// Add the revision, and leave new tasks on the one that they go to now
     #[arg(long)]
     no_activate: bool,
@@ -42,15 +54,41 @@ impl Deploy {
         Err(Failed::usage(format!("{path} has no {MANIFEST_NAME}, but agents below it; deploy one of them: {agents}")))
     }
 
+    /// What is to be deployed, from wherever it is.
+    async fn read(&self, console: &Console<'_>) -> Result<(AgentName, Upload), Failed> {
+        let image = self.path.to_str().filter(|path| path.starts_with(SCHEME));
+        let (manifest, mut upload) = match image {
+            Some(image) => {
+                let pulled = Pulled::from(image, self.transport, self.manifest.as_deref(), console).await?;
+                (pulled.manifest, pulled.upload)
+            }
+            None if self.manifest.is_some() => {
+                return Err(Failed::usage("--manifest goes with an image: a folder has its own agent.toml"));
+            }
+            None => {
+                self.check_not_a_folder_of_agents()?;
+                let package = Package::read(&self.path)?;
+                (package.manifest, package.upload)
+            }
+        };
+        for path in &self.signature {
+            let missing = || Failed::usage(format!("{}: there is no such file", path.display()));
+            upload.signatures.insert(0, package::read_signature(path)?.ok_or_else(missing)?);
+        }
+        Ok((manifest.agent.name, upload))
+    }
+
     pub(super) async fn run(&self, client: &Client, console: &mut Console<'_>) -> Result<(), Failed> {
-        self.check_not_a_folder_of_agents()?;
-        let package = Package::read(&self.path)?;
-        let agent = package.manifest.agent.name.as_str();
+        let (agent, upload) = self.read(console).await?;
+        let agent = agent.as_str();
         let mut form = Form::new()
-            .part("module", Part::stream(package.upload.module).file_name("module.wasm"))
-            .text("manifest", package.upload.manifest);
-        for migration in package.upload.migrations {
+            .part("module", Part::stream(upload.module).file_name("module.wasm"))
+            .text("manifest", upload.manifest);
+        for migration in upload.migrations {
             form = form.part("migration", Part::text(migration.sql).file_name(migration.name));
+        }
+        for signature in upload.signatures {
+            form = form.text("signature", signature.to_text());
         }
         let mut request = client.request(Method::POST, &["v1", "agents", agent, "revisions"]).multipart(form);
         if self.no_activate {
@@ -67,7 +105,9 @@ impl Deploy {
         if console.format == Format::Text {
             let (revision, digest) = (field(&deployed, "revision"), field(&deployed, "digest"));
             let what = if unchanged { "is deployed already as" } else { "is deployed as" };
-            console.line(&format!("{agent} {what} revision {revision} ({status}), {digest}"))?;
+            let signed = deployed.get("signed_by").and_then(Value::as_str);
+            let signed = signed.map_or(String::new(), |key| format!(", signed by {}", one_line(key)));
+            console.line(&format!("{agent} {what} revision {revision} ({status}), {digest}{signed}"))?;
         }
         // Where new tasks stay where they are, no host has anything to follow.
         let followed =
