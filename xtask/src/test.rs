@@ -25,6 +25,9 @@ const STRANGERS: [&str; 4] =
 /// The browser that the dashboard's tests drive, and its driver.
 const BROWSER: [apt::Packaged; 2] = [("chromium", "chromium"), ("chromedriver", "chromium-driver")];
 
+/// A registry of images, and what signs modules without cosign: the tests of both start them themselves.
+const DISTRIBUTION: [apt::Packaged; 2] = [("docker-registry", "docker-registry"), ("openssl", "openssl")];
+
 /// How long the tests may say nothing. Every wait in them ends with an error within minutes, so a longer silence is a
 /// thread that never lets go; without this bound, whoever runs the tests would wait until their own patience ends.
 const SILENCE_MAX: Duration = Duration::from_secs(15 * 60);
@@ -85,7 +88,8 @@ impl Needs {
     /// Checks everything, installs what is ours to install, and names all that is missing.
     fn check(workspace: &Workspace) -> Result<Self> {
         ui::step(
-            "checking what the tests need: servers, a foreign AMQP client (Python pika), foreign programs, a browser, a compiler \
+            "checking what the tests need: servers, a foreign AMQP client (Python pika), foreign programs, a browser, a registry, a \
+             compiler \
              for agents",
         );
         let services = Plan::make();
@@ -96,12 +100,15 @@ impl Needs {
         process::check_interrupted()?;
         let browser = apt::require(&BROWSER, "the dashboard's tests drive a real browser");
         process::check_interrupted()?;
+        let distribution = apt::require(&DISTRIBUTION, "agents are deployed out of a real registry, and signed by a real signer");
+        process::check_interrupted()?;
         let compiler = Toolchain::find(workspace);
         process::check_interrupted()?;
-        match (services, programs, python, browser, compiler) {
-            (Ok(services), Ok(()), Ok(python), Ok(()), Ok(_)) => Ok(Self { services, python }),
-            (services, programs, python, browser, compiler) => {
-                let missing = [services.err(), programs.err(), python.err(), browser.err(), compiler.err()];
+        match (services, programs, python, browser, distribution, compiler) {
+            (Ok(services), Ok(()), Ok(python), Ok(()), Ok(()), Ok(_)) => Ok(Self { services, python }),
+            (services, programs, python, browser, distribution, compiler) => {
+                let missing =
+                    [services.err(), programs.err(), python.err(), browser.err(), distribution.err(), compiler.err()];
                 let lines: Vec<_> = missing.into_iter().flatten().map(|error| format!("- {error:#}")).collect();
                 bail!("something that the tests need is missing; nothing was run\n{}", lines.join("\n"))
             }

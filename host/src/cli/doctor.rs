@@ -2,6 +2,7 @@
 
 mod machine;
 mod services;
+mod signatures;
 mod told;
 
 use serde::Serialize;
@@ -92,6 +93,8 @@ async fn check(flags: &ConfigFlags, console: &Console<'_>) -> Vec<Finding> {
                 services::cache(&config.cache),
             );
             findings.extend([broker, database, cache].concat());
+            let (keys, agents) = (&config.signature_keys, config.agents_dir.as_deref());
+            findings.extend(signatures::check(keys, agents, &config.database).await);
         }
     }
     findings

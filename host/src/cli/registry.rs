@@ -91,7 +91,15 @@ impl Repository {
             OciDistributionError::ServerError { code: 500.., .. } => Exit::Unavailable,
             _ => Exit::Usage,
         };
-        let mut text = one_line(&error.to_string());
+        if is_missing(error) {
+            let image = self.reference.whole();
+            return Failed::usage(format!("registry {registry} has no image {image}; agent-host push puts one there"));
+        }
+        let mut text = match error {
+            // What was asked for is known; the addresses are long.
+            OciDistributionError::RegistryError { envelope, .. } => one_line(&envelope.to_string()),
+            error => one_line(&error.to_string()),
+        };
         let mut cause = std::error::Error::source(error);
         while let Some(error) = cause {
             text = format!("{text}: {}", one_line(&error.to_string()));

@@ -260,6 +260,13 @@ async fn deploy_uploads_the_folder() {
     host.doubles.lock().agents[0].hosts[1].following = None;
     let ended = host.run(&["deploy", path, "--wait-max", "0"]).await;
     assert!(ended.status == 69 && ended.err.contains("bad:1 did not follow within 0 s"), "{}", ended.err);
+    let signature = folder.path().join("s");
+    std::fs::write(&signature, "AAAA").unwrap();
+    assert_eq!(host.run(&["deploy", path, "--no-wait", "--signature", signature.to_str().unwrap()]).await.status, 0);
+    let (_, upload, _) = host.doubles.lock().deploys.pop().unwrap();
+    assert_eq!(upload.signatures, [crate::signature::Signature::of_module("AAAA").unwrap()]);
+    let ended = host.run(&["deploy", path, "--signature", "/nonexistent"]).await;
+    assert!(ended.status == 64 && ended.err.contains("no such file"), "{}", ended.err);
     let above = tempfile::tempdir().unwrap();
     std::fs::create_dir(above.path().join("one")).unwrap();
     std::fs::copy(folder.path().join("agent.toml"), above.path().join("one/agent.toml")).unwrap();

@@ -4,6 +4,7 @@ use crate::agents::{Activation, DeployError, Deployed};
 use crate::delivery::{BrokerError, Connectivity};
 use crate::http::{Auth, Config, Token};
 use crate::manifest::ManifestErrors;
+use crate::signature::{SIGNATURES_MAX, Signature};
 use crate::task::AgentName;
 
 const REVISIONS: &str = "/v1/agents/echo/revisions";
@@ -116,6 +117,23 @@ async fn a_form_that_is_not_as_expected_is_400() {
     assert!(detail.contains("plan"), "{detail}");
     deploy(&router, REVISIONS, &[MODULE, ("manifest", None, &[b' '; 300 << 10])]).await.problem(413, "too-large");
     deploy(&router, "/v1/agents/Bad_Name/revisions", &[MODULE, MANIFEST]).await.problem(404, "unknown-agent");
+    assert!(doubles.lock().deploys.is_empty());
+}
+
+#[tokio::test]
+async fn signatures_come_with_the_module() {
+    let (doubles, _published) = Doubles::new();
+    let router = doubles.router(Config::default());
+    let signature = |text: &'static [u8]| ("signature", None, text);
+    let parts = [MODULE, MANIFEST, signature(b"AAAA\n"), signature(b"{\"base64Signature\":\"BBBB\"}")];
+    assert_eq!(deploy(&router, REVISIONS, &parts).await.status, 201);
+    let (_, upload, _) = doubles.lock().deploys.pop().unwrap();
+    assert_eq!(upload.signatures, ["AAAA", "BBBB"].map(|text| Signature::of_module(text).unwrap()));
+    let detail =
+        deploy(&router, REVISIONS, &[MODULE, MANIFEST, signature(b"?")]).await.problem(422, "revision-refused");
+    assert!(detail.contains("cosign sign-blob"), "{detail}");
+    let many = [vec![MODULE, MANIFEST], vec![signature(b"AAAA"); SIGNATURES_MAX + 1]].concat();
+    deploy(&router, REVISIONS, &many).await.problem(413, "too-large");
     assert!(doubles.lock().deploys.is_empty());
 }
 
