@@ -135,8 +135,7 @@ impl App {
         let ledger = MemoryLedger::new(config.memory_budget.0, INSTANCES_MAX);
         let deployed = Arc::new(DeployedAgents::default());
         let trusted = trusted(&config)?;
-        let Outside { listener, backends, files } =
-            Outside::reach(&config, &deployed, &registry, &ledger).await?;
+        let Outside { listener, backends, files } = Outside::reach(&config, &deployed, &registry, &ledger).await?;
         let address = listener.local_addr().map_err(|error| internal("reading the bound address", error))?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         tracing::info!("listening on {scheme}://{address}");

@@ -244,8 +244,14 @@ mod tests {
         let wrong = Package::read(path).unwrap_err();
         assert!(wrong.to_string().contains("a.wasm.sig"), "{wrong}");
         let names: Vec<_> = files(path).iter().map(|file| file.strip_prefix(path).unwrap().to_owned()).collect();
-        let expected =
-            ["a.wasm", "a.wasm.sig", "agent.toml", "migrations/0001_a.sql", "migrations/0002_b.sql", "migrations/README.md"];
+        let expected = [
+            "a.wasm",
+            "a.wasm.sig",
+            "agent.toml",
+            "migrations/0001_a.sql",
+            "migrations/0002_b.sql",
+            "migrations/README.md",
+        ];
         assert_eq!(names, expected.map(PathBuf::from));
     }
 

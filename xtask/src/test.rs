@@ -88,9 +88,8 @@ impl Needs {
     /// Checks everything, installs what is ours to install, and names all that is missing.
     fn check(workspace: &Workspace) -> Result<Self> {
         ui::step(
-            "checking what the tests need: servers, a foreign AMQP client (Python pika), foreign programs, a browser, a registry, a \
-             compiler \
-             for agents",
+            "checking what the tests need: servers, a foreign AMQP client (Python pika), foreign programs, a browser, a registry, \
+             a compiler for agents",
         );
         let services = Plan::make();
         process::check_interrupted()?;
@@ -100,7 +99,8 @@ impl Needs {
         process::check_interrupted()?;
         let browser = apt::require(&BROWSER, "the dashboard's tests drive a real browser");
         process::check_interrupted()?;
-        let distribution = apt::require(&DISTRIBUTION, "agents are deployed out of a real registry, and signed by a real signer");
+        let distribution =
+            apt::require(&DISTRIBUTION, "agents are deployed out of a real registry, and signed by a real signer");
         process::check_interrupted()?;
         let compiler = Toolchain::find(workspace);
         process::check_interrupted()?;

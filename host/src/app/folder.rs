@@ -181,11 +181,7 @@ async fn look_at(folder: &Path, seen: &mut Seen, agents: &dyn Agents, quiet: Dur
     Looked::Settled
 }
 
-async fn deploy(
-    package: Result<Package, PackageError>,
-    seen: &mut Seen,
-    agents: &dyn Agents,
-) -> anyhow::Result<()> {
+async fn deploy(package: Result<Package, PackageError>, seen: &mut Seen, agents: &dyn Agents) -> anyhow::Result<()> {
     let Package { manifest, upload } = package?;
     let fingerprint = fingerprint(&upload);
     // Touched, or changed and changed back: whoever directed tasks elsewhere since is not overruled.

@@ -10,7 +10,7 @@ use super::{
     Actor, Added, AgentEntry, Catalog, Change, ChangeRefused, Following, HostSeen, Migration, NewEvent, NewRevision,
     Tally, Traffic,
 };
-use crate::signature::{SignedImage, Signature};
+use crate::signature::{Signature, SignedImage};
 use crate::task::AgentName;
 
 /// Runs every case, each on agents of its own; `make` opens the catalog.

@@ -137,7 +137,9 @@ fn locality(registry: &str) -> (bool, String) {
 /// Whether an error says that there is no such thing.
 fn is_missing(error: &OciDistributionError) -> bool {
     match error {
-        OciDistributionError::ImageManifestNotFoundError(_) | OciDistributionError::ServerError { code: 404, .. } => true,
+        OciDistributionError::ImageManifestNotFoundError(_) | OciDistributionError::ServerError { code: 404, .. } => {
+            true
+        }
         OciDistributionError::RegistryError { envelope, .. } => envelope.errors.iter().any(|error| {
             matches!(error.code, OciErrorCode::ManifestUnknown | OciErrorCode::NotFound | OciErrorCode::NameUnknown)
         }),

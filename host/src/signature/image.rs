@@ -109,8 +109,8 @@ impl ImageManifest {
 impl SignedImage {
     /// Whether what was signed is an image of this module, with this `agent.toml` and these migrations where it holds such.
     pub(super) fn check(&self, module_digest: &str, manifest: &str, migrations: &[Migration]) -> Result<(), String> {
-        let payload: Payload =
-            serde_json::from_str(&self.payload).map_err(|error| format!("its payload is none of cosign's ({error})"))?;
+        let payload: Payload = serde_json::from_str(&self.payload)
+            .map_err(|error| format!("its payload is none of cosign's ({error})"))?;
         let Critical { kind, image } = payload.critical;
         if kind != PAYLOAD_TYPE {
             return Err(format!("its payload is of the type {kind:?}, expected {PAYLOAD_TYPE:?}"));

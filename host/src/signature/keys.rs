@@ -192,7 +192,8 @@ fn read_file(path: &Path) -> Result<Vec<Key>, KeysError> {
 /// A key of a kind that is supported.
 fn usable(der: &[u8]) -> Result<(&'static dyn VerificationAlgorithm, Vec<u8>), String> {
     let expected = "expected an ECDSA key on P-256 (as cosign makes them) or an Ed25519 key";
-    let info = SubjectPublicKeyInfoRef::try_from(der).map_err(|error| format!("no public key ({error}): {expected}"))?;
+    let info =
+        SubjectPublicKeyInfoRef::try_from(der).map_err(|error| format!("no public key ({error}): {expected}"))?;
     let bytes = info.subject_public_key.as_bytes().unwrap_or_default().to_vec();
     let curve = info.algorithm.parameters.and_then(|parameters| parameters.decode_as::<ObjectIdentifier>().ok());
     match (info.algorithm.oid, curve) {

@@ -113,8 +113,7 @@ async fn an_image_of_another_tool_needs_its_agent_toml_beside_it() {
 async fn migrations_go_with_the_image() {
     let (host, registry) = (HostBuilder::bare().start().await, Registry::start().await);
     let name = unique("image");
-    let with_sql =
-        format!("{}[grants]\nsql = [{{ name = \"main\", migrations = \"sql\" }}]\n", manifest(&name, "one"));
+    let with_sql = format!("{}[grants]\nsql = [{{ name = \"main\", migrations = \"sql\" }}]\n", manifest(&name, "one"));
     let folder = folder(&with_sql);
     std::fs::create_dir(folder.path().join("sql")).unwrap();
     std::fs::write(folder.path().join("sql/0001_a.sql"), "CREATE TABLE \"ä\" ()").unwrap();
@@ -191,7 +190,11 @@ async fn a_host_with_keys_takes_signed_modules_alone() {
     std::fs::write(&beside, signed(&ci.key, &echo())).unwrap();
     let deployed = deploy(&host, &[path]).await;
     assert_eq!(deployed.status, 0, "{}", deployed.err);
-    assert!(deployed.out.contains("revision 1 (active)") && deployed.out.contains("signed by ci.pub"), "{}", deployed.out);
+    assert!(
+        deployed.out.contains("revision 1 (active)") && deployed.out.contains("signed by ci.pub"),
+        "{}",
+        deployed.out
+    );
     assert_eq!(host.run(&name, "text/plain", "x").await.status(), 200);
     let shown: Value = host.get(&format!("/v1/agents/{name}")).await.unwrap().json().await.unwrap();
     assert_eq!(shown["revisions"][0]["signatures"], 1);
@@ -303,10 +306,8 @@ async fn every_host_with_keys_looks_again_when_it_loads() {
     let said = doctor(&fleet, &ci).await;
     assert!(said.contains(&format!("revision 1 of {name}")) && said.contains(UNSIGNED), "{said}");
     assert_eq!(rollback(&open, &name, 2).await.0, 200);
-    wait_until("it is ready again", async || {
-        (strict.get("/readyz").await.unwrap().status() == 200).then_some(())
-    })
-    .await;
+    wait_until("it is ready again", async || (strict.get("/readyz").await.unwrap().status() == 200).then_some(()))
+        .await;
     assert!(doctor(&fleet, &ci).await.contains("all 1 revisions that get new tasks are"));
 
     // Whoever may write to the database may not thereby sign.
@@ -315,7 +316,8 @@ async fn every_host_with_keys_looks_again_when_it_loads() {
         ("SET signatures = '[]'".to_owned(), "it has no signature"),
         (format!("SET signatures = '[{{\"signature\": \"{forged}\"}}]'"), "not by one of them"),
     ] {
-        let kept: Value = sqlx::query_scalar(&revision("SELECT signatures FROM", "", &name)).fetch_one(&fleet.pool).await.unwrap();
+        let kept: Value =
+            sqlx::query_scalar(&revision("SELECT signatures FROM", "", &name)).fetch_one(&fleet.pool).await.unwrap();
         fleet.pool.execute(revision("UPDATE", &tampering, &name).as_str()).await.unwrap();
         let late = trusting().listening().await;
         let error = wait_until("the late host says so", async || error_of(&open, &late, &name).await).await;

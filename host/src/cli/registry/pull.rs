@@ -11,9 +11,7 @@ use super::{Console, Failed, IMAGE_MANIFEST_BYTES_MAX, Repository, Transport, is
 use crate::agents::{MODULE_BYTES_MAX, Upload};
 use crate::manifest::Manifest;
 use crate::package;
-use crate::signature::{
-    ImageManifest, Layer, MANIFEST_ANNOTATION, SIGNATURES_MAX, Signature, SignedImage, digest,
-};
+use crate::signature::{ImageManifest, Layer, MANIFEST_ANNOTATION, SIGNATURES_MAX, Signature, SignedImage, digest};
 
 /// What a manifest may come as: the OCI's form, and Docker's, which is the same for what is read here.
 const ACCEPTED: [&str; 2] = [OCI_IMAGE_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE];
@@ -141,7 +139,8 @@ impl Repository {
         for layer in layers.take(SIGNATURES_MAX) {
             let Some(value) = layer.annotations.get(SIGNATURE_ANNOTATION) else { continue };
             let payload = self.blob(layer, PAYLOAD_BYTES_MAX, "what was signed").await?;
-            let payload = String::from_utf8(payload.into()).map_err(|_| wrong("what was signed is no text".to_owned()))?;
+            let payload =
+                String::from_utf8(payload.into()).map_err(|_| wrong("what was signed is no text".to_owned()))?;
             let image = SignedImage { payload, manifest: manifest.to_owned() };
             signatures.push(Signature::of_image(value, image).map_err(|error| wrong(error.to_string()))?);
         }

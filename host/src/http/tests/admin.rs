@@ -88,7 +88,8 @@ async fn the_same_revision_again_is_200() {
     let (doubles, _published) = Doubles::new();
     let router = doubles.router(Config::default());
     let agent = AgentName::parse("echo").unwrap();
-    let known = Deployed { agent, revision: 2, digest: "sha256:2".to_owned(), known: true, active: true, signed_by: None };
+    let known =
+        Deployed { agent, revision: 2, digest: "sha256:2".to_owned(), known: true, active: true, signed_by: None };
     doubles.lock().deploy_result = Some(Ok(known));
     assert_eq!(deploy(&router, REVISIONS, &[MODULE, MANIFEST]).await.status, 200);
 }
