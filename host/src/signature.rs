@@ -116,6 +116,13 @@ impl Signature {
         }
     }
 
+    /// What it takes of memory, in bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let image = self.image.as_ref().map_or(0, |image| image.payload.len() + image.manifest.len());
+        (self.signature.len() + image) as u64
+    }
+
     /// Its bytes.
     fn value(&self) -> Result<Vec<u8>, InvalidSignature> {
         let value = STANDARD.decode(&self.signature).map_err(|error| InvalidSignature(error.to_string()))?;

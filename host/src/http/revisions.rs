@@ -88,7 +88,8 @@ pub(crate) async fn deploy(
 ) -> Result<Response, Problem> {
     let _place = api.uploads.acquire().await.map_err(|_| Problem::new(Kind::Internal, "the host takes no uploads"))?;
     let upload = read(request).await?;
-    let _held = api.ports.memory.charge(upload.module.len() as u64);
+    let signatures: u64 = upload.signatures.iter().map(Signature::held_bytes).sum();
+    let _held = api.ports.memory.charge(upload.module.len() as u64 + signatures);
     if query.plan.unwrap_or(false) {
         let plan = api.ports.agents.plan(&agent, upload).await?;
         return Ok(Json(PlanView::of(&agent, plan)).into_response());
