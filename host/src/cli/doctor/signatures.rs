@@ -98,7 +98,7 @@ async fn of_catalog(keys: &TrustedKeys, connection: &mut PgConnection) -> Result
         }
     }
     if findings.is_empty() && holding > 0 {
-        findings.push(Finding::ok(CHECK, format!("all {holding} revisions that get new tasks are")));
+        findings.push(Finding::ok(CHECK, format!("all revisions that get new tasks are signed ({holding})")));
     }
     Ok(findings)
 }
