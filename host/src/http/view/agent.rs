@@ -200,7 +200,8 @@ pub(crate) struct DeployedView {
     pub(crate) digest: String,
     /// `active` where new tasks run on it, else `inactive`.
     pub(crate) status: &'static str,
-    /// The trusted key that vouches for it; null where this host trusts everybody.
+    /// The trusted key that vouches for it; left out where this host trusts everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) signed_by: Option<String>,
 }
 
