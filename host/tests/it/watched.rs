@@ -39,7 +39,7 @@ async fn what_changes_in_the_agents_folder_is_deployed() {
 
     // One that cannot be deployed is told of, and what runs stays.
     std::fs::write(dir.path().join("1/agent.toml"), "manifest_version = 1\n[agent\n").unwrap();
-    wait_until("it is told of", async || host.log().contains("/1 is not deployed").then_some(())).await;
+    wait_until("it is told of", || std::future::ready(host.log().contains("/1 is not deployed").then_some(()))).await;
     assert_eq!(active(&host, &first).await, Some(("two".to_owned(), 2)));
     write(dir.path(), "1", &manifest(&first, "three"));
     until(&host, &first, "three", 3).await;
@@ -57,6 +57,6 @@ async fn what_changes_in_the_agents_folder_is_deployed() {
     assert_eq!(active(&host, &first).await, Some(("one".to_owned(), 1)));
     // A folder that goes leaves its agent.
     std::fs::remove_dir_all(dir.path().join("2")).unwrap();
-    wait_until("it is told of", async || host.log().contains("/2 is gone").then_some(())).await;
+    wait_until("it is told of", || std::future::ready(host.log().contains("/2 is gone").then_some(()))).await;
     assert_eq!(active(&host, &second).await, Some(("new".to_owned(), 1)));
 }
