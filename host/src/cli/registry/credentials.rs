@@ -1,5 +1,7 @@
 //! Who a registry is told that we are.
 
+use std::path::PathBuf;
+
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 use oci_client::secrets::RegistryAuth;
 
@@ -10,6 +12,13 @@ const USER: &str = "AGENT_HOST_REGISTRY_USER";
 const PASSWORD: &str = "AGENT_HOST_REGISTRY_PASSWORD";
 /// Under this name `docker login` keeps what is for its own registry.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
+
+/// Where docker keeps what it was told.
+fn config(vars: &dyn Vars) -> Option<PathBuf> {
+    let folder = |name: &str| vars.get(name).ok().flatten().map(PathBuf::from);
+    let folder = folder("DOCKER_CONFIG").or_else(|| folder("HOME").map(|home| home.join(".docker")));
+    folder.map(|folder| folder.join("config.json"))
+}
 
 /// From the environment, or else what `docker login` left (also in a credential helper); nothing where there is neither.
 pub(super) async fn of(registry: &str, vars: &dyn Vars) -> Result<RegistryAuth, Failed> {
@@ -28,6 +37,10 @@ pub(super) async fn of(registry: &str, vars: &dyn Vars) -> Result<RegistryAuth, 
             "docker keeps an identity token for {registry}, which is not supported: set {USER} and {PASSWORD}"
         ))),
         Err(CredentialRetrievalError::ConfigNotFound | CredentialRetrievalError::NoCredentialConfigured) => {
+            Ok(RegistryAuth::Anonymous)
+        }
+        // The same, told of a file that is not there.
+        Err(CredentialRetrievalError::ConfigReadError) if !config(vars).is_some_and(|path| path.exists()) => {
             Ok(RegistryAuth::Anonymous)
         }
         // Its text may hold what a helper printed.
