@@ -10,7 +10,7 @@ mod push;
 use std::time::Duration;
 
 use oci_client::client::{ClientConfig, ClientProtocol};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
+use oci_client::errors::{OciDistributionError, OciEnvelope, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 use url::Url;
@@ -98,6 +98,11 @@ impl Repository {
         let mut text = match error {
             // What was asked for is known; the addresses are long.
             OciDistributionError::RegistryError { envelope, .. } => one_line(&envelope.to_string()),
+            OciDistributionError::ServerError { code, message, .. } => {
+                let envelope = serde_json::from_str::<OciEnvelope>(message);
+                let said = envelope.map_or_else(|_| message.clone(), |envelope| envelope.to_string());
+                format!("status {code}: {}", one_line(&said))
+            }
             error => one_line(&error.to_string()),
         };
         let mut cause = std::error::Error::source(error);
@@ -106,7 +111,9 @@ impl Repository {
             cause = error.source();
         }
         let mend = match error {
-            OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
+            OciDistributionError::UnauthorizedError { .. }
+            | OciDistributionError::AuthenticationFailure(_)
+            | OciDistributionError::ServerError { code: 401 | 403, .. } => {
                 "; log in with docker login, or set AGENT_HOST_REGISTRY_USER and AGENT_HOST_REGISTRY_PASSWORD"
             }
             OciDistributionError::DigestError(_) => "; what the registry has is not what was pinned",

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use oci_client::client::{Config, ImageLayer};
-use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciImageManifest};
+use bytes::Bytes;
+use http::HeaderValue;
+use oci_client::errors::OciDistributionError;
+use oci_client::manifest::OCI_IMAGE_MEDIA_TYPE;
 use serde_json::json;
 
 use super::{Console, Failed, Repository, Transport, within};
@@ -34,18 +36,13 @@ pub(in crate::cli) struct Push {
 impl Push {
     pub(in crate::cli) async fn run(&self, console: &mut Console<'_>) -> Result<(), Failed> {
         let Package { upload, .. } = Package::read(&self.path)?;
-        let (layer, config, manifest) = image(upload)?;
+        let image = Image::of(upload)?;
         let repository = Repository::of(&self.image, self.transport, console).await?;
         if repository.reference.digest().is_some() {
             return Err(Failed::usage(format!("{}: a digest comes of what is pushed: name a tag", self.image)));
         }
-        let pushed = within(async {
-            let Repository { client, auth, reference } = &repository;
-            let pushed = client.push(reference, &[layer], config, auth, Some(manifest)).await;
-            pushed.map_err(|error| repository.failed(&error))?;
-            client.fetch_manifest_digest(reference, auth).await.map_err(|error| repository.failed(&error))
-        });
-        let digest = pushed.await?;
+        let digest = digest(&image.manifest);
+        within(async { repository.push(image).await.map_err(|error| repository.failed(&error)) }).await?;
         let pinned = repository.pinned(&digest);
         Ok(match console.format {
             Format::Json => console.json(&json!({ "image": pinned, "digest": digest }))?,
@@ -54,32 +51,61 @@ impl Push {
     }
 }
 
+impl Repository {
+    async fn push(&self, image: Image) -> Result<(), OciDistributionError> {
+        for blob in [image.module, image.config] {
+            let digest = digest(&blob);
+            self.client.push_blob(&self.reference, blob, &digest).await?;
+        }
+        let kind = HeaderValue::from_static(OCI_IMAGE_MEDIA_TYPE);
+        // Not by the client's own writer: its canonical JSON leaves ends of lines in texts, which no registry can read.
+        self.client.push_manifest_raw(&self.reference, image.manifest, kind).await.map(drop)
+    }
+}
+
 /// The image of an agent, by the CNCF's layout for wasm.
-fn image(upload: Upload) -> Result<(ImageLayer, Config, OciImageManifest), Failed> {
-    let mut annotations = BTreeMap::new();
-    if !upload.migrations.is_empty() {
-        // Names and texts: this cannot fail.
-        annotations
-            .insert(MIGRATIONS_ANNOTATION.to_owned(), serde_json::to_string(&upload.migrations).unwrap_or_default());
+struct Image {
+    module: Bytes,
+    config: Bytes,
+    manifest: Bytes,
+}
+
+impl Image {
+    fn of(upload: Upload) -> Result<Self, Failed> {
+        let mut annotations = BTreeMap::new();
+        if !upload.migrations.is_empty() {
+            // Names and texts: this cannot fail.
+            annotations.insert(
+                MIGRATIONS_ANNOTATION.to_owned(),
+                serde_json::to_string(&upload.migrations).unwrap_or_default(),
+            );
+        }
+        annotations.insert(MANIFEST_ANNOTATION.to_owned(), upload.manifest);
+        let noted: usize = annotations.values().map(String::len).sum();
+        if noted > NOTED_BYTES_MAX {
+            return Err(Failed::usage(format!(
+                "agent.toml and its migrations have {noted} bytes; of an image they may have {NOTED_BYTES_MAX}: deploy from \
+                 the folder"
+            )));
+        }
+        // The fifth byte of a module is 1 for a core module; of a component it is 13.
+        let os = if upload.module.get(4) == Some(&1) { "wasip1" } else { "wasip2" };
+        let config = json!({
+            "created": CREATED,
+            "architecture": "wasm",
+            "os": os,
+            "layerDigests": [digest(&upload.module)],
+        });
+        let config = config.to_string().into_bytes();
+        let described = |kind: &str, of: &[u8]| json!({ "mediaType": kind, "digest": digest(of), "size": of.len() });
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": OCI_IMAGE_MEDIA_TYPE,
+            "config": described(WASM_CONFIG_TYPE, &config),
+            "layers": [described(WASM_LAYER_TYPE, &upload.module)],
+            "annotations": annotations,
+        });
+        let manifest = manifest.to_string().into_bytes();
+        Ok(Self { module: upload.module, config: config.into(), manifest: manifest.into() })
     }
-    annotations.insert(MANIFEST_ANNOTATION.to_owned(), upload.manifest);
-    let noted: usize = annotations.values().map(String::len).sum();
-    if noted > NOTED_BYTES_MAX {
-        return Err(Failed::usage(format!(
-            "agent.toml and its migrations have {noted} bytes; of an image they may have {NOTED_BYTES_MAX}: deploy from the folder"
-        )));
-    }
-    // The fifth byte of a module is 1 for a core module; of a component it is 13.
-    let os = if upload.module.get(4) == Some(&1) { "wasip1" } else { "wasip2" };
-    let config = json!({
-        "created": CREATED,
-        "architecture": "wasm",
-        "os": os,
-        "layerDigests": [digest(&upload.module)],
-    });
-    let config = Config::new(config.to_string().into_bytes(), WASM_CONFIG_TYPE.to_owned(), None);
-    let layer = ImageLayer::new(upload.module, WASM_LAYER_TYPE.to_owned(), None);
-    let mut manifest = OciImageManifest::build(std::slice::from_ref(&layer), &config, Some(annotations));
-    manifest.media_type = Some(OCI_IMAGE_MEDIA_TYPE.to_owned());
-    Ok((layer, config, manifest))
 }
