@@ -44,10 +44,11 @@ impl Push {
         let digest = digest(&image.manifest);
         within(async { repository.push(image).await.map_err(|error| repository.failed(&error)) }).await?;
         let pinned = repository.pinned(&digest);
-        Ok(match console.format {
+        match console.format {
             Format::Json => console.json(&json!({ "image": pinned, "digest": digest }))?,
             Format::Text => console.text(&format!("pushed; to deploy it: agent-host deploy {pinned}"))?,
-        })
+        }
+        Ok(())
     }
 }
 
