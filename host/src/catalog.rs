@@ -20,14 +20,13 @@ mod memory;
 mod postgres;
 mod verdict;
 
-pub(crate) use postgres::{log as log_event, tell as tell_hosts};
-
 
 pub use change::{AgentEntry, Canary, Change, ChangeRefused, InvalidTraffic, Tally, Traffic};
 pub use events::{Actor, Event, NewEvent};
 pub use fleet::{Fleet, Following, HostSeen, REPORT_EVERY, SILENT_MAX};
 pub use memory::MemoryCatalog;
 pub use postgres::PostgresCatalog;
+pub(crate) use postgres::{log as log_event, tell as tell_hosts};
 pub use verdict::{PROBABILITY_MAX, TASKS_MIN, Worse, verdict};
 
 /// How long events are kept: a year of who did what.

@@ -89,15 +89,12 @@ impl std::fmt::Display for SecretName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
     /// The host has no key.
-    #[error(
-        "it is stored with the key {0}, and this host has none: start it with AGENT_HOST_SECRETS_KEY set as on the host that \
-         stored it"
-    )]
+    #[error("AGENT_HOST_SECRETS_KEY is not set, and it is stored with the key {0}")]
     NoKey(KeyId),
     /// It was sealed with another key.
     #[error(
-        "it is stored with the key {stored}, and this host has the key {held}: start it with that one in \
-         AGENT_HOST_SECRETS_KEY_PREVIOUS, or set the secret again"
+        "AGENT_HOST_SECRETS_KEY is the key {held}, and it is stored with {stored}: start the host with that one, or set the \
+         secret again"
     )]
     OtherKey {
         /// The key that it takes.
@@ -106,7 +103,7 @@ pub enum Unreadable {
         held: KeyId,
     },
     /// The key is right, and the row is not as it was written.
-    #[error("its row is damaged, or was written for another agent or name: set the secret again")]
+    #[error("its row is damaged, or is another agent's or secret's: set it again")]
     Damaged,
 }
 
@@ -132,7 +129,7 @@ pub enum SecretsError {
     )]
     NoKey,
     /// The agent has as many as one may have.
-    #[error("{SECRETS_PER_AGENT_MAX} secrets are stored for agent {0}, the most that one agent has: remove one first")]
+    #[error("{max} secrets are stored for agent {0}, the most that one agent has: remove one first", max = SECRETS_PER_AGENT_MAX)]
     TooMany(AgentName),
 }
 

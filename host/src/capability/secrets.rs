@@ -82,7 +82,7 @@ impl MissingSecret {
     pub fn told(&self, agent: &AgentName) -> String {
         let name = &self.name;
         match self.unreadable {
-            Some(why) => format!("secret {name:?} cannot be read on this host: {why}"),
+            Some(why) => format!("secret {name:?} cannot be read here: {why}"),
             None => format!("secret {name:?} is not set: {}", how_to_set(agent, name)),
         }
     }

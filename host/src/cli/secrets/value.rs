@@ -1,6 +1,6 @@
 //! Reading a secret's value, so that it stands nowhere: not on a command line, and not on a screen.
 
-use std::io::{BufRead as _, IsTerminal as _, Read as _, Stdin};
+use std::io::{BufRead as _, IsTerminal as _, Read as _, Stdin, Write as _};
 use std::os::fd::AsFd as _;
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -23,7 +23,7 @@ pub(super) async fn read(agent: &str, name: &str, console: &mut Console<'_>) -> 
         let _ = write!(console.err, "Value of {name} for {agent}, which is not shown: ");
         let _ = console.err.flush();
         let line = tokio::select! {
-            line = in_a_thread(line) => line,
+            line = in_a_thread(typed) => line,
             // The default would leave the terminal as it is now.
             _ = tokio::signal::ctrl_c() => Err(Failed::usage("nothing is set")),
         };
@@ -31,7 +31,7 @@ pub(super) async fn read(agent: &str, name: &str, console: &mut Console<'_>) -> 
         let _ = writeln!(console.err);
         line?
     } else {
-        in_a_thread(all).await?
+        in_a_thread(piped).await?
     };
     checked(text)
 }
@@ -50,13 +50,13 @@ async fn in_a_thread(read: fn() -> std::io::Result<Read>) -> Result<Read, Failed
 /// More than the largest value with a line break, so that one too many is noticed.
 const READ_BYTES_MAX: u64 = VALUE_BYTES_MAX as u64 + 3;
 
-fn all() -> std::io::Result<Read> {
+fn piped() -> std::io::Result<Read> {
     let mut text = Zeroizing::new(Vec::new());
     std::io::stdin().lock().take(READ_BYTES_MAX).read_to_end(&mut text)?;
     Ok(text)
 }
 
-fn line() -> std::io::Result<Read> {
+fn typed() -> std::io::Result<Read> {
     let mut text = Zeroizing::new(Vec::new());
     std::io::stdin().lock().take(READ_BYTES_MAX).read_until(b'\n', &mut text)?;
     Ok(text)
@@ -91,14 +91,14 @@ struct Hidden<'a> {
 
 impl<'a> Hidden<'a> {
     fn from_now_on(stdin: &'a Stdin) -> Result<Self, Failed> {
-        let hide = || {
+        let hide = || -> rustix::io::Result<Termios> {
             let before = tcgetattr(stdin.as_fd())?;
             let mut hidden = before.clone();
             hidden.local_modes.remove(LocalModes::ECHO);
             tcsetattr(stdin.as_fd(), OptionalActions::Flush, &hidden)?;
             Ok(before)
         };
-        let before = hide().map_err(|error: rustix::io::Errno| {
+        let before = hide().map_err(|error| {
             Failed::usage(format!(
                 "the terminal would show what is typed ({error}): expected the value from a file or a pipe, such as: agent-host \
                  secrets set AGENT NAME < FILE"
