@@ -20,7 +20,6 @@ mod memory;
 mod postgres;
 mod verdict;
 
-
 pub use change::{AgentEntry, Canary, Change, ChangeRefused, InvalidTraffic, Tally, Traffic};
 pub use events::{Actor, Event, NewEvent};
 pub use fleet::{Fleet, Following, HostSeen, REPORT_EVERY, SILENT_MAX};
