@@ -60,8 +60,8 @@ impl Backends {
         let operations = OperationMetrics::new(registry).map_err(registering)?;
         let cache_system = if config.cache == Backend::Embedded { System::Memory } else { System::Redis };
         let directory = Arc::clone(deployed);
-        let variables = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let secrets = Arc::new(OperatorSecrets::new(EnvironmentSecrets::new(variables), secrets));
         let capabilities = Capabilities::new(capability::Backends {
             // The embedded database is a PostgreSQL too.

@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
-pub use crate::secrets::{Secret, SecretsError};
 use crate::secrets::Unreadable;
+pub use crate::secrets::{Secret, SecretsError};
 use crate::task::AgentName;
 
 /// What the variables are called that hold secrets: `AGENT_HOST_SECRET_<AGENT>_<NAME>`.

@@ -10,8 +10,8 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 use tokio::sync::Mutex;
 
-pub(crate) use self::entries::{log, tell};
 use self::entries::{NOTIFIED, decoded, kept};
+pub(crate) use self::entries::{log, tell};
 use super::{
     Added, AgentEntry, Catalog, CatalogError, Change, ChangeRefused, Event, Events, Migration, NewEvent, NewRevision,
     RevisionSummary, StoredRevision, Tally,

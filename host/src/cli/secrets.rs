@@ -82,7 +82,8 @@ async fn set(
         Format::Text => console.text(&format!("secret {name} of {agent} is {}", field(&answer, "status")))?,
     }
     if let Some(variable) = answer.get("hidden_by").and_then(Value::as_str) {
-        console.complain(&format!("tasks on this host still get that of the variable {variable}, which wins: unset it"));
+        console
+            .complain(&format!("tasks on this host still get that of the variable {variable}, which wins: unset it"));
     }
     if answer.get("deployed") == Some(&Value::Bool(false)) {
         console.complain(&format!("no agent {agent} is deployed on this host; it gets the secret once it is"));

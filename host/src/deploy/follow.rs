@@ -90,7 +90,10 @@ impl Deployer {
             }
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the secrets cannot be read; tasks get those that were");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the secrets cannot be read; tasks get those that were"
+                );
             }
         }
     }

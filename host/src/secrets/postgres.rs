@@ -68,10 +68,8 @@ impl PostgresSecretStore {
     async fn looked(&self) -> Result<u64, SecretsError> {
         let mut connection = self.pool.acquire().await.map_err(read)?;
         // First: what changes between the two is read again at the next look.
-        let changes: i64 = sqlx::query_scalar("SELECT changes FROM secret_changes")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(read)?;
+        let changes: i64 =
+            sqlx::query_scalar("SELECT changes FROM secret_changes").fetch_one(&mut *connection).await.map_err(read)?;
         let changes = u64::try_from(changes).unwrap_or(0);
         let last = self.seen.read().unwrap_or_else(PoisonError::into_inner).changes;
         if last == Some(changes) {
@@ -190,7 +188,12 @@ fn unreadable(rows: &Rows, keys: &Keyring) -> Vec<(String, String, Unreadable)> 
 fn warn_of_unreadable(unreadable: &[(String, String, Unreadable)]) {
     if let Some((agent, name, why)) = unreadable.first() {
         let secrets = unreadable.len();
-        tracing::warn!(agent, secret = name, secrets, "stored secrets cannot be read on this host, such as this one: {why}");
+        tracing::warn!(
+            agent,
+            secret = name,
+            secrets,
+            "stored secrets cannot be read on this host, such as this one: {why}"
+        );
     }
 }
 
@@ -210,12 +213,12 @@ pub struct Inspected {
 /// # Errors
 /// The database's own.
 pub async fn inspect(connection: &mut PgConnection, keys: &Keyring) -> Result<Inspected, sqlx::Error> {
-    let is_there: bool = sqlx::query_scalar("SELECT to_regclass('agent_host.secrets') IS NOT NULL")
-        .fetch_one(&mut *connection)
-        .await?;
+    let is_there: bool =
+        sqlx::query_scalar("SELECT to_regclass('agent_host.secrets') IS NOT NULL").fetch_one(&mut *connection).await?;
     let rows = if is_there { rows(connection).await? } else { Rows::new() };
     let all = || rows.values().flat_map(BTreeMap::values);
-    let is_previous = |stored: &&Stored| stored.sealed.as_ref().is_some_and(|sealed| keys.is_previous(KeyId(sealed.key_id)));
+    let is_previous =
+        |stored: &&Stored| stored.sealed.as_ref().is_some_and(|sealed| keys.is_previous(KeyId(sealed.key_id)));
     Ok(Inspected {
         stored: all().count(),
         with_previous_key: all().filter(is_previous).count(),

@@ -53,11 +53,8 @@ impl Keyring {
         // With room for the tag, so that it is not copied while it is plain.
         let mut bytes = Zeroizing::new(Vec::with_capacity(value.reveal().len() + AES_256_GCM.tag_len()));
         bytes.extend_from_slice(value.reveal().as_bytes());
-        let sealed = cipher.seal_in_place_append_tag(
-            Nonce::assume_unique_for_key(nonce),
-            beside(agent, name),
-            &mut *bytes,
-        );
+        let sealed =
+            cipher.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), beside(agent, name), &mut *bytes);
         sealed.map_err(|_| failed("the cipher refused the value"))?;
         Ok(Sealed { key_id: key.id().0, nonce, bytes: std::mem::take(&mut *bytes) })
     }
@@ -106,7 +103,9 @@ mod tests {
         let keys = keyring("ab01");
         let sealed = keys.seal("voter", "api-key", &secret("hunter2")).unwrap();
         assert_eq!(keys.open("voter", "api-key", &sealed).unwrap().reveal(), "hunter2");
-        for (agent, name) in [("voter2", "api-key"), ("voter", "api-key2"), ("api-key", "voter"), ("", "voter\0api-key")] {
+        for (agent, name) in
+            [("voter2", "api-key"), ("voter", "api-key2"), ("api-key", "voter"), ("", "voter\0api-key")]
+        {
             assert_eq!(keys.open(agent, name, &sealed), Err(Unreadable::Damaged), "{agent} {name}");
         }
         assert!(!format!("{sealed:?}").contains("hunter2"));

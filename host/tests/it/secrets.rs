@@ -21,9 +21,10 @@ impl Canaries {
         let url: url::Url = database_url.parse().unwrap();
         let password = url.password().expect("the tests' PostgreSQL asks for a password").to_owned();
         assert!(password.len() >= 8, "a password that occurs by chance shows nothing");
-        let mut planted: Vec<_> = ["agent-secret", "stored-secret", "admin-token", "read-token", "submit-token", "broker-password"]
-            .map(|what| (what, random(what)))
-            .into();
+        let mut planted: Vec<_> =
+            ["agent-secret", "stored-secret", "admin-token", "read-token", "submit-token", "broker-password"]
+                .map(|what| (what, random(what)))
+                .into();
         planted.push(("database-password", password));
         for what in ["secrets-key", "previous-secrets-key"] {
             let halves = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|half| half.simple().to_string());

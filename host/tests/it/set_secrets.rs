@@ -45,29 +45,38 @@ async fn set(host: &Host, name: &str, value: &str) -> (i32, String, String) {
     command(host, &["secrets", "set", name, "api-key"], Some(value)).await
 }
 
-/// Runs a task that asks for the secret: what the agent answered or failed with, and the host that it ran on.
+/// Runs a task that asks for the secret: its id, and what the agent answered or failed with.
 async fn asked(host: &Host, name: &str) -> (String, String) {
     let request = host.client().post(host.url(&format!("/v1/agents/{name}/tasks")));
     let request = request.header("task-header-do", "secret").header("content-type", "text/plain");
     let accepted: Value = request.body("api-key").send().await.unwrap().json().await.unwrap();
     let id = accepted["id"].as_str().unwrap_or_else(|| panic!("{accepted}"));
     let task = host.finished(id).await;
-    let answer = task["output"].as_str().or(task["failure"]["message"].as_str()).unwrap_or_default().to_owned();
-    let ran_on = wait_until("it is known where it ran", async || {
+    let answer = task["output"].as_str().or(task["failure"]["message"].as_str()).unwrap_or_default();
+    (id.to_owned(), answer.to_owned())
+}
+
+/// The host on which a task ran that said something.
+async fn ran_on(host: &Host, id: &str) -> String {
+    wait_until("it is known where it ran", async || {
         let runs: Value = host.get(&format!("/v1/tasks/{id}/logs")).await.unwrap().json().await.unwrap();
         runs["items"].as_array()?.last()?["host"].as_str().map(str::to_owned)
     })
-    .await;
-    (answer, ran_on)
+    .await
 }
 
 /// Waits until so many hosts answer this, each in the last of its tasks.
 async fn until_all_answer(host: &Host, name: &str, hosts: usize, expected: &str) {
     let agreeing = tokio::sync::Mutex::new(BTreeSet::new());
     wait_until(&format!("{hosts} hosts answer {expected:?}"), async || {
-        let (answer, ran_on) = asked(host, name).await;
+        let (id, answer) = asked(host, name).await;
+        let ran_on = ran_on(host, &id).await;
         let mut agreeing = agreeing.lock().await;
-        if answer.contains(expected) { agreeing.insert(ran_on) } else { agreeing.remove(&ran_on) };
+        if answer == expected {
+            agreeing.insert(ran_on)
+        } else {
+            agreeing.remove(&ran_on)
+        };
         (agreeing.len() == hosts).then_some(())
     })
     .await;
@@ -78,7 +87,7 @@ async fn what_is_set_reaches_the_running_agents_of_all_hosts_without_a_restart()
     let fleet = Fleet::start().await;
     let name = unique("keyed");
     let host = || fleet.host().env("AGENT_HOST_SECRETS_KEY", KEY);
-    let (first, second) = (host().start().await, host().start().await);
+    let (first, mut second) = (host().start().await, host().start().await);
 
     // Without it nothing is deployed, and both ways to set it are named.
     let refused = first.deploy(&name, &manifest(&name), module()).await;
@@ -108,7 +117,13 @@ async fn what_is_set_reaches_the_running_agents_of_all_hosts_without_a_restart()
 
     let (status, _, complaint) = command(&second, &["secrets", "remove", &name, "api-key"], None).await;
     assert_eq!(status, 0, "{complaint}");
-    until_all_answer(&first, &name, 2, &format!("agent-host secrets set {name} api-key")).await;
+    // The other one, alone, has heard of it.
+    assert!(second.terminate().await.success());
+    wait_until("the agent is told that it is not set", async || {
+        let (_, answer) = asked(&first, &name).await;
+        answer.contains(&format!("agent-host secrets set {name} api-key")).then_some(())
+    })
+    .await;
     drop((first, second));
     fleet.end().await;
 }
@@ -122,7 +137,10 @@ async fn a_host_without_the_right_key_is_not_ready_and_says_why() {
     // Ready while there is nothing for it to read.
     let mut keyless = fleet.host().start().await;
     let (status, _, complaint) = set(&keyless, &name, "hunter2").await;
-    assert!(status == 64 && complaint.contains("AGENT_HOST_SECRETS_KEY") && complaint.contains("openssl"), "{complaint}");
+    assert!(
+        status == 64 && complaint.contains("AGENT_HOST_SECRETS_KEY") && complaint.contains("openssl"),
+        "{complaint}"
+    );
 
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("agent.toml"), manifest(&name)).unwrap();
@@ -186,7 +204,7 @@ async fn an_embedded_host_takes_secrets_for_as_long_as_it_lives() {
     }
     assert_eq!(set(&host, &name, "-----BEGIN KEY-----\nMIIE\n-----END KEY-----\n").await.0, 0);
     assert_eq!(host.deploy(&name, &manifest(&name), module()).await.status(), 201);
-    assert_eq!(asked(&host, &name).await.0, "42 characters");
+    assert_eq!(asked(&host, &name).await.1, "42 characters");
     let (_, listed, _) = command(&host, &["secrets", "list", &name, "--format", "json"], None).await;
     let listed: Value = serde_json::from_str(&listed).unwrap();
     assert_eq!((&listed[0]["source"], &listed[0]["set_by"]), (&"store".into(), &"this machine".into()), "{listed}");
@@ -197,5 +215,5 @@ async fn an_embedded_host_takes_secrets_for_as_long_as_it_lives() {
     assert_eq!(host.deploy(&name, &manifest(&name), module()).await.status(), 201);
     let (status, _, complaint) = set(&host, &name, "of the store").await;
     assert!(status == 0 && complaint.contains(&variable), "{complaint}");
-    assert_eq!(asked(&host, &name).await.0, "7 characters");
+    assert_eq!(asked(&host, &name).await.1, "7 characters");
 }

@@ -76,7 +76,8 @@ async fn nothing_of_a_value_is_in_its_row_and_no_two_writes_look_alike() {
         let mut seen = Vec::new();
         for _ in 0..3 {
             set(&store, &agent, "key", "correct horse battery staple").await.unwrap();
-            let row = connection.fetch_one("SELECT nonce, sealed, secrets::text FROM agent_host.secrets").await.unwrap();
+            let row =
+                connection.fetch_one("SELECT nonce, sealed, secrets::text FROM agent_host.secrets").await.unwrap();
             let (nonce, sealed): (Vec<u8>, Vec<u8>) = (row.get(0), row.get(1));
             assert!(!sealed.windows(7).any(|part| b"correct horse battery staple".windows(7).any(|of| of == part)));
             assert!(!row.get::<String, _>(2).contains("horse"));

@@ -67,7 +67,8 @@ impl SecretAdmin for OperatorSecrets {
     }
 
     async fn list(&self, agent: &AgentName, required: &[String]) -> Result<Vec<SecretSeen>, SecretsError> {
-        let mut all: BTreeMap<String, Option<StoredSecret>> = required.iter().map(|name| (name.clone(), None)).collect();
+        let mut all: BTreeMap<String, Option<StoredSecret>> =
+            required.iter().map(|name| (name.clone(), None)).collect();
         for stored in self.store.list(agent).await? {
             all.insert(stored.name.clone(), Some(stored));
         }

@@ -49,7 +49,8 @@ fn findings(inspected: &Inspected, keys: &Keyring) -> Vec<Finding> {
     }
     if inspected.with_previous_key > 0 {
         let found = format!("{} of {stored} are stored with the previous key", inspected.with_previous_key);
-        let mend = "agent-host secrets list AGENT names them: set each again, and unset AGENT_HOST_SECRETS_KEY_PREVIOUS";
+        let mend =
+            "agent-host secrets list AGENT names them: set each again, and unset AGENT_HOST_SECRETS_KEY_PREVIOUS";
         return vec![Finding::warning(CHECK, found, mend)];
     }
     match &keys.current {

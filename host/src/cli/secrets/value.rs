@@ -75,7 +75,9 @@ fn checked(mut text: Read) -> Result<Read, Failed> {
         return Err(Failed::usage(format!("the value is empty: {expected}")));
     }
     if text.len() > VALUE_BYTES_MAX {
-        return Err(Failed::usage(format!("the value is larger than {VALUE_BYTES_MAX} bytes, the most that is stored")));
+        return Err(Failed::usage(format!(
+            "the value is larger than {VALUE_BYTES_MAX} bytes, the most that is stored"
+        )));
     }
     if std::str::from_utf8(&text).is_err() {
         return Err(Failed::usage("the value is no UTF-8: encode it, as base64 say, and decode it in the agent"));
@@ -143,13 +145,9 @@ mod tests {
     #[test]
     fn what_is_no_value_is_refused_without_repeating_it() {
         let large = b"hunter2".repeat(10_000);
-        for (text, expected) in [
-            (&b""[..], "empty"),
-            (b"\n", "empty"),
-            (b"\r\n", "empty"),
-            (b"hunter2\xff", "UTF-8"),
-            (&large, "65536"),
-        ] {
+        for (text, expected) in
+            [(&b""[..], "empty"), (b"\n", "empty"), (b"\r\n", "empty"), (b"hunter2\xff", "UTF-8"), (&large, "65536")]
+        {
             let said = value(text).unwrap_err();
             assert!(said.contains(expected) && !said.contains("hunter"), "{said}");
         }

@@ -15,9 +15,7 @@ async fn a_secret_is_set_listed_and_removed_and_its_value_is_never_answered() {
     let (doubles, _published) = Doubles::new();
     let router = doubles.router(Config::default());
     let set = put(&router, KEY, "hunter2\n").await.json();
-    let expected = |status: &str| {
-        serde_json::json!({"agent": "echo", "name": "api-key", "status": status, "deployed": true, "hidden_by": null})
-    };
+    let expected = |status: &str| serde_json::json!({"agent": "echo", "name": "api-key", "status": status, "deployed": true, "hidden_by": null});
     assert_eq!(set, expected("set"));
     assert_eq!(doubles.lock().secrets.stored[0].2.reveal(), "hunter2\n", "as it was sent");
     assert_eq!(put(&router, KEY, "hunter3").await.json(), expected("replaced"));
