@@ -22,6 +22,9 @@ use crate::task::AgentName;
 #[derive(utoipa::IntoResponses)]
 #[expect(dead_code, reason = "read by the derive")]
 enum Refused {
+    /// Malformed: a name that is none, or a value that is empty or no UTF-8
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(ProblemDocument),
     /// No good token
     #[response(status = 401, content_type = "application/problem+json")]
     NoGoodToken(ProblemDocument),
@@ -40,9 +43,6 @@ enum Refused {
 #[derive(utoipa::IntoResponses)]
 #[expect(dead_code, reason = "read by the derive")]
 enum NotSet {
-    /// The name is none, or the value is empty or no UTF-8
-    #[response(status = 400, content_type = "application/problem+json")]
-    Malformed(ProblemDocument),
     /// The host has no key to store it with, or the agent has 100 secrets
     #[response(status = 409, content_type = "application/problem+json")]
     Conflict(ProblemDocument),
