@@ -1,6 +1,6 @@
 //! Reading a secret's value, so that it stands nowhere: not on a command line, and not on a screen.
 
-use std::io::{BufRead as _, IsTerminal as _, Read as _, Stdin, Write as _};
+use std::io::{BufRead as _, IsTerminal as _, Read as _, Stdin};
 use std::os::fd::AsFd as _;
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
