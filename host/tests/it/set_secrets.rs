@@ -101,7 +101,7 @@ async fn what_is_set_reaches_the_running_agents_of_all_hosts_without_a_restart()
     assert!(complaint.contains("deployed"), "{complaint}");
     // By way of the other host, which nobody has told but the database.
     assert_eq!(second.deploy(&name, &manifest(&name), module()).await.status(), 201);
-    until_all_answer(&first, &name, 2, "7 characters").await;
+    until_all_answer(&second, &name, 2, "7 characters").await;
 
     let (status, text, complaint) = set(&second, &name, "correct horse battery staple").await;
     assert_eq!((status, text), (0, format!("secret api-key of {name} is replaced\n")), "{complaint}");
@@ -207,7 +207,11 @@ async fn an_embedded_host_takes_secrets_for_as_long_as_it_lives() {
     assert_eq!(asked(&host, &name).await.1, "42 characters");
     let (_, listed, _) = command(&host, &["secrets", "list", &name, "--format", "json"], None).await;
     let listed: Value = serde_json::from_str(&listed).unwrap();
-    assert_eq!((&listed[0]["source"], &listed[0]["set_by"]), (&"store".into(), &"this machine".into()), "{listed}");
+    assert_eq!(
+        (&listed[0]["source"], &listed[0]["set_by"]),
+        (&"store".into(), &"this machine from 127.0.0.1".into()),
+        "{listed}"
+    );
 
     // A variable wins, and whoever sets the other is told.
     let variable = format!("AGENT_HOST_SECRET_{}_API_KEY", name.to_uppercase().replace('-', "_"));
