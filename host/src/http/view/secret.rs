@@ -20,7 +20,8 @@ pub(crate) struct SecretView {
     set_at: Option<UnixMs>,
     /// Who stored it.
     set_by: Option<String>,
-    /// `current`, `previous` where it is to be set again before the previous key is given up; null where it is not stored.
+    /// `previous` where it is to be set again before the previous key is given up, else `current`; null where it is not
+    /// stored, or cannot be read.
     key: Option<&'static str>,
     /// Why this host cannot read what is stored; null where it can.
     problem: Option<String>,
