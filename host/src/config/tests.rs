@@ -155,7 +155,7 @@ fn settings_that_contradict_each_other_are_refused() {
     let key = "ab01".repeat(16);
     let alone = problems(&[("AGENT_HOST_SECRETS_KEY_PREVIOUS", &key)]);
     assert!(alone.len() == 1 && alone[0].contains("without AGENT_HOST_SECRETS_KEY:"), "{alone:?}");
-    let both = [("AGENT_HOST_SECRETS_KEY", "cd02".repeat(16)), ("AGENT_HOST_SECRETS_KEY_PREVIOUS", key.clone())];
+    let both = [("AGENT_HOST_SECRETS_KEY", "cd02".repeat(16)), ("AGENT_HOST_SECRETS_KEY_PREVIOUS", key)];
     let config = load(&both.each_ref().map(|(name, value)| (*name, value.as_str()))).unwrap();
     assert!(config.secrets_keys.current.is_some() && config.secrets_keys.previous.is_some());
     assert!(!format!("{config:?}").contains("ab01ab01"), "{config:?}");
