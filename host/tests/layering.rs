@@ -15,8 +15,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Vocabulary and ports: plain data and traits, importable by everything.
-const SHARED: &[&str] =
-    &["task", "manifest", "units", "text", "memory", "delivery", "records", "catalog", "agents", "dead_letters"];
+const SHARED: &[&str] = &[
+    "task",
+    "manifest",
+    "units",
+    "text",
+    "memory",
+    "delivery",
+    "records",
+    "catalog",
+    "agents",
+    "dead_letters",
+    "secrets",
+];
 
 /// module → what it may import beyond `SHARED`. A module of `SHARED` may import only others of `SHARED`.
 const RULE: &[(&str, &[&str])] = &[
@@ -30,6 +41,7 @@ const RULE: &[(&str, &[&str])] = &[
     ("records", &["store"]),
     ("catalog", &["store"]),
     ("agents", &[]),
+    ("secrets", &["store"]),
     ("dead_letters", &[]),
     // What leaves beside the dispatch: it knows ports only.
     ("relay", &[]),
@@ -77,9 +89,10 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("wasmtime", &["agent", "capability", "wit"]),
     ("wasmtime_wasi", &["agent", "capability", "wit"]),
     ("axum", &["http", "app"]),
-    ("sqlx", &["store", "records", "catalog", "capability", "embedded", "cli"]),
+    ("sqlx", &["store", "records", "catalog", "secrets", "capability", "embedded", "cli"]),
     ("deadpool_redis", &["capability", "cli"]),
     ("reqwest", &["cli"]),
+    ("ring", &["secrets"]),
 ];
 
 #[test]
