@@ -2,7 +2,7 @@
 //!
 //! What comes from a queue in its order cannot be handed back at once, so no more such queues are begun with than there is room
 //! for what they hold: the next one only when what the one before sent has been seen, and has left room. What comes to them
-//! later and finds no room is [parked](Parked). Where the agent has nothing else in hand here, all get on in any case.
+//! later and finds no room is [parked](super::parked). Where the agent has nothing else in hand here, all get on in any case.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::parked::{Back, One, Parked};
+use super::parked::{Back, One};
 use super::{FLUSH_COUNT, Held, RESUME_EVERY, ROOM_SHARE, Session, Source, hand_back};
 use crate::delivery::Delivery;
 
