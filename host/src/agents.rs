@@ -7,6 +7,7 @@ use crate::catalog::{
 };
 use crate::delivery::BrokerError;
 use crate::manifest::{Manifest, ManifestErrors};
+use crate::secrets::SecretsError;
 use crate::signature::{Signature, Unsigned};
 use crate::task::AgentName;
 use crate::units::ByteSize;
@@ -81,6 +82,9 @@ pub enum DeployError {
     /// The manifest asks for something that this host cannot give.
     #[error("{0}")]
     Grant(String),
+    /// Whether its secrets are set cannot be told.
+    #[error(transparent)]
+    Secrets(SecretsError),
     /// A migration failed or the agent's schema could not be made.
     #[error("the agent's database schema could not be brought up to date: {0}")]
     Schema(String),

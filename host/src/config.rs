@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::http;
+use crate::secrets::Keyring;
 use crate::telemetry::LogFormat;
 use crate::units::ByteSize;
 
@@ -78,6 +79,8 @@ pub struct Config {
     pub inbox_retention: Duration,
     /// How long running tasks may finish at shutdown.
     pub grace_period: Duration,
+    /// What secrets are stored with.
+    pub secrets_keys: Keyring,
     /// The HTTP API's part.
     pub http: http::Config,
     /// What is set and has no effect, each with what to do instead.

@@ -27,6 +27,7 @@ const SHARED: &[&str] = &[
     "catalog",
     "agents",
     "dead_letters",
+    "secrets",
 ];
 
 /// module → what it may import beyond `SHARED`. A module of `SHARED` may import only others of `SHARED`.
@@ -43,6 +44,7 @@ const RULE: &[(&str, &[&str])] = &[
     ("records", &["store"]),
     ("catalog", &["store"]),
     ("agents", &[]),
+    ("secrets", &["store"]),
     ("dead_letters", &[]),
     // What leaves beside the dispatch: it knows ports only.
     ("relay", &[]),
@@ -90,12 +92,12 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("wasmtime", &["agent", "capability", "wit"]),
     ("wasmtime_wasi", &["agent", "capability", "wit"]),
     ("axum", &["http", "app"]),
-    ("sqlx", &["store", "records", "catalog", "capability", "embedded", "cli"]),
+    ("sqlx", &["store", "records", "catalog", "secrets", "capability", "embedded", "cli"]),
     ("deadpool_redis", &["capability", "cli"]),
     ("reqwest", &["cli"]),
     ("oci_client", &["cli"]),
     ("docker_credential", &["cli"]),
-    ("ring", &["signature"]),
+    ("ring", &["secrets", "signature"]),
 ];
 
 #[test]

@@ -123,6 +123,17 @@ pub const KEYS: [Key; 29] = [
         "AGENT_HOST_SUBMIT_TOKEN",
         "bearer token for submitting tasks, and following or cancelling one by its id; all of it is open without it",
     ),
+    secret(
+        "secrets_key",
+        "AGENT_HOST_SECRETS_KEY",
+        "key that secrets of `agent-host secrets set` are stored with, 32 bytes as base64 or hex, the same on every host: \
+         `openssl rand -base64 32` makes one; without it none are stored",
+    ),
+    secret(
+        "secrets_key_previous",
+        "AGENT_HOST_SECRETS_KEY_PREVIOUS",
+        "key that opens secrets which were stored before `secrets_key` was there",
+    ),
     key("payload_bytes_max", "AGENT_HOST_PAYLOAD_BYTES_MAX", "8MiB", "largest body of one task, a size; at most 15MiB"),
     key(
         "intake_bytes_max",

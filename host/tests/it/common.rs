@@ -100,7 +100,7 @@ impl HostBuilder {
         host
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts it and waits until it answers, ready or not.
     pub(crate) async fn listening(mut self) -> Host {
         let mut child = self.command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
