@@ -10,7 +10,7 @@
 //!                                 └──Settlement────┘   └─Completion─┘        (results go back as return values)
 //! ```
 //!
-//! A module imports only what stands to its right, the vocabulary ([`task`], [`manifest`], [`units`], [`text`]) and the ports
+//! A module imports only what stands to its right, the vocabulary ([`task`], [`manifest`], [`units`], [`text`], [`trace`]) and the ports
 //! ([`delivery`], [`records`], [`catalog`], [`agents`], [`dead_letters`]); `tests/layering.rs` enforces it. Only `app` knows the concrete
 //! types.
 
@@ -39,5 +39,6 @@ pub mod store;
 pub mod task;
 pub mod telemetry;
 pub mod text;
+pub mod trace;
 pub mod units;
 pub(crate) mod wit;
