@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::http;
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, OtlpSettings};
 use crate::units::ByteSize;
 
 /// Name of the configuration file, looked for in the working folder where none is named.
@@ -74,6 +74,8 @@ pub struct Config {
     pub inbox_retention: Duration,
     /// How long running tasks may finish at shutdown.
     pub grace_period: Duration,
+    /// Where traces and metrics go, if anywhere.
+    pub otlp: Option<OtlpSettings>,
     /// The HTTP API's part.
     pub http: http::Config,
     /// What is set and has no effect, each with what to do instead.
@@ -118,7 +120,7 @@ impl Config {
     /// Everything that is wrong, at once.
     pub fn load(file: Option<&Path>, vars: &dyn Vars, flags: &Flags) -> Result<Self, ConfigErrors> {
         let (values, problems) = sources::collect(file, vars, flags);
-        let config = read::config(&values, problems)?;
+        let config = read::config(&values, problems, vars)?;
         Ok(Self { ignored: sources::ignored(vars), ..config })
     }
 
@@ -127,6 +129,6 @@ impl Config {
     pub fn show(file: Option<&Path>, vars: &dyn Vars, flags: &Flags) -> (Vec<Setting>, Option<ConfigErrors>) {
         let (values, problems) = sources::collect(file, vars, flags);
         let settings = values.settings();
-        (settings, read::config(&values, problems).err())
+        (settings, read::config(&values, problems, vars).err())
     }
 }

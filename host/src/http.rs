@@ -33,6 +33,7 @@ mod server;
 mod submission;
 mod submit;
 mod tasks;
+mod traced;
 mod view;
 
 #[cfg(test)]
@@ -63,6 +64,7 @@ use crate::dead_letters::DeadLetters;
 use crate::delivery::{Connectivity, Submitter};
 use crate::memory::MemoryLedger;
 use crate::records::TaskRecords;
+use crate::trace::Traces;
 use crate::units::ByteSize;
 use failures::Failures;
 use intake::Intake;
@@ -143,6 +145,8 @@ pub struct Ports {
     pub draining: CancellationToken,
     /// Accounts for what is held of requests.
     pub memory: MemoryLedger,
+    /// Where submissions are told of.
+    pub traces: Traces,
 }
 
 /// What every handler sees.
@@ -181,9 +185,11 @@ pub fn router(config: Config, ports: Ports) -> Router {
 
 /// The routes, each with its documentation.
 fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
-    let tasks = OpenApiRouter::new()
-        .routes(routes!(submit::submit))
-        .routes(routes!(batch::submit_batch))
+    let mut tasks = OpenApiRouter::new().routes(routes!(submit::submit)).routes(routes!(batch::submit_batch));
+    if state.ports.traces.is_on() {
+        tasks = tasks.route_layer(middleware::from_fn_with_state(Arc::clone(state), traced::submission));
+    }
+    let tasks = tasks
         .routes(routes!(tasks::show, tasks::cancel))
         .routes(routes!(tasks::output))
         .routes(routes!(tasks::events))

@@ -17,13 +17,13 @@
 
 mod context;
 
-pub use context::TraceContext;
+pub use context::{TraceContext, TraceId};
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::task::{AgentName, Failure};
+use crate::task::{AgentName, Outcome, Task};
 
 /// How a span stands to those around it, as OpenTelemetry has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +149,7 @@ impl Traces {
 
     /// Begins the span of a message to an agent, after the one that the task came with. The task travels with its context.
     #[must_use]
-    pub fn publish(&self, task: &mut crate::task::Task) -> Span {
+    pub fn publish(&self, task: &mut Task) -> Span {
         if self.0.is_none() {
             return Span::default();
         }
@@ -246,11 +246,18 @@ impl Span {
         }
     }
 
+    /// Ends it, with a failure of this kind where there was one.
+    pub fn failed(mut self, error_type: Option<&'static str>) {
+        if let Some(error_type) = error_type {
+            self.fail(error_type);
+        }
+    }
+
     /// Notes how an attempt ended. The kind alone: the message is the agent's.
-    pub fn ended(&mut self, outcome: &'static str, failure: Option<&Failure>) {
-        self.set("agent_host.outcome", outcome);
-        if failure.is_some() {
-            self.fail(outcome);
+    pub fn ended(&mut self, outcome: &Outcome) {
+        self.set("agent_host.outcome", outcome.name());
+        if !matches!(outcome, Outcome::Succeeded(_) | Outcome::Cancelled | Outcome::Interrupted) {
+            self.fail(outcome.name());
         }
     }
 

@@ -16,13 +16,14 @@ use std::path::{Path, PathBuf};
 
 /// Vocabulary and ports: plain data and traits, importable by everything.
 const SHARED: &[&str] =
-    &["task", "manifest", "units", "text", "memory", "delivery", "records", "catalog", "agents", "dead_letters"];
+    &["task", "manifest", "units", "text", "trace", "memory", "delivery", "records", "catalog", "agents", "dead_letters"];
 
 /// module → what it may import beyond `SHARED`. A module of `SHARED` may import only others of `SHARED`.
 const RULE: &[(&str, &[&str])] = &[
     ("task", &[]),
     ("units", &[]),
     ("text", &[]),
+    ("trace", &[]),
     ("manifest", &[]),
     ("memory", &[]),
     ("delivery", &[]),
@@ -79,7 +80,11 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("axum", &["http", "app"]),
     ("sqlx", &["store", "records", "catalog", "capability", "embedded", "cli"]),
     ("deadpool_redis", &["capability", "cli"]),
-    ("reqwest", &["cli"]),
+    // The command line's client, and the collector's.
+    ("reqwest", &["cli", "telemetry"]),
+    ("opentelemetry", &["telemetry"]),
+    ("opentelemetry_sdk", &["telemetry"]),
+    ("opentelemetry_proto", &["telemetry"]),
 ];
 
 #[test]

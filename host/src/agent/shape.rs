@@ -154,4 +154,5 @@ fn started(store: &mut Store<InstanceState>, revision: &Revision, began: Instant
     let state = store.data_mut();
     revision.footprint.started_with(state.memory.used_bytes());
     state.init = Some(began.elapsed());
+    state.span = state.session.calls().run_begins();
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::sources::{Source, Value, Values};
-use super::{Backend, Config, ConfigErrors, MEMORY_BUDGET_MIN};
+use super::{Backend, Config, ConfigErrors, MEMORY_BUDGET_MIN, Vars};
 use crate::http::{self, Auth, Token};
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, OtlpSettings, collector};
 use crate::units::{ByteSize, format_duration, parse_duration};
 
 /// Largest `payload_bytes_max`: RabbitMQ 4 refuses messages over 16 MiB by default, headers included.
@@ -130,7 +130,7 @@ fn log_filter(text: &str) -> Result<String, String> {
 }
 
 /// Reads everything.
-pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, ConfigErrors> {
+pub(super) fn config(values: &Values, problems: Vec<String>, vars: &dyn Vars) -> Result<Config, ConfigErrors> {
     const ANY: ByteSize = ByteSize(u64::MAX);
     let mut reader = Reader { values, problems };
     let listen = reader.read("listen", listen);
@@ -151,6 +151,7 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
     let compile_time_max = reader.duration("compile_time_max", COMPILE_TIME_MIN);
     let compile_cache_max = reader.size("compile_cache_max", ByteSize(0), ANY);
     let sql_connections_max = reader.count("sql_connections_max");
+    let otlp = otlp(&mut reader, vars);
     let (agents_dir, files_root) = (reader.path("agents_dir"), reader.path("files_root"));
     let config = (|| {
         Some(Config {
@@ -173,6 +174,7 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
             record_retention: retentions?.0,
             inbox_retention: retentions?.1,
             grace_period: grace_period?,
+            otlp,
             http: http?,
             ignored: Vec::new(),
         })
@@ -196,6 +198,21 @@ fn retentions(reader: &mut Reader<'_>) -> Option<(Duration, Duration)> {
         ));
     }
     Some((record, inbox))
+}
+
+/// Where traces and metrics go. Beside the endpoint it is the business of OpenTelemetry's own variables.
+fn otlp(reader: &mut Reader<'_>, vars: &dyn Vars) -> Option<OtlpSettings> {
+    let is_given = reader.value("otlp_endpoint").is_some();
+    let endpoint = reader.read("otlp_endpoint", collector);
+    // What is wrong with it is said already.
+    if is_given && endpoint.is_none() {
+        return None;
+    }
+    let settings = OtlpSettings::read(endpoint.as_ref(), &|name| vars.get(name).ok().flatten());
+    settings.unwrap_or_else(|problems| {
+        reader.problems.extend(problems);
+        None
+    })
 }
 
 fn http_config(reader: &mut Reader<'_>) -> Option<http::Config> {

@@ -7,6 +7,16 @@ const LENGTH: usize = 55;
 /// The flag of a trace that is recorded.
 const SAMPLED: u8 = 1;
 
+/// A trace, in the form that traces are looked for by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceId(pub u128);
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
 /// The identity of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
@@ -41,8 +51,8 @@ impl TraceContext {
 
     /// The trace.
     #[must_use]
-    pub fn trace_id(self) -> u128 {
-        self.trace_id
+    pub fn trace_id(self) -> TraceId {
+        TraceId(self.trace_id)
     }
 
     /// The span.
@@ -88,7 +98,7 @@ mod tests {
     #[test]
     fn a_header_is_read_as_the_standard_has_it() {
         let context = TraceContext::parse(GOOD).unwrap();
-        assert_eq!(context.trace_id(), 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c);
+        assert_eq!(context.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!((context.span_id(), context.flags()), (0xb7ad_6b71_6920_3331, 1));
         assert!(context.is_sampled());
         assert_eq!(context.to_string(), GOOD);

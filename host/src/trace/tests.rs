@@ -1,7 +1,6 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::*;
-use crate::task::Task;
 
 /// Keeps what it is told.
 #[derive(Clone, Debug, Default)]

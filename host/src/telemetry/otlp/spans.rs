@@ -188,7 +188,7 @@ impl Tracer for SdkSpans {
     fn start(&self, parent: Option<Parent>, kind: Kind, name: Cow<'static, str>) -> Option<Started> {
         let context = parent.map_or_else(Context::new, |Parent { context, is_remote }| {
             Context::new().with_remote_span_context(SpanContext::new(
-                TraceId::from(context.trace_id()),
+                TraceId::from(context.trace_id().0),
                 SpanId::from(context.span_id()),
                 TraceFlags::new(context.flags()),
                 is_remote,
