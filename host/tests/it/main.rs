@@ -48,5 +48,5 @@ mod shapes;
 mod silence;
 mod sim;
 mod strangers;
-mod tracing;
+mod traces;
 mod voting;

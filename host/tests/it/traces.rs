@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -116,15 +115,17 @@ struct Tree(Vec<Span>);
 impl Tree {
     fn find(&self, name: &str, kind: SpanKind) -> &Span {
         let named: Vec<_> = self.0.iter().filter(|span| span.name == name).collect();
-        assert_eq!(named.len(), 1, "{name} among {:#?}", self.0);
-        assert_eq!(named[0].kind, kind as i32, "{:?}", named[0]);
-        named[0]
+        let [span] = named[..] else { panic!("{} {name} among {:#?}", named.len(), self.0) };
+        assert_eq!(span.kind, kind as i32, "{span:?}");
+        span
     }
 
-    /// A span of this name and kind, right below another.
+    /// The span of this name right below another.
     fn below(&self, parent: &Span, name: &str, kind: SpanKind) -> &Span {
-        let span = self.find(name, kind);
-        assert_eq!(span.parent_span_id, parent.span_id, "{name} is not below {}", parent.name);
+        let children = self.0.iter().filter(|span| span.parent_span_id == parent.span_id);
+        let named: Vec<_> = children.filter(|span| span.name == name).collect();
+        let [span] = named[..] else { panic!("{} {name} below {} among {:#?}", named.len(), parent.name, self.0) };
+        assert_eq!(span.kind, kind as i32, "{span:?}");
         assert!(span.start_time_unix_nano >= parent.start_time_unix_nano, "{name} begins before {}", parent.name);
         span
     }
@@ -194,24 +195,25 @@ async fn one_trace_goes_from_the_client_to_the_follow_up() {
         .unwrap();
     assert_eq!((answer.status().as_u16(), answer.text().await.unwrap()), (200, "[1,1,1,1,200]".to_owned()));
 
-    let tree = collector.spans(SENDER.0, 15).await;
+    let tree = collector.spans(SENDER.0, 16).await;
     let server = tree.find("POST /v1/agents/{agent}/tasks", SpanKind::Server);
     assert_eq!(hex(&server.parent_span_id), SENDER.1);
     let publish = tree.below(server, &format!("publish agent.{name}"), SpanKind::Producer);
     let process = tree.below(publish, &format!("process agent.{name}"), SpanKind::Consumer);
     tree.below(process, "instantiate", SpanKind::Internal);
-    let run = tree.0.iter().find(|span| span.name == "run" && span.parent_span_id == process.span_id).unwrap();
+    let run = tree.below(process, "run", SpanKind::Internal);
     let execute = tree.below(run, "execute sql", SpanKind::Client);
     tree.below(run, "increment cache", SpanKind::Client);
     tree.below(run, "increment key-value", SpanKind::Client);
     let create = tree.below(run, &format!("create agent.{next}"), SpanKind::Producer);
     let get = tree.below(run, "GET", SpanKind::Client);
     tree.below(process, "commit sql", SpanKind::Client);
-    let settle = tree.0.iter().find(|span| span.name == "settle" && span.parent_span_id == process.span_id).unwrap();
+    let settle = tree.below(process, "settle", SpanKind::Internal);
     assert!(settle.end_time_unix_nano <= process.end_time_unix_nano);
     // The follow-up left in its creator's trace.
     let followed = tree.below(create, &format!("process agent.{next}"), SpanKind::Consumer);
-    assert!(tree.0.iter().any(|span| span.name == "run" && span.parent_span_id == followed.span_id));
+    tree.below(followed, "run", SpanKind::Internal);
+    assert_eq!(tree.0.len(), 16, "{:#?}", tree.0);
     // The server that the agent asked sees the call.
     assert_eq!(asked.await.unwrap(), format!("00-{}-{}-01", SENDER.0, hex(&get.span_id)));
 
@@ -368,10 +370,9 @@ async fn a_collector_that_is_away_harms_nobody() {
     })
     .await;
     assert_eq!(lost("").await, 0);
-    let begun = std::time::Instant::now();
     let log = host.log_to_its_end().await;
-    assert!(begun.elapsed() < Duration::from_secs(60), "the host waits for a collector that is away");
-    let said = log.lines().filter(|line| line.contains("spans do not reach the collector")).count();
-    assert_eq!(said, 1, "once a minute: {log}");
+    for said in ["spans do not reach the collector", "metrics do not reach the collector"] {
+        assert!(log.contains(said), "{log}");
+    }
     assert!(log.contains("drained"), "{log}");
 }
