@@ -142,7 +142,8 @@ impl Dispatcher {
             };
             let admission = (entered, slot.count_running());
             // Made before it is spawned, and boxed: the runtime moves what it is given several times, to its end.
-            let attempt = self.attempt(message, redelivered, (task, &mut span), (revision, started_at_ms), &slot, &metrics);
+            let attempt =
+                self.attempt(message, redelivered, (task, &mut span), (revision, started_at_ms), &slot, &metrics);
             self.under_way.spawn(Box::pin(async move {
                 dispatcher.handle(&attempt, receipt, admission, &mut span).await;
                 processing.observe_duration();
@@ -174,7 +175,8 @@ impl Dispatcher {
         };
         let Some(revision) = revision.or_else(|| slot.active()) else { return receipt.hand_back() };
         let admission = (if refused.is_none() { slot.enter().await } else { None }, slot.count_running());
-        let mut attempt = self.attempt(message, redelivered, (task, span), (revision, unix_ms_now()), slot, &metrics);
+        let mut attempt =
+            self.attempt(message, redelivered, (task, &mut *span), (revision, unix_ms_now()), slot, &metrics);
         if let Some(attempt) = Arc::get_mut(&mut attempt) {
             attempt.refused = refused;
         }

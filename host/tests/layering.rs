@@ -15,8 +15,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Vocabulary and ports: plain data and traits, importable by everything.
-const SHARED: &[&str] =
-    &["task", "manifest", "units", "text", "trace", "memory", "delivery", "records", "catalog", "agents", "dead_letters"];
+const SHARED: &[&str] = &[
+    "task",
+    "manifest",
+    "units",
+    "text",
+    "trace",
+    "memory",
+    "delivery",
+    "records",
+    "catalog",
+    "agents",
+    "dead_letters",
+];
 
 /// module → what it may import beyond `SHARED`. A module of `SHARED` may import only others of `SHARED`.
 const RULE: &[(&str, &[&str])] = &[

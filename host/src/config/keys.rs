@@ -170,7 +170,7 @@ pub const KEYS: [Key; 28] = [
         variable: "OTEL_EXPORTER_OTLP_ENDPOINT",
         default: "",
         meaning: "URL of a collector that takes OTLP as protobuf over HTTP, such as `http://127.0.0.1:4318`: traces and metrics are \
-                  sent there; see [Traces](tracing.md)",
+                  sent there",
         kind: Kind::Endpoint,
     },
 ];

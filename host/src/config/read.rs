@@ -208,7 +208,7 @@ fn otlp(reader: &mut Reader<'_>, vars: &dyn Vars) -> Option<OtlpSettings> {
     if is_given && endpoint.is_none() {
         return None;
     }
-    let settings = OtlpSettings::read(endpoint.as_ref(), &|name| vars.get(name).ok().flatten());
+    let settings = OtlpSettings::read(endpoint.as_ref(), &|name: &str| vars.get(name).ok().flatten());
     settings.unwrap_or_else(|problems| {
         reader.problems.extend(problems);
         None

@@ -274,12 +274,18 @@ async fn a_stranger_on_amqp_finds_its_trace_in_the_reply_and_a_retry_stays_in_it
     attempts.sort_by_key(|span| span.start_time_unix_nano);
     let [first, second] = attempts[..] else { panic!("{attempts:#?}") };
     for attempt in [first, second] {
-        assert_eq!((attempt.name.as_str(), hex(&attempt.parent_span_id)), (&*format!("process agent.{name}"), SENDER.1.to_owned()));
+        assert_eq!(
+            (attempt.name.as_str(), hex(&attempt.parent_span_id)),
+            (&*format!("process agent.{name}"), SENDER.1.to_owned())
+        );
     }
     let (of_first, of_second) = (texts(&first.attributes), texts(&second.attributes));
     assert_eq!((of_first["agent_host.attempt"].as_str(), of_first["error.type"].as_str()), ("1", "retry"));
     assert!(is_an_error(first) && !is_an_error(second));
-    assert_eq!((of_second["agent_host.attempt"].as_str(), of_second["agent_host.outcome"].as_str()), ("2", "succeeded"));
+    assert_eq!(
+        (of_second["agent_host.attempt"].as_str(), of_second["agent_host.outcome"].as_str()),
+        ("2", "succeeded")
+    );
     // The reply is of the attempt that made it.
     let headers = reply.properties.headers().as_ref().unwrap();
     let header = headers.inner().get("traceparent").and_then(AMQPValue::as_long_string).unwrap().to_string();
@@ -293,7 +299,10 @@ async fn a_stranger_on_amqp_finds_its_trace_in_the_reply_and_a_retry_stays_in_it
     channel.basic_publish(exchange, key, BasicPublishOptions::default(), b"", properties).await.unwrap();
     wait_until("the malformed message is there", async || {
         let got = collector.got.lock().unwrap();
-        got.spans.iter().any(|span| texts(&span.attributes).get("error.type").is_some_and(|kind| kind == "malformed")).then_some(())
+        got.spans
+            .iter()
+            .any(|span| texts(&span.attributes).get("error.type").is_some_and(|kind| kind == "malformed"))
+            .then_some(())
     })
     .await;
     let log = host.log_to_its_end().await;
@@ -338,7 +347,8 @@ async fn metrics_are_pushed_as_they_are_scraped() {
         let got = collector.got.lock().unwrap();
         let Some(metric::Data::Sum(invocations)) = got.metrics.get("faas_invocations") else { return None };
         let point = invocations.data_points.iter().find(|point| of_agent(&point.attributes))?;
-        (point.value == Some(opentelemetry_proto::tonic::metrics::v1::number_data_point::Value::AsDouble(1.0))).then_some(())
+        (point.value == Some(opentelemetry_proto::tonic::metrics::v1::number_data_point::Value::AsDouble(1.0)))
+            .then_some(())
     })
     .await;
     let scraped = host.get("/metrics").await.unwrap().text().await.unwrap();

@@ -59,12 +59,12 @@ impl Window {
         let points = family.get_metric().iter();
         Some(match family.get_field_type() {
             MetricType::COUNTER => metric::Data::Sum(Sum {
-                data_points: points.map(|of| self.number(of, of.get_counter().value(), self.since)).collect(),
+                data_points: points.map(|of| self.number(of, of.get_counter().get_value(), self.since)).collect(),
                 aggregation_temporality: CUMULATIVE,
                 is_monotonic: true,
             }),
             MetricType::GAUGE => metric::Data::Gauge(Gauge {
-                data_points: points.map(|of| self.number(of, of.get_gauge().value(), 0)).collect(),
+                data_points: points.map(|of| self.number(of, of.get_gauge().get_value(), 0)).collect(),
             }),
             MetricType::HISTOGRAM => metric::Data::Histogram(Histogram {
                 data_points: points.map(|of| self.histogram(of)).collect(),
@@ -113,11 +113,7 @@ impl Window {
 fn attributes(labels: &[LabelPair]) -> Vec<KeyValue> {
     let attribute = |label: &LabelPair| {
         let value = any_value::Value::StringValue(label.value().to_owned());
-        KeyValue {
-            key: label.name().to_owned(),
-            value: Some(AnyValue { value: Some(value) }),
-            ..KeyValue::default()
-        }
+        KeyValue { key: label.name().to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
     };
     labels.iter().map(attribute).collect()
 }
@@ -148,7 +144,7 @@ mod tests {
         registry.register(Box::new(histogram.clone())).unwrap();
         counter.with_label_values(&["echo"]).inc_by(3);
         gauge.set(5);
-        for seconds in [0.05, 0.5, 0.6, 7.0] {
+        for seconds in [0.0625, 0.5, 0.75, 7.0] {
             histogram.with_label_values(&["echo"]).observe(seconds);
         }
         let metrics = of_families(&registry.gather(), UNIX_EPOCH, SystemTime::now());
@@ -161,6 +157,6 @@ mod tests {
         let Some(metric::Data::Histogram(init)) = &init.data else { panic!("{init:?}") };
         let point = &init.data_points[0];
         assert_eq!((point.count, &point.bucket_counts[..]), (4, &[1, 2, 1][..]));
-        assert_eq!((&point.explicit_bounds[..], point.sum), (&[0.1, 1.0][..], Some(8.15)));
+        assert_eq!((&point.explicit_bounds[..], point.sum), (&[0.1, 1.0][..], Some(8.3125)));
     }
 }

@@ -120,7 +120,7 @@ impl Reader<'_> {
 
     fn millis(&mut self, variable: &str, min: u64) -> Option<Duration> {
         let text = (self.get)(variable)?;
-        let millis = text.trim().parse().ok().filter(|millis| *millis >= min);
+        let millis = text.trim().parse::<u64>().ok().filter(|millis| *millis >= min);
         if millis.is_none() {
             self.problems.push(format!("{variable}: {text:?}: expected milliseconds, a whole number from {min}"));
         }
@@ -130,7 +130,7 @@ impl Reader<'_> {
     fn spans_max(&mut self) -> usize {
         const VARIABLE: &str = "OTEL_BSP_MAX_QUEUE_SIZE";
         let Some(text) = (self.get)(VARIABLE) else { return SPANS_MAX_DEFAULT };
-        text.trim().parse().ok().filter(|spans| (1..=SPANS_MAX).contains(spans)).unwrap_or_else(|| {
+        text.trim().parse::<usize>().ok().filter(|spans| (1..=SPANS_MAX).contains(spans)).unwrap_or_else(|| {
             self.problems.push(format!("{VARIABLE}: {text:?}: expected a whole number from 1 to {SPANS_MAX}"));
             SPANS_MAX_DEFAULT
         })
@@ -226,7 +226,10 @@ mod tests {
         let settings = read(None, &own).unwrap().unwrap();
         let traces = settings.traces.unwrap();
         assert_eq!((traces.url.as_str(), traces.timeout), ("https://t/x", Duration::from_millis(500)));
-        assert_eq!((&traces.headers["authorization"], &traces.headers["b"]), (&"Bearer a,b".parse().unwrap(), &"2".parse().unwrap()));
+        assert_eq!(
+            (&traces.headers["authorization"], &traces.headers["b"]),
+            (&"Bearer a,b".parse().unwrap(), &"2".parse().unwrap())
+        );
         assert!(settings.metrics.is_none() && !format!("{traces:?}").contains("Bearer"));
     }
 
