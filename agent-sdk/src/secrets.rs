@@ -1,5 +1,6 @@
-//! Secrets that an operator has set for the agent: `AGENT_HOST_SECRET_<AGENT>_<NAME>` in the host's environment, upper case
-//! with `-` as `_`, so `AGENT_HOST_SECRET_VOTER_API_KEY` for the secret `api-key` of the agent `voter`.
+//! Secrets that an operator has set for the agent: by `agent-host secrets set voter api-key`, or by
+//! `AGENT_HOST_SECRET_<AGENT>_<NAME>` in the host's environment, upper case with `-` as `_`, so
+//! `AGENT_HOST_SECRET_VOTER_API_KEY` for the secret `api-key` of the agent `voter`.
 
 use std::fmt;
 

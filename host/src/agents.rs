@@ -7,6 +7,7 @@ use crate::catalog::{
 };
 use crate::delivery::BrokerError;
 use crate::manifest::{Manifest, ManifestErrors};
+use crate::secrets::SecretsError;
 use crate::task::AgentName;
 
 /// A module and manifest as uploaded.
@@ -69,6 +70,9 @@ pub enum DeployError {
     /// The manifest asks for something that this host cannot give.
     #[error("{0}")]
     Grant(String),
+    /// Whether its secrets are set cannot be told.
+    #[error(transparent)]
+    Secrets(SecretsError),
     /// A migration failed or the agent's schema could not be made.
     #[error("the agent's database schema could not be brought up to date: {0}")]
     Schema(String),

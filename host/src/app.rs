@@ -175,6 +175,7 @@ impl App {
             agents: Arc::clone(&deployer) as Arc<dyn Agents>,
             dead_letters: Arc::new(dead_letters),
             events: backends.events.clone(),
+            secrets: backends.secrets.clone(),
             host: Arc::clone(&dispatcher.host),
             live,
             metrics: Arc::new(move || observer.render()),

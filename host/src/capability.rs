@@ -117,16 +117,28 @@ impl Capabilities {
         counts.iter().map(|(agent, counts)| (agent.clone(), Arc::clone(counts))).collect()
     }
 
-    /// Secrets that a manifest requires and that are not set.
+    /// Secrets that a manifest requires and that are not set by now, or cannot be read here.
     ///
     /// # Errors
     /// The store of secrets cannot be read.
-    pub async fn missing_secrets(&self, manifest: &Manifest) -> Result<Vec<String>, secrets::SecretsError> {
+    pub async fn missing_secrets(
+        &self,
+        manifest: &Manifest,
+    ) -> Result<Vec<secrets::MissingSecret>, secrets::SecretsError> {
+        let source = &self.shared.backends.secrets;
         let mut missing = Vec::new();
+        if !manifest.secrets.required.is_empty() {
+            // One may have been set a moment ago, by way of another host.
+            source.look().await?;
+        }
         for name in &manifest.secrets.required {
-            if self.shared.backends.secrets.get(&manifest.agent.name, name).await?.is_none() {
-                missing.push(name.clone());
-            }
+            let unreadable = match source.get(&manifest.agent.name, name).await {
+                Ok(Some(_)) => continue,
+                Ok(None) => None,
+                Err(secrets::SecretsError::Unreadable(why)) => Some(why),
+                Err(error) => return Err(error),
+            };
+            missing.push(secrets::MissingSecret { name: name.clone(), unreadable });
         }
         Ok(missing)
     }

@@ -25,6 +25,7 @@ pub use events::{Actor, Event, NewEvent};
 pub use fleet::{Fleet, Following, HostSeen, REPORT_EVERY, SILENT_MAX};
 pub use memory::MemoryCatalog;
 pub use postgres::PostgresCatalog;
+pub(crate) use postgres::{log as log_event, tell as tell_hosts};
 pub use verdict::{PROBABILITY_MAX, TASKS_MIN, Worse, verdict};
 
 /// How long events are kept: a year of who did what.
@@ -118,7 +119,7 @@ pub trait Catalog: Events + Fleet {
     /// Every agent that is deployed, in name order: cheap enough to poll.
     async fn entries(&self) -> Result<Vec<AgentEntry>, CatalogError>;
 
-    /// Waits until some agent may have changed, on whichever host. It may return early, and miss what changed while nobody
+    /// Waits until some agent or secret may have changed, on whichever host. It may return early, and miss what changed while nobody
     /// waited or the database was away: callers look by themselves now and then. One caller at a time.
     async fn changed(&self) -> Result<(), CatalogError>;
 

@@ -15,6 +15,7 @@ mod flags;
 mod lifecycle;
 mod new;
 mod output;
+mod secrets;
 mod show;
 mod submit;
 mod tasks;
@@ -95,6 +96,9 @@ enum Command {
     /// See the deployed agents, pause, resume and remove them
     #[command(subcommand)]
     Agents(show::Agents),
+    /// Set, see and remove the secrets of an agent
+    #[command(subcommand)]
+    Secrets(secrets::Secrets),
     /// Submit a task
     Submit(submit::Submit),
     /// See, follow and cancel tasks
@@ -188,6 +192,7 @@ async fn execute(cli: &Cli, composition: &dyn Composition, console: &mut Console
         Command::Traffic(traffic) => traffic.run(&client(cli, console, &[])?, console).await,
         Command::Events(events) => events.run(&client(cli, console, &["AGENT_HOST_READ_TOKEN"])?, console).await,
         Command::Agents(agents) => agents.run(&client(cli, console, agents.narrow_tokens())?, console).await,
+        Command::Secrets(secrets) => secrets.run(&client(cli, console, secrets.narrow_tokens())?, console).await,
         Command::Submit(submit) => submit.run(&client(cli, console, &["AGENT_HOST_SUBMIT_TOKEN"])?, console).await,
         Command::Tasks(tasks) => tasks.run(&client(cli, console, &["AGENT_HOST_SUBMIT_TOKEN"])?, console).await,
         Command::DeadLetters(letters) => letters.run(&client(cli, console, letters.narrow_tokens())?, console).await,

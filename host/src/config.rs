@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::http;
+use crate::secrets::Keyring;
 use crate::telemetry::{LogFormat, OtlpSettings};
 use crate::units::ByteSize;
 
@@ -76,6 +77,8 @@ pub struct Config {
     pub grace_period: Duration,
     /// Where traces and metrics go, if anywhere.
     pub otlp: Option<OtlpSettings>,
+    /// What secrets are stored with.
+    pub secrets_keys: Keyring,
     /// The HTTP API's part.
     pub http: http::Config,
     /// What is set and has no effect, each with what to do instead.

@@ -11,7 +11,7 @@ mod shelf;
 mod told;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::{Mutex, Notify, watch};
@@ -64,6 +64,8 @@ pub struct DeployedAgents {
     loaded: AtomicBool,
     /// Agents that could not be brought to what the catalog says so far: while there are any, this host is not ready.
     not_loaded: std::sync::Mutex<BTreeMap<AgentName, NotLoaded>>,
+    /// How often operators had changed secrets at the last look.
+    secret_changes: AtomicU64,
     stopping: CancellationToken,
     /// Something of what this host tells the fleet is new.
     moved: Notify,

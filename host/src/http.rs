@@ -1,8 +1,8 @@
 //! The HTTP API (contract, section 4): tasks in, their state out, agents deployed.
 //!
 //! There is one way into an agent, the broker: this module publishes like any other client and never runs anything. It
-//! meets the rest of the host on ports only ([`Submitter`], [`TaskRecords`], [`Agents`], [`DeadLetters`]), which `app`
-//! fills in.
+//! meets the rest of the host on ports only ([`Submitter`], [`TaskRecords`], [`Agents`], [`DeadLetters`], [`SecretAdmin`]),
+//! which `app` fills in.
 //!
 //! Promises that the handlers keep:
 //! - a `202` is sent only when the broker has confirmed the task *and* its record is durable, so that no `GET` after it
@@ -29,6 +29,7 @@ mod openapi;
 mod paging;
 mod problem;
 mod revisions;
+mod secrets;
 mod server;
 mod submission;
 mod submit;
@@ -64,6 +65,7 @@ use crate::dead_letters::DeadLetters;
 use crate::delivery::{Connectivity, Submitter};
 use crate::memory::MemoryLedger;
 use crate::records::TaskRecords;
+use crate::secrets::SecretAdmin;
 use crate::trace::Traces;
 use crate::units::ByteSize;
 use failures::Failures;
@@ -133,6 +135,8 @@ pub struct Ports {
     pub agents: Arc<dyn Agents>,
     /// The tasks that failed for good.
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// Secrets that operators set.
+    pub secrets: Arc<dyn SecretAdmin>,
     /// The audit log.
     pub events: Arc<dyn Events>,
     /// The name of this host in it.
@@ -203,6 +207,8 @@ fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(lifecycle::traffic))
         .routes(routes!(lifecycle::pause))
         .routes(routes!(lifecycle::resume))
+        .routes(routes!(secrets::list))
+        .routes(routes!(secrets::set, secrets::remove))
         .routes(routes!(events::list))
         .routes(routes!(tasks::search))
         .routes(routes!(live::stream))

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! A module imports only what stands to its right, the vocabulary ([`task`], [`manifest`], [`units`], [`text`], [`trace`]) and the ports
-//! ([`delivery`], [`records`], [`catalog`], [`agents`], [`dead_letters`]); `tests/layering.rs` enforces it. Only `app` knows the concrete
-//! types.
+//! ([`delivery`], [`records`], [`catalog`], [`agents`], [`dead_letters`], [`secrets`]); `tests/layering.rs` enforces it. Only `app` knows
+//! the concrete types.
 
 pub mod agent;
 pub mod agents;
@@ -34,6 +34,7 @@ pub mod memory;
 pub mod package;
 pub mod records;
 pub mod relay;
+pub mod secrets;
 pub mod sim;
 pub mod store;
 pub mod task;

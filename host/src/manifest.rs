@@ -7,6 +7,7 @@ mod checks;
 mod outbound;
 
 pub use checks::ManifestErrors;
+pub(crate) use checks::is_label;
 pub use outbound::{InvalidOrigin, InvalidOutboundGrant, Origin, OutboundGrant, Scheme};
 
 use std::collections::BTreeMap;

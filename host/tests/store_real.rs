@@ -5,6 +5,8 @@
 
 #[path = "store_real/ends_in_sql.rs"]
 mod ends_in_sql;
+#[path = "store_real/sealed_secrets.rs"]
+mod sealed_secrets;
 
 use std::panic::AssertUnwindSafe;
 use std::slice::from_ref;

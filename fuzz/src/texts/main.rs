@@ -35,7 +35,7 @@ mod parsers {
 }
 use host::{config, manifest, task, units};
 // Where those files name parts of the host that need drivers or an HTTP server.
-use stand_ins::{http, records, telemetry};
+use stand_ins::{http, records, secrets, telemetry};
 // Of axum the headers' files use this alone, which is a crate of its own.
 extern crate self as axum;
 

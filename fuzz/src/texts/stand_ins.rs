@@ -67,6 +67,23 @@ pub(crate) mod http {
     }
 }
 
+pub(crate) mod secrets {
+    #[derive(Clone, Debug)]
+    pub(crate) struct SecretsKey(#[allow(dead_code, reason = "what a key is worth shows elsewhere")] ());
+
+    impl SecretsKey {
+        pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+            if text.trim().len() == 64 { Ok(Self(())) } else { Err("expected 32 random bytes as base64 or hex") }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    pub(crate) struct Keyring {
+        pub(crate) current: Option<SecretsKey>,
+        pub(crate) previous: Option<SecretsKey>,
+    }
+}
+
 pub(crate) mod records {
     use crate::task::{TaskId, UnixMs};
 

@@ -12,7 +12,7 @@ use crate::capability::key_value::{KeyValue, MemoryKeyValue, RedisKeyValue};
 use crate::capability::measured::{OperationMetrics, System};
 use crate::capability::outbound_http::TcpNetwork;
 use crate::capability::redis::RedisConnections;
-use crate::capability::secrets::EnvironmentSecrets;
+use crate::capability::secrets::{EnvironmentSecrets, OperatorSecrets, SecretSource};
 use crate::capability::sql::{Database, LazyDatabase, Postgres, PostgresConfig};
 use crate::capability::{self, Capabilities};
 use crate::catalog::{Catalog, Events, MemoryCatalog, PostgresCatalog};
@@ -22,6 +22,7 @@ use crate::delivery::Broker;
 use crate::deploy::DeployedAgents;
 use crate::memory::MemoryLedger;
 use crate::records::{MemoryLimits, MemoryRecords, PostgresRecords, PostgresSettings, Records};
+use crate::secrets::{MemorySecretStore, PostgresSecretStore, SecretAdmin, SecretStore};
 use crate::store::HostDatabase;
 
 /// Everything outside of the process that the host talks to.
@@ -30,6 +31,7 @@ pub(super) struct Backends {
     pub(super) records: Arc<dyn Records>,
     pub(super) catalog: Arc<dyn Catalog>,
     pub(super) events: Arc<dyn Events>,
+    pub(super) secrets: Arc<dyn SecretAdmin>,
     pub(super) capabilities: Capabilities,
 }
 
@@ -48,7 +50,7 @@ impl Backends {
         let mut problems = Vec::new();
         let (broker, state) = (keep(broker, &mut problems), keep(state, &mut problems));
         let (cache, database) = (keep(cache, &mut problems), keep(database, &mut problems));
-        let (Some(broker), Some((records, catalog)), Some((key_value, cache)), Some(database)) =
+        let (Some(broker), Some(State { records, catalog, secrets }), Some((key_value, cache)), Some(database)) =
             (broker, state, cache, database)
         else {
             return Err(StartError::Unavailable(problems));
@@ -58,20 +60,20 @@ impl Backends {
         let operations = OperationMetrics::new(registry).map_err(registering)?;
         let cache_system = if config.cache == Backend::Embedded { System::Memory } else { System::Redis };
         let directory = Arc::clone(deployed);
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let secrets = Arc::new(OperatorSecrets::new(EnvironmentSecrets::new(variables), secrets));
         let capabilities = Capabilities::new(capability::Backends {
             // The embedded database is a PostgreSQL too.
             database: operations.database(System::Postgresql, database),
             key_value: operations.key_value(cache_system, key_value),
             cache: operations.cache(cache_system, cache),
-            secrets: Arc::new(EnvironmentSecrets::new(
-                std::env::vars_os()
-                    .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-            )),
+            secrets: Arc::clone(&secrets) as Arc<dyn SecretSource>,
             outbound: operations.outbound(Arc::new(TcpNetwork::default())),
             directory: Arc::new(move |agent: &_| directory.contains(agent)),
         });
         let events = Arc::clone(&catalog) as Arc<dyn Events>;
-        Ok(Self { broker, records, catalog, events, capabilities })
+        Ok(Self { broker, records, catalog, events, secrets, capabilities })
     }
 
     /// Flushes and closes everything, what others still write to last.
@@ -104,14 +106,23 @@ async fn broker(config: &Config, memory: &MemoryLedger) -> Result<Arc<dyn Broker
     }
 }
 
-/// Records and catalog: in the database where there is a real one, otherwise in process. The embedded database is for
+/// What the host keeps of its own.
+struct State {
+    records: Arc<dyn Records>,
+    catalog: Arc<dyn Catalog>,
+    secrets: Arc<dyn SecretStore>,
+}
+
+/// Records, catalog and secrets: in the database where there is a real one, otherwise in process. The embedded database is for
 /// agents alone, and starts only when one needs it.
-async fn state(config: &Config) -> Result<(Arc<dyn Records>, Arc<dyn Catalog>), String> {
+async fn state(config: &Config) -> Result<State, String> {
     match &config.database {
         Backend::Embedded => {
             // In process a task's record is also what remembers that it has ended, so it stays for the longer of the two.
             let limits = MemoryLimits { retention: config.inbox_retention, ..MemoryLimits::default() };
-            Ok((Arc::new(MemoryRecords::new(limits)), Arc::new(MemoryCatalog::default())))
+            let catalog = Arc::<MemoryCatalog>::default();
+            let secrets = Arc::new(MemorySecretStore::beside(&catalog));
+            Ok(State { records: Arc::new(MemoryRecords::new(limits)), catalog, secrets })
         }
         Backend::Url(url) => {
             let failed = |error: &dyn std::error::Error| format!("DATABASE_URL: {}", chain(error));
@@ -122,7 +133,9 @@ async fn state(config: &Config) -> Result<(Arc<dyn Records>, Arc<dyn Catalog>), 
                 ..PostgresSettings::default()
             };
             let records = PostgresRecords::start(&database, settings).await.map_err(|error| failed(&error))?;
-            Ok((Arc::new(records), Arc::new(PostgresCatalog::new(&database))))
+            let catalog = PostgresCatalog::new(&database);
+            let secrets = Arc::new(PostgresSecretStore::beside(&catalog, config.secrets_keys.clone()));
+            Ok(State { records: Arc::new(records), catalog: Arc::new(catalog), secrets })
         }
     }
 }

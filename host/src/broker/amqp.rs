@@ -119,9 +119,9 @@ const HANDOVER_DELIVERIES: usize = 8;
 const EXPIRED_PREFETCH: u16 = 32;
 
 /// Unsettled messages of a partition on this host: how many of its keys can run at a time, and how many tasks of one key
-/// can wait here for the one before to end. Few, because they cannot be handed back out of their order: with the largest
-/// bodies an agent's partitions bring 16 x 2 x 8 MiB, half of the default budget. RabbitMQ gives a consumer 30 minutes
-/// to settle a delivery, too: two tasks of 15 minutes fit one after the other, two of the longest timeout do not.
+/// can wait here for the one before to end. Few, because they cannot be handed back out of their order, and a body that
+/// finds no room has come in vain. RabbitMQ gives a consumer 30 minutes to settle a delivery, too: two tasks of 15 minutes
+/// fit one after the other, two of the longest timeout do not.
 const PARTITION_PREFETCH: u16 = 2;
 
 /// Longest wait in `close` for messages in flight and for consumers to say goodbye.

@@ -1,40 +1,20 @@
 //! Secrets: values that an operator sets for one agent, and that nothing but the agent's own code shows.
 
 mod host;
+mod operator;
+
+pub use operator::OperatorSecrets;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
-use super::Cause;
+use crate::secrets::Unreadable;
+pub use crate::secrets::{Secret, SecretsError};
 use crate::task::AgentName;
 
 /// What the variables are called that hold secrets: `AGENT_HOST_SECRET_<AGENT>_<NAME>`.
 const VARIABLE_PREFIX: &str = "AGENT_HOST_SECRET_";
-
-/// A secret's value. Neither `Debug` nor any log shows it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// A secret of this value.
-    #[must_use]
-    pub fn new(value: String) -> Self {
-        Self(value)
-    }
-
-    /// The value: for the agent, and for nobody else.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
 
 /// What is written where a secret's value stood.
 pub const HIDDEN: &str = "(secret)";
@@ -59,10 +39,10 @@ impl HiddenValues {
         let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
         for text in whole.chain(lines) {
             if !values.iter().any(|known| known.reveal() == text) {
-                values.push(Secret(text.to_owned()));
+                values.push(Secret::new(text.to_owned()));
             }
         }
-        values.sort_by_key(|value| std::cmp::Reverse(value.0.len()));
+        values.sort_by_key(|value| std::cmp::Reverse(value.reveal().len()));
     }
 
     /// The text without the values.
@@ -75,16 +55,43 @@ impl HiddenValues {
     }
 }
 
-/// The store of secrets cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("the store of secrets cannot be read")]
-pub struct SecretsError(#[source] pub Cause);
-
 /// Where secrets come from.
 #[async_trait::async_trait]
 pub trait SecretSource: Send + Sync + 'static {
     /// The secret of this name that is set for this agent, if there is one.
     async fn get(&self, agent: &AgentName, name: &str) -> Result<Option<Secret>, SecretsError>;
+
+    /// Looks at what operators have set by now, and answers how often they changed something so far.
+    async fn look(&self) -> Result<u64, SecretsError> {
+        Ok(0)
+    }
+}
+
+/// A secret that a manifest requires and that its agent would not get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingSecret {
+    /// Its name.
+    pub name: String,
+    /// Why the stored one cannot be read, where there is one.
+    pub unreadable: Option<Unreadable>,
+}
+
+impl MissingSecret {
+    /// What is wrong and what mends it.
+    #[must_use]
+    pub fn told(&self, agent: &AgentName) -> String {
+        let name = &self.name;
+        match self.unreadable {
+            Some(why) => format!("secret {name:?} cannot be read here: {why}"),
+            None => format!("secret {name:?} is not set: {}", how_to_set(agent, name)),
+        }
+    }
+}
+
+/// What an operator does to set a secret.
+fn how_to_set(agent: &AgentName, name: &str) -> String {
+    let variable = variable(agent, name);
+    format!("`agent-host secrets set {agent} {name}` sets it, or {variable} in the environment of every host")
 }
 
 /// Secrets from the host's environment, as it was when the host started.
@@ -98,14 +105,18 @@ impl EnvironmentSecrets {
     #[must_use]
     pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let secrets = variables.into_iter().filter(|(name, _)| name.starts_with(VARIABLE_PREFIX));
-        Self { values: secrets.map(|(name, value)| (name, Secret(value))).collect() }
+        Self { values: secrets.map(|(name, value)| (name, Secret::new(value))).collect() }
+    }
+
+    fn find(&self, agent: &AgentName, name: &str) -> Option<&Secret> {
+        self.values.get(&variable(agent, name))
     }
 }
 
 #[async_trait::async_trait]
 impl SecretSource for EnvironmentSecrets {
     async fn get(&self, agent: &AgentName, name: &str) -> Result<Option<Secret>, SecretsError> {
-        Ok(self.values.get(&variable(agent, name)).cloned())
+        Ok(self.find(agent, name).cloned())
     }
 }
 

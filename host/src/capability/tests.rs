@@ -258,7 +258,9 @@ async fn secrets_and_config_are_the_agents_own() {
     let variable = "AGENT_HOST_SECRET_VOTER_UNSET";
     assert!(matches!(&unset, own::secrets::Error::NotSet(text) if text.contains(variable)), "{unset:?}");
     let manifest = guest.session.plan().manifest().clone();
-    assert_eq!(guest.capabilities.missing_secrets(&manifest).await.unwrap(), vec!["unset".to_owned()]);
+    let unset = secrets::MissingSecret { name: "unset".to_owned(), unreadable: None };
+    assert!(unset.told(&manifest.agent.name).contains(variable), "{}", unset.told(&manifest.agent.name));
+    assert_eq!(guest.capabilities.missing_secrets(&manifest).await.unwrap(), [unset]);
 
     let get = |guest: &mut Guest, key: &str| wasi::config::store::Host::get(&mut guest.view(), key.to_owned());
     assert_eq!(get(&mut guest, "quorum").unwrap().unwrap(), Some("60".to_owned()));

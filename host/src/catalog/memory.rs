@@ -69,6 +69,12 @@ impl Agent {
 }
 
 impl MemoryCatalog {
+    /// Logs what was changed beside it, and tells of that.
+    pub(crate) fn log_and_tell(&self, event: NewEvent) {
+        self.kept().log(event);
+        self.changed.notify_one();
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,7 +10,8 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 use tokio::sync::Mutex;
 
-use self::entries::{NOTIFIED, decoded, kept, log};
+use self::entries::{NOTIFIED, decoded, kept};
+pub(crate) use self::entries::{log, tell};
 use super::{
     Added, AgentEntry, Catalog, CatalogError, Change, ChangeRefused, Event, Events, Migration, NewEvent, NewRevision,
     RevisionSummary, StoredRevision, Tally,
@@ -56,6 +57,11 @@ impl PostgresCatalog {
     #[must_use]
     pub fn new(database: &HostDatabase) -> Self {
         Self { pool: database.pool(CONNECTIONS_MAX), listener: Mutex::default() }
+    }
+
+    /// Its connections, for what is changed beside it.
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
     }
 
     async fn try_add(&self, revision: &NewRevision, event: &NewEvent) -> Result<Added, sqlx::Error> {

@@ -1,6 +1,7 @@
 //! `agent-host doctor`: what would keep a host from working here, and what mends it.
 
 mod machine;
+mod secrets;
 mod services;
 mod told;
 
@@ -86,12 +87,13 @@ async fn check(flags: &ConfigFlags, console: &Console<'_>) -> Vec<Finding> {
             findings.extend(machine::files_root(config.files_root.as_deref()));
             findings.extend(machine::agents(config.agents_dir.as_deref()));
             let agents = machine::agent_names(config.agents_dir.as_deref());
-            let (broker, database, cache) = tokio::join!(
+            let (broker, database, cache, secrets) = tokio::join!(
                 services::broker(&config.broker, &agents),
                 services::database(&config.database, &config.data_dir, console.vars),
                 services::cache(&config.cache),
+                secrets::stored(&config.database, &config.secrets_keys),
             );
-            findings.extend([broker, database, cache].concat());
+            findings.extend([broker, database, cache, secrets].concat());
         }
     }
     findings

@@ -111,7 +111,7 @@ const FIRST: [&str; 13] = [
 ];
 
 /// Fields of the host's documents that are points in time, in Unix milliseconds.
-const TIMES: [&str; 6] = ["enqueued_at", "started_at", "finished_at", "failed_at", "created_at", "at"];
+const TIMES: [&str; 7] = ["enqueued_at", "started_at", "finished_at", "failed_at", "created_at", "set_at", "at"];
 
 /// Fields whose content is not the host's: an agent's output, and what a sender gave a task.
 const STRANGERS: [&str; 3] = ["output", "headers", "body"];

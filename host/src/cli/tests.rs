@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod lifecycle;
+mod secrets;
 mod tasks;
 
 use std::path::{Path, PathBuf};

@@ -41,7 +41,7 @@ const fn secret(name: &'static str, variable: &'static str, meaning: &'static st
 }
 
 /// Every setting, in the order of the documentation.
-pub const KEYS: [Key; 28] = [
+pub const KEYS: [Key; 30] = [
     key("listen", "AGENT_HOST_LISTEN", "127.0.0.1:8080", "IP address and port of the HTTP API"),
     key(
         "tls_cert",
@@ -110,6 +110,17 @@ pub const KEYS: [Key; 28] = [
         "submit_token",
         "AGENT_HOST_SUBMIT_TOKEN",
         "bearer token for submitting tasks, and following or cancelling one by its id; all of it is open without it",
+    ),
+    secret(
+        "secrets_key",
+        "AGENT_HOST_SECRETS_KEY",
+        "key that secrets of `agent-host secrets set` are stored with, 32 bytes as base64 or hex, the same on every host: \
+         `openssl rand -base64 32` makes one; without it none are stored",
+    ),
+    secret(
+        "secrets_key_previous",
+        "AGENT_HOST_SECRETS_KEY_PREVIOUS",
+        "key that opens secrets which were stored before `secrets_key` was there",
     ),
     key("payload_bytes_max", "AGENT_HOST_PAYLOAD_BYTES_MAX", "8MiB", "largest body of one task, a size; at most 15MiB"),
     key(

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::sources::{Source, Value, Values};
 use super::{Backend, Config, ConfigErrors, MEMORY_BUDGET_MIN, Vars};
 use crate::http::{self, Auth, Token};
+use crate::secrets::{Keyring, SecretsKey};
 use crate::telemetry::{LogFormat, OtlpSettings, collector};
 use crate::units::{ByteSize, format_duration, parse_duration};
 
@@ -146,6 +147,7 @@ pub(super) fn config(values: &Values, problems: Vec<String>, vars: &dyn Vars) ->
     let http = http_config(&mut reader);
     contradictions(&mut reader, listen, http.as_ref());
     let tls = tls(&mut reader);
+    let secrets_keys = secrets_keys(&mut reader);
     let data_dir = reader.path("data_dir");
     let compile_memory_max = reader.size("compile_memory_max", COMPILE_MEMORY_MIN, ANY);
     let compile_time_max = reader.duration("compile_time_max", COMPILE_TIME_MIN);
@@ -175,6 +177,7 @@ pub(super) fn config(values: &Values, problems: Vec<String>, vars: &dyn Vars) ->
             inbox_retention: retentions?.1,
             grace_period: grace_period?,
             otlp,
+            secrets_keys,
             http: http?,
             ignored: Vec::new(),
         })
@@ -240,6 +243,22 @@ fn http_config(reader: &mut Reader<'_>) -> Option<http::Config> {
         intake_requests_max: intake_requests_max?,
         intake_wait_max: intake_wait_max?,
     })
+}
+
+/// The keys of stored secrets.
+fn secrets_keys(reader: &mut Reader<'_>) -> Keyring {
+    let key = |reader: &mut Reader<'_>, name| {
+        reader.read(name, |text| SecretsKey::parse(text).map_err(|error| error.to_string()))
+    };
+    let (current, previous) = (key(reader, "secrets_key"), key(reader, "secrets_key_previous"));
+    if previous.is_some() && reader.value("secrets_key").is_none() {
+        reader.problems.push(
+            "AGENT_HOST_SECRETS_KEY_PREVIOUS is set without AGENT_HOST_SECRETS_KEY: it is for the time between two keys; set \
+             the other one, alone where there is one key"
+                .to_owned(),
+        );
+    }
+    Keyring { current, previous }
 }
 
 /// A certificate with its key. Where there is one, there are others who reach the host.

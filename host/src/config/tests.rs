@@ -74,6 +74,7 @@ fn every_mistake_is_reported_at_once_and_no_secret_is() {
         ("AGENT_HOST_PAYLOAD_BYTES_MAX", "8"),
         ("AGENT_HOST_GRACE_PERIOD", "soon"),
         ("AGENT_HOST_PREDECLARED", "yes"),
+        ("AGENT_HOST_SECRETS_KEY", "hunter2"),
         ("RUST_LOG", "a=b=c"),
         ("AGENT_HOST_MEMORY_BUGDET", "1GB"),
     ]);
@@ -90,12 +91,13 @@ fn every_mistake_is_reported_at_once_and_no_secret_is() {
         "AGENT_HOST_PAYLOAD_BYTES_MAX",
         "AGENT_HOST_GRACE_PERIOD",
         "AGENT_HOST_PREDECLARED",
+        "AGENT_HOST_SECRETS_KEY: expected 32 random bytes as base64 or hex: `openssl rand -base64 32`",
         "RUST_LOG",
         "did you mean AGENT_HOST_MEMORY_BUDGET?",
     ] {
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}: {problems:#?}");
     }
-    assert_eq!(problems.len(), 13, "{problems:#?}");
+    assert_eq!(problems.len(), 14, "{problems:#?}");
     assert!(!problems.concat().contains("hunter2"), "{problems:#?}");
     let (settings, _) = Config::show(Some(&file), &vars, &Flags::new());
     assert!(!format!("{settings:?}").contains("hunter2"), "{settings:#?}");
@@ -162,6 +164,13 @@ fn settings_that_contradict_each_other_are_refused() {
     let open = problems(&tls);
     assert!(open.len() == 1 && open[0].contains("AGENT_HOST_ADMIN_TOKEN"), "{open:?}");
     assert!(load(&[tls[0], tls[1], ("AGENT_HOST_ADMIN_TOKEN", "t")]).is_ok());
+    let key = "ab01".repeat(16);
+    let alone = problems(&[("AGENT_HOST_SECRETS_KEY_PREVIOUS", &key)]);
+    assert!(alone.len() == 1 && alone[0].contains("without AGENT_HOST_SECRETS_KEY:"), "{alone:?}");
+    let both = [("AGENT_HOST_SECRETS_KEY", "cd02".repeat(16)), ("AGENT_HOST_SECRETS_KEY_PREVIOUS", key)];
+    let config = load(&both.each_ref().map(|(name, value)| (*name, value.as_str()))).unwrap();
+    assert!(config.secrets_keys.current.is_some() && config.secrets_keys.previous.is_some());
+    assert!(!format!("{config:?}").contains("ab01ab01"), "{config:?}");
     let forgotten = problems(&[("AGENT_HOST_RECORD_RETENTION", "8d")]);
     assert!(forgotten.len() == 1 && forgotten[0].contains("inbox_retention = 7d"), "{forgotten:?}");
     assert!(load(&[("AGENT_HOST_RECORD_RETENTION", "8d"), ("AGENT_HOST_INBOX_RETENTION", "8d")]).is_ok());

@@ -159,14 +159,8 @@ impl Deployer {
     /// What the manifest asks for and this host cannot give.
     async fn check_grants(&self, manifest: &Manifest) -> Result<(), DeployError> {
         let missing = self.capabilities.missing_secrets(manifest).await;
-        let missing = missing.map_err(|error| DeployError::Grant(error.to_string()))?;
-        let mut problems: Vec<String> = missing
-            .into_iter()
-            .map(|secret| {
-                let variable = variable(&manifest.agent.name, &secret);
-                format!("secret {secret:?} is not set: start the host with {variable} in its environment")
-            })
-            .collect();
+        let missing = missing.map_err(DeployError::Secrets)?;
+        let mut problems: Vec<String> = missing.iter().map(|secret| secret.told(&manifest.agent.name)).collect();
         if manifest.pool.max_invocations > 1 {
             problems
                 .push("pool.max_invocations: this version runs every task in a fresh instance; set it to 1".to_owned());

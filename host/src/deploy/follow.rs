@@ -1,5 +1,6 @@
 //! Following the catalog: what other hosts deployed, directed elsewhere, paused or removed.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -30,13 +31,19 @@ pub(super) struct NotLoaded {
 impl NotLoaded {
     /// It failed, `before` perhaps too.
     fn again(change: u64, error: String, before: Option<&Self>) -> Self {
-        let again_after = before.map_or(LOAD_AGAIN_AFTER, |before| before.again_after * 2).min(LOAD_AGAIN_AFTER_MAX);
+        let again_after = before.map_or(Duration::ZERO, |before| before.again_after * 2);
+        let again_after = again_after.clamp(LOAD_AGAIN_AFTER, LOAD_AGAIN_AFTER_MAX);
         Self { change, error, since: Instant::now(), again_after }
     }
 
     /// As the fleet is told of it.
     pub(super) fn following(&self) -> Following {
         Following { change: self.change, error: Some(self.error.clone()) }
+    }
+
+    /// Something that it may have lacked has changed.
+    fn try_at_once(&mut self) {
+        self.again_after = Duration::ZERO;
     }
 
     fn is_to_be_tried(&self, change: u64) -> bool {
@@ -64,11 +71,29 @@ impl Deployer {
                 _ = ticks.tick() => (is_listening, is_to_look) = (true, true),
                 () = tokio::time::sleep_until(not_before), if is_to_look => {
                     is_to_look = false;
+                    self.follow_secrets().await;
                     if let Err(error) = self.follow_catalog().await {
                         tracing::warn!(error = &error as &dyn std::error::Error, "the catalog of agents cannot be read");
                     }
                     not_before = tokio::time::Instant::now() + PAUSE;
                 }
+            }
+        }
+    }
+
+    /// Looks at the secrets that operators set, so that the next tasks get them. Where some changed, agents that could not be
+    /// loaded are tried at once: they may have lacked one.
+    async fn follow_secrets(&self) {
+        match self.capabilities.backends().secrets.look().await {
+            Ok(changes) if self.deployed.secret_changes.swap(changes, Ordering::Relaxed) != changes => {
+                self.deployed.not_loaded().values_mut().for_each(NotLoaded::try_at_once);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the secrets cannot be read; tasks get those that were"
+                );
             }
         }
     }

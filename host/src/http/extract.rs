@@ -46,6 +46,21 @@ impl<S: Send + Sync> FromRequestParts<S> for DeadLetterPath {
     }
 }
 
+/// `{agent}` and `{name}` of the path. A malformed name of an agent is an unknown one: `404`. That of a secret is the handler's
+/// to judge.
+pub(crate) struct SecretPath(pub(crate) AgentName, pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for SecretPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let segments = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let Path((agent, name)) = segments.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+        let agent = AgentName::parse(&agent).map_err(|_| Problem::unknown_agent(&agent))?;
+        Ok(Self(agent, name))
+    }
+}
+
 async fn segment<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, Problem> {
     match Path::<String>::from_request_parts(parts, state).await {
         Ok(Path(text)) => Ok(text),

@@ -14,6 +14,7 @@ use crate::catalog::{CatalogError, ChangeRefused};
 use crate::dead_letters::DeadLettersError;
 use crate::delivery::PublishError;
 use crate::records::RecordsError;
+use crate::secrets::SecretsError;
 use crate::task::{AgentName, Failure, TaskId};
 
 /// Media type of problem documents.
@@ -32,6 +33,9 @@ pub(crate) enum Kind {
     UnknownAgent,
     UnknownTask,
     UnknownDeadLetter,
+    UnknownSecret,
+    NoSecretsKey,
+    TooManySecrets,
     Unsendable,
     NoOutput,
     TaskEnded,
@@ -62,6 +66,9 @@ impl Kind {
             Self::UnknownAgent => ("unknown-agent", "No such agent", StatusCode::NOT_FOUND),
             Self::UnknownTask => ("unknown-task", "No such task", StatusCode::NOT_FOUND),
             Self::UnknownDeadLetter => ("unknown-dead-letter", "No such dead letter", StatusCode::NOT_FOUND),
+            Self::UnknownSecret => ("unknown-secret", "No such secret", StatusCode::NOT_FOUND),
+            Self::NoSecretsKey => ("no-secrets-key", "The host stores no secrets", StatusCode::CONFLICT),
+            Self::TooManySecrets => ("too-many-secrets", "The agent has too many secrets", StatusCode::CONFLICT),
             Self::Unsendable => ("unsendable", "The task cannot be sent again", StatusCode::UNPROCESSABLE_ENTITY),
             Self::TaskEnded => ("task-ended", "The task has ended", StatusCode::CONFLICT),
             Self::NoOutput => ("no-output", "The task has no output", StatusCode::NOT_FOUND),
@@ -157,6 +164,14 @@ impl Problem {
                 shortened(id)
             ),
         )
+    }
+
+    pub(crate) fn unknown_secret(agent: &str, name: &str) -> Self {
+        let detail = format!(
+            "no secret {:?} of agent {agent} is stored; one that a variable sets goes with that variable",
+            shortened(name)
+        );
+        Self::new(Kind::UnknownSecret, detail)
     }
 
     pub(crate) fn too_large(what: &str, bytes_max: u64) -> Self {
@@ -297,6 +312,21 @@ impl From<DeployError> for Problem {
                 Self::new(Kind::Unavailable, format!("{detail}; deploy again soon, or to another host"))
             }
             DeployError::Catalog(source) => source.into(),
+            DeployError::Secrets(source) => source.into(),
+        }
+    }
+}
+
+impl From<SecretsError> for Problem {
+    fn from(error: SecretsError) -> Self {
+        let detail = error.to_string();
+        match error {
+            SecretsError::NoKey => Self::new(Kind::NoSecretsKey, detail),
+            SecretsError::TooMany(_) => Self::new(Kind::TooManySecrets, detail),
+            SecretsError::Away { .. } | SecretsError::Unreadable(_) => {
+                log("the secrets failed", &error);
+                Self::new(Kind::Unavailable, format!("{detail}; send the request again soon"))
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ mod documented;
 mod follow;
 mod intake;
 mod lifecycle;
+mod secrets;
 mod submit;
 
 use axum::Router;

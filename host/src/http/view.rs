@@ -3,10 +3,12 @@
 mod agent;
 mod dead_letter;
 mod log;
+mod secret;
 
 pub(crate) use agent::{AgentView, DeployedOrPlanView, DeployedView, EventView, PlanView};
 pub(crate) use dead_letter::{DeadLetterView, DroppedView, OpenedView, RedriveView, RedrivenView};
 pub(crate) use log::RunLogView;
+pub(crate) use secret::{SecretSetView, SecretView};
 
 use std::collections::BTreeMap;
 

@@ -117,7 +117,7 @@ fn grants(manifest: &Manifest, check: &mut dyn FnMut(bool, &dyn Fn() -> String))
 }
 
 /// Names that become part of keys and environment variables.
-fn is_label(name: &str) -> bool {
+pub(crate) fn is_label(name: &str) -> bool {
     !name.is_empty() && name.len() <= 63 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 

@@ -91,7 +91,17 @@ impl HostBuilder {
     }
 
     /// Starts it and waits until it is ready.
-    pub(crate) async fn start(mut self) -> Host {
+    pub(crate) async fn start(self) -> Host {
+        let host = self.listening().await;
+        wait_until("the host is ready", async || {
+            host.get("/readyz").await.ok().filter(|answer| answer.status() == 200)
+        })
+        .await;
+        host
+    }
+
+    /// Starts it and waits until it answers, ready or not.
+    pub(crate) async fn listening(mut self) -> Host {
         let mut child = self.command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (sender, mut log) = mpsc::unbounded_channel();
@@ -116,12 +126,7 @@ impl HostBuilder {
         })
         .await
         .expect("the host says where it listens");
-        let host = Host { child, url, client: reqwest::Client::new(), log, seen, _data: self.data };
-        wait_until("the host is ready", async || {
-            host.get("/readyz").await.ok().filter(|answer| answer.status() == 200)
-        })
-        .await;
-        host
+        Host { child, url, client: reqwest::Client::new(), log, seen, _data: self.data }
     }
 }
 

@@ -44,6 +44,7 @@ mod replies;
 mod samples;
 mod scripts;
 mod secrets;
+mod set_secrets;
 mod shapes;
 mod silence;
 mod sim;

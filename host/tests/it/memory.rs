@@ -120,29 +120,43 @@ async fn a_thousand_tasks_of_a_small_agent_run_at_once() {
 
 /// Publishes large bodies and gives their ids; with as many partition keys, where there are to be some.
 async fn publish_large(fleet: &Fleet, agent: &str, bodies: usize, keys: usize) -> Vec<String> {
+    let keys: Vec<String> = (0..keys).map(|key| format!("key {key}")).collect();
+    let tasks: Vec<Large> = (0..bodies)
+        .map(|number| Large {
+            id: uuid::Uuid::now_v7().to_string(),
+            routing_key: agent.to_owned(),
+            key: (!keys.is_empty()).then(|| keys[number % keys.len()].clone()),
+        })
+        .collect();
+    futures::stream::iter(&tasks).for_each_concurrent(4, |task| publish(fleet, task, 0)).await;
+    tasks.into_iter().map(|task| task.id).collect()
+}
+
+/// A task with a body of nearly 8 MiB.
+struct Large {
+    id: String,
+    routing_key: String,
+    key: Option<String>,
+}
+
+/// Publishes one that takes so long to run.
+async fn publish(fleet: &Fleet, task: &Large, ms: u64) {
     let connection = Connection::connect(fleet.broker.url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-    let body = json!({ "do": "swallow", "text": "x".repeat(8 * usize::try_from(MIB).unwrap() - 100) }).to_string();
-    let ids: Vec<String> = (0..bodies).map(|_| uuid::Uuid::now_v7().to_string()).collect();
-    let publish = |(number, id): (usize, String)| {
-        let (channel, body) = (channel.clone(), body.as_bytes());
-        async move {
-            let mut properties = BasicProperties::default().with_message_id(id.into()).with_delivery_mode(2);
-            if keys > 0 {
-                let mut headers = FieldTable::default();
-                let key = format!("key {}", number % keys);
-                headers.insert("x-partition-key".into(), AMQPValue::LongString(key.into()));
-                properties = properties.with_headers(headers);
-            }
-            let (exchange, options) = ("agents".into(), BasicPublishOptions::default());
-            let confirm = channel.basic_publish(exchange, agent.into(), options, body, properties).await.unwrap();
-            assert!(confirm.await.unwrap().is_ack());
-        }
-    };
-    futures::stream::iter(ids.clone().into_iter().enumerate()).for_each_concurrent(4, publish).await;
+    let text = "x".repeat(8 * usize::try_from(MIB).unwrap() - 100);
+    let body = json!({ "do": "swallow", "text": text, "ms": ms }).to_string();
+    let mut properties = BasicProperties::default().with_message_id(task.id.as_str().into()).with_delivery_mode(2);
+    if let Some(key) = &task.key {
+        let mut headers = FieldTable::default();
+        headers.insert("x-partition-key".into(), AMQPValue::LongString(key.as_str().into()));
+        properties = properties.with_headers(headers);
+    }
+    let (routing_key, options) = (task.routing_key.as_str().into(), BasicPublishOptions::default());
+    let confirm =
+        channel.basic_publish("agents".into(), routing_key, options, body.as_bytes(), properties).await.unwrap();
+    assert!(confirm.await.unwrap().is_ack());
     connection.close(200, "published".into()).await.unwrap();
-    ids
 }
 
 async fn all_are_taken_in(host: &Host, ids: &[String]) {
@@ -186,6 +200,49 @@ async fn partitions_of_large_bodies_are_taken_in_as_memory_allows() {
     let host = fleet.host().start().await;
     all_are_taken_in(&host, &ids).await;
     peak(&host, "partitions that were full at the start");
+    drop(host);
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_in_partitions_of_several_agents_wait_at_the_broker_in_their_order() {
+    let fleet = Fleet::start().await;
+    let host = fleet.host().start().await;
+    let agents = ["first", "second", "third"].map(unique);
+    for agent in &agents {
+        deploy(&host, agent, "memory = \"64MiB\"\ntimeout = \"60s\"\ncpu = \"60s\"\nconcurrency = 2").await;
+        // By the agent's queue: this makes the partitions.
+        let ids = publish_large(&fleet, agent, 1, 1).await;
+        all_are_taken_in(&host, &ids).await;
+    }
+    // Into partitions that are consumed, faster than they are run: 32 of each agent would come at once, 800 MB.
+    let line = |agent: &str, partition: usize| -> Vec<Large> {
+        let task = |_| Large {
+            id: uuid::Uuid::now_v7().to_string(),
+            routing_key: format!("{agent}.partition.{partition:x}"),
+            key: Some(format!("line {partition}")),
+        };
+        (0..3).map(task).collect()
+    };
+    let lines: Vec<Vec<Large>> =
+        (0..16).flat_map(|partition| agents.each_ref().map(|agent| line(agent, partition))).collect();
+    let publish_line = async |line: &Vec<Large>| {
+        for task in line {
+            publish(&fleet, task, 30).await;
+        }
+    };
+    futures::stream::iter(&lines).for_each_concurrent(6, publish_line).await;
+    for line in &lines {
+        let ids: Vec<String> = line.iter().map(|task| task.id.clone()).collect();
+        all_are_taken_in(&host, &ids).await;
+        let mut before = 0;
+        for id in &ids {
+            let task = host.task(id).await;
+            assert!(task["started_at"].as_u64().unwrap() >= before, "the one before ended at {before}: {task}");
+            before = task["finished_at"].as_u64().unwrap();
+        }
+    }
+    peak(&host, "144 bodies of 8 MiB in the partitions of three agents");
     drop(host);
     fleet.end().await;
 }

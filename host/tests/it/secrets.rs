@@ -21,10 +21,15 @@ impl Canaries {
         let url: url::Url = database_url.parse().unwrap();
         let password = url.password().expect("the tests' PostgreSQL asks for a password").to_owned();
         assert!(password.len() >= 8, "a password that occurs by chance shows nothing");
-        let mut planted: Vec<_> = ["agent-secret", "admin-token", "read-token", "submit-token", "broker-password"]
-            .map(|what| (what, random(what)))
-            .into();
+        let mut planted: Vec<_> =
+            ["agent-secret", "stored-secret", "admin-token", "read-token", "submit-token", "broker-password"]
+                .map(|what| (what, random(what)))
+                .into();
         planted.push(("database-password", password));
+        for what in ["secrets-key", "previous-secrets-key"] {
+            let halves = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(|half| half.simple().to_string());
+            planted.push((what, halves.concat()));
+        }
         Self(planted)
     }
 
@@ -52,6 +57,8 @@ fn environment(fleet: &Fleet, canaries: &Canaries) -> Vec<(&'static str, String)
         ("AGENT_HOST_ADMIN_TOKEN", canaries.get("admin-token").to_owned()),
         ("AGENT_HOST_READ_TOKEN", canaries.get("read-token").to_owned()),
         ("AGENT_HOST_SUBMIT_TOKEN", canaries.get("submit-token").to_owned()),
+        ("AGENT_HOST_SECRETS_KEY", canaries.get("secrets-key").to_owned()),
+        ("AGENT_HOST_SECRETS_KEY_PREVIOUS", canaries.get("previous-secrets-key").to_owned()),
         (SECRET_VARIABLE, canaries.get("agent-secret").to_owned()),
     ]
 }
@@ -60,6 +67,31 @@ fn environment(fleet: &Fleet, canaries: &Canaries) -> Vec<(&'static str, String)
 async fn said(answer: reqwest::Response) -> String {
     let headers = format!("{} {:?}", answer.status(), answer.headers());
     format!("{headers}\n{}", answer.text().await.unwrap())
+}
+
+/// Stores the guests' secret, tries what is refused with it, and gives all that was answered.
+async fn store_secret(host: &Host, value: &str) -> String {
+    let put = async |name: &str, body: Vec<u8>| {
+        let url = host.url(&format!("/v1/agents/{NAME}/secrets/{name}"));
+        let answer = host.client().put(url).body(body).send().await.unwrap();
+        (answer.status(), said(answer).await)
+    };
+    let mut answered = String::new();
+    let cut = [value.as_bytes(), b"\xff"].concat();
+    for (name, body, expected) in [
+        ("api-key", value.as_bytes().to_vec(), StatusCode::OK),
+        ("api-key", value.repeat(10_000).into_bytes(), StatusCode::PAYLOAD_TOO_LARGE),
+        ("api-key", cut, StatusCode::BAD_REQUEST),
+        ("no%20name", value.as_bytes().to_vec(), StatusCode::BAD_REQUEST),
+    ] {
+        let (status, text) = put(name, body).await;
+        assert_eq!(status, expected, "{text}");
+        answered.push_str(&text);
+    }
+    for path in [format!("/v1/agents/{NAME}/secrets"), "/v1/events".to_owned()] {
+        answered.push_str(&said(host.get(&path).await.unwrap()).await);
+    }
+    answered
 }
 
 /// Has the guests tell their secret, asks for everything there is, and gives all that was answered.
@@ -113,10 +145,15 @@ async fn no_secret_is_in_anything_that_a_host_writes() {
     let environment = environment(&fleet, &canaries);
     for format in ["text", "json"] {
         let mut host = fleet.host().env("AGENT_HOST_LOG", format).env("RUST_LOG", LOG_EVERYTHING);
-        for (name, value) in &environment {
+        // Once by a variable, and once stored.
+        let is_stored = format == "json";
+        for (name, value) in environment.iter().filter(|(name, _)| !is_stored || *name != SECRET_VARIABLE) {
             host = host.env(name, value);
         }
         let mut host = host.start().await.with_token(canaries.get("admin-token"));
+        if is_stored {
+            canaries.assert_absent("an answer", &store_secret(&host, canaries.get("stored-secret")).await);
+        }
         canaries.assert_absent("an answer", &everything_answered(&host).await);
         let wrong = reqwest::Client::new().get(host.url("/v1/agents")).bearer_auth("a guess").send().await.unwrap();
         assert_eq!(wrong.status(), StatusCode::UNAUTHORIZED);

@@ -2,7 +2,7 @@
 
 use wasmtime::component::Resource;
 
-use super::{Secret, variable};
+use super::{Secret, how_to_set};
 use crate::capability::{View, denied, quoted};
 use crate::wit::capabilities::agent::runtime::secrets::{Error, Host, HostSecret};
 
@@ -20,8 +20,8 @@ impl Host for View<'_> {
         match self.session.secrets().get(&agent, &name).await {
             Ok(Some(secret)) => Ok(Ok(self.table.push(secret)?)),
             Ok(None) => {
-                let variable = variable(&agent, &name);
-                Ok(Err(Error::NotSet(format!("no value is set for {name:?}: the operator sets it by {variable}"))))
+                let how = how_to_set(&agent, &name);
+                Ok(Err(Error::NotSet(format!("no value is set for {name:?}: {how}"))))
             }
             Err(error) => {
                 self.session.note_failed("secrets", &error);

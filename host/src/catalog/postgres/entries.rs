@@ -104,12 +104,17 @@ async fn write(connection: &mut PgConnection, entry: &AgentEntry) -> Result<(), 
         .bind(entry.agent.as_str())
         .execute(&mut *connection)
         .await?;
-    // Not by pg_notify(), which is taken from PUBLIC. It arrives with the commit.
+    tell(connection).await
+}
+
+/// Tells every host that something changed. It arrives with the commit.
+pub(crate) async fn tell(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // Not by pg_notify(), which is taken from PUBLIC.
     sqlx::query(NOTIFY).execute(&mut *connection).await.map(drop)
 }
 
 /// Adds to the log, and forgets what is past its time.
-pub(super) async fn log(connection: &mut PgConnection, event: &NewEvent) -> Result<(), sqlx::Error> {
+pub(crate) async fn log(connection: &mut PgConnection, event: &NewEvent) -> Result<(), sqlx::Error> {
     let now = unix_ms_now();
     sqlx::query("INSERT INTO events (at_ms, actor, host, action, agent, detail) VALUES ($1, $2, $3, $4, $5, $6)")
         .bind(signed(now))

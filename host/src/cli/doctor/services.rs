@@ -13,7 +13,7 @@ use crate::embedded;
 use crate::task::{AgentName, unix_ms_now};
 
 /// How long a service may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is said about a service that cannot be used.
 struct Service {

@@ -2,7 +2,7 @@ use super::*;
 use crate::http::Config;
 
 /// The routes that there are, as the contract names them.
-const ROUTES: [(&str, &str); 29] = [
+const ROUTES: [(&str, &str); 32] = [
     ("get", "/"),
     ("get", "/healthz"),
     ("get", "/metrics"),
@@ -15,6 +15,9 @@ const ROUTES: [(&str, &str); 29] = [
     ("post", "/v1/agents/{agent}/resume"),
     ("post", "/v1/agents/{agent}/revisions"),
     ("post", "/v1/agents/{agent}/rollback"),
+    ("get", "/v1/agents/{agent}/secrets"),
+    ("delete", "/v1/agents/{agent}/secrets/{name}"),
+    ("put", "/v1/agents/{agent}/secrets/{name}"),
     ("post", "/v1/agents/{agent}/tasks"),
     ("post", "/v1/agents/{agent}/tasks:batch"),
     ("put", "/v1/agents/{agent}/traffic"),
@@ -51,7 +54,7 @@ async fn every_route_is_documented_and_everything_documented_is_a_route() {
     assert_eq!(documented, ROUTES);
     // A stream without an end is asked for in tests of its own.
     for (method, path) in ROUTES.into_iter().filter(|(_, path)| *path != "/v1/live") {
-        let path = path.replace("{agent}", "echo").replace("{id}", "unknown");
+        let path = path.replace("{agent}", "echo").replace("{id}", "unknown").replace("{name}", "key");
         let answer = send(&router, request(method.to_uppercase().parse().unwrap(), &path, &[], "")).await;
         let kind = answer.status.is_client_error().then(|| answer.json()["type"].as_str().unwrap().to_owned());
         let routed = !kind.is_some_and(|kind| kind.ends_with("unknown-route") || kind.ends_with("method-not-allowed"));

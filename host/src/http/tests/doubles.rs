@@ -2,6 +2,7 @@
 
 mod agents;
 mod dead_letters;
+mod secrets;
 
 pub(crate) use agents::agent_info;
 
@@ -45,6 +46,7 @@ pub(crate) struct State {
     pub(crate) change_result: Option<ChangeError>,
     /// The oldest first.
     pub(crate) events: Vec<NewEvent>,
+    pub(crate) secrets: secrets::Secrets,
     /// What runs said.
     pub(crate) logs: Vec<TaskLog>,
     /// The dead letters, in any order.
@@ -111,6 +113,7 @@ impl Doubles {
             changes: Vec::new(),
             change_result: None,
             events: Vec::new(),
+            secrets: secrets::Secrets::default(),
             logs: Vec::new(),
             letters: Vec::new(),
             redriven: Vec::new(),
@@ -137,6 +140,7 @@ impl Doubles {
                 records: Arc::new(self.clone()),
                 agents: Arc::new(self.clone()),
                 dead_letters: Arc::new(self.clone()),
+                secrets: Arc::new(self.clone()),
                 events: Arc::new(self.clone()),
                 host: "here:8080".into(),
                 live: self.live.subscribe(),

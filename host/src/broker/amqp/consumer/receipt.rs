@@ -12,7 +12,7 @@ pub(super) enum Settled {
     Acknowledged(u64),
     HandedBack(u64),
     /// Nobody settles it: it goes back with the channel.
-    Left,
+    Left(u64),
 }
 
 /// The permit for a delivery of one session.
@@ -51,7 +51,7 @@ impl Settle for SessionReceipt {
 impl Drop for SessionReceipt {
     fn drop(&mut self) {
         if !self.spent {
-            self.tell(Settled::Left);
+            self.tell(Settled::Left(self.tag));
         }
     }
 }

@@ -16,8 +16,9 @@ use crate::broker::amqp::traffic::Traffic;
 /// Longest wait for deliveries on their way when a consumer is cancelled.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What comes over the channel: deliveries, and the end of one of its consumers; with the generation of the consumer.
-type Arrivals = SelectAll<Box<dyn Stream<Item = (u64, Arrival)> + Send + Sync + Unpin>>;
+/// What comes over the channel: deliveries, and the end of one of its consumers; with the generation of the consumer, and
+/// its queue.
+type Arrivals = SelectAll<Box<dyn Stream<Item = (u64, Arc<str>, Arrival)> + Send + Sync + Unpin>>;
 type Arrival = Option<lapin::Result<Delivery>>;
 
 /// Consumers in the place of those before, or none.
@@ -104,24 +105,25 @@ impl Consumers {
             self.tags.extend(consumers.iter().map(Consumer::tag));
         }
         for consumer in consumers {
+            let queue: Arc<str> = Arc::from(consumer.queue().as_str());
             let arrivals = consumer.map(Some).chain(stream::iter([None]));
-            self.arrivals.push(Box::new(arrivals.map(move |arrival| (generation, arrival))));
+            self.arrivals.push(Box::new(arrivals.map(move |arrival| (generation, Arc::clone(&queue), arrival))));
         }
     }
 
-    /// The next delivery, or nothing where the broker has cancelled a consumer. Changes are seen through meanwhile. Giving
-    /// up loses nothing.
-    pub(super) async fn next(&mut self) -> lapin::Result<Option<Delivery>> {
+    /// The next delivery and the queue that it is from, or nothing where the broker has cancelled a consumer. Changes are
+    /// seen through meanwhile. Giving up loses nothing.
+    pub(super) async fn next(&mut self) -> lapin::Result<Option<(Arc<str>, Delivery)>> {
         loop {
             // Without a consumer nothing comes, and that is not an end.
             let nothing_comes = self.arrivals.is_empty();
             tokio::select! {
                 biased;
                 made = changed(&mut self.change) => self.listen_to(made?),
-                Some((generation, arrival)) = self.arrivals.next(), if !nothing_comes => match arrival {
+                Some((generation, queue, arrival)) = self.arrivals.next(), if !nothing_comes => match arrival {
                     Some(delivery) => {
                         self.asking.traffic.came();
-                        return delivery.map(Some);
+                        return delivery.map(|delivery| Some((queue, delivery)));
                     }
                     // One that was replaced.
                     None if generation < self.generation => {}
@@ -142,7 +144,7 @@ impl Consumers {
 
     /// The next delivery that came before the consumers were cancelled.
     pub(super) async fn rest(&mut self) -> lapin::Result<Option<Delivery>> {
-        while let Ok(Some((_, arrival))) = tokio::time::timeout(CANCEL_TIMEOUT, self.arrivals.next()).await {
+        while let Ok(Some((_, _, arrival))) = tokio::time::timeout(CANCEL_TIMEOUT, self.arrivals.next()).await {
             if let Some(delivery) = arrival {
                 return delivery.map(Some);
             }

@@ -2,10 +2,12 @@
 //!
 //! Receipts belong to the session: they report to a queue that dies with it, so a receipt of a lost channel does nothing.
 
+mod parked;
 mod room;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::Channel;
@@ -14,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::parked::Parked;
 use self::room::Coming;
 use super::Source;
 use super::hand::InHand;
@@ -61,6 +64,7 @@ struct Session {
     memory: MemoryLedger,
     prefetch: Prefetch,
     coming: Coming,
+    parked: Parked,
     /// Read from the channel as they come, so that their size is known, and not handed over yet.
     held: VecDeque<Held>,
     settled_sender: mpsc::UnboundedSender<Settled>,
@@ -116,6 +120,7 @@ impl Session {
             memory: memory.clone(),
             prefetch,
             coming: Coming::new(queues),
+            parked: Parked::default(),
             held: VecDeque::new(),
             settled_sender,
             settled,
@@ -155,18 +160,18 @@ impl Session {
                     self.flush(false).await?;
                     arm(self.marks.untold() > 0, &mut flush_set, flush.as_mut());
                 }
-                _ = resume.tick(), if self.waits_for_room() && !stopping => self.look_for_room(source),
+                _ = resume.tick(), if self.waits_for_room() && !stopping => self.look_for_room(source).await?,
                 next = next(&mut self.consumers, source.deliveries.as_ref(), !self.held.is_empty()), if !stopping => {
                     match next? {
                         Next::Place(permit) => self.hand_over(source, permit),
-                        Next::Delivery(delivery) => {
-                            self.arrive(*delivery, source).await?;
+                        Next::Delivery(queue, delivery) => {
+                            self.arrive(&queue, *delivery, source).await?;
                             let place = source.deliveries.as_ref().and_then(|deliveries| deliveries.try_reserve().ok());
                             place.into_iter().for_each(|permit| self.hand_over(source, permit));
                         }
                         Next::NobodyTakesThem => source.stop.cancel(),
                         Next::Cancelled => {
-                            self.flush(true).await?;
+                            self.tell_everything().await?;
                             let reason = "the broker cancelled it: its queue was deleted or has moved";
                             return Ok(End::Lost(reason.to_owned()));
                         }
@@ -178,72 +183,10 @@ impl Session {
                 self.stop_intake(source).await?;
             }
             if stopping && self.outstanding == 0 {
-                self.flush(true).await?;
+                self.tell_everything().await?;
                 return Ok(End::Stopped);
             }
         }
-    }
-
-    fn in_hand(&self) -> u64 {
-        self.outstanding.saturating_add(self.held.len() as u64)
-    }
-
-    /// Bytes of bodies that one consumer's prefetch is to fill.
-    fn room_share(&self) -> u64 {
-        self.memory.bodies_bytes_max() / ROOM_SHARE
-    }
-
-    /// Takes a delivery in, and sees to it that no more come than memory holds.
-    async fn arrive<T, F: Fn(Delivery, &str) -> Option<T>>(
-        &mut self,
-        delivery: lapin::message::Delivery,
-        source: &Source<T, F>,
-    ) -> lapin::Result<()> {
-        let bytes = delivery.data.len() as u64;
-        if source.order.is_some() {
-            self.coming.saw();
-        } else {
-            let in_hand = self.in_hand();
-            self.prefetch.saw(bytes);
-            if !source.hand.is_empty() && self.memory.room_for_bodies() <= 0 {
-                if self.consumers.is_paused() {
-                    // It was on its way when the consumer was cancelled.
-                    self.marks.handed_back(delivery.delivery_tag);
-                    return hand_back(&self.channel, delivery.delivery_tag).await;
-                }
-                self.pause(&source.name);
-            } else if !self.consumers.is_changing()
-                && !self.consumers.is_paused()
-                && let Some(next) = self.prefetch.change(self.room_share(), in_hand)
-            {
-                tracing::debug!(
-                    consumer = source.name,
-                    prefetch = next,
-                    "changing a prefetch after the bodies that come"
-                );
-                self.consume_anew(source, next);
-            }
-        }
-        let (body, in_hand) = (self.memory.charge_body(bytes), source.hand.take());
-        self.held.push_back(Held { delivery, body, in_hand });
-        Ok(())
-    }
-
-    /// Stops consuming until there is room.
-    fn pause(&mut self, name: &str) {
-        tracing::info!(consumer = name, "bodies take all the memory that they may; consuming no more for now");
-        self.choose_acknowledging();
-        self.consumers.pause();
-    }
-
-    fn consume_anew<T, F: Fn(Delivery, &str) -> Option<T>>(&mut self, source: &Source<T, F>, prefetch: u16) {
-        self.choose_acknowledging();
-        self.consumers.replace(source.queues.clone(), prefetch);
-    }
-
-    /// With few at a time, one long task would hold the acknowledgements of all others up.
-    fn choose_acknowledging(&mut self) {
-        self.each_at_once = usize::from(self.prefetch.current()) < FLUSH_COUNT;
     }
 
     /// Hands the oldest over that waits.
@@ -270,13 +213,15 @@ impl Session {
         for settled in batch.drain(..) {
             self.outstanding = self.outstanding.saturating_sub(1);
             match settled {
-                Settled::Acknowledged(tag) => self.marks.finished(tag),
+                Settled::Acknowledged(tag) if self.parked.finished(tag) => self.marks.finished(tag),
+                Settled::Acknowledged(_) => {}
                 Settled::HandedBack(tag) => {
+                    self.parked.gone(tag);
                     self.marks.handed_back(tag);
                     hand_back(&self.channel, tag).await?;
                 }
                 // Not marked: no acknowledgement may stand for it.
-                Settled::Left => {}
+                Settled::Left(tag) => self.parked.gone(tag),
             }
         }
         Ok(())
@@ -305,6 +250,12 @@ impl Session {
         Ok(())
     }
 
+    /// Tells the broker of all that is finished, before the channel ends.
+    async fn tell_everything(&mut self) -> lapin::Result<()> {
+        self.parked.end().into_iter().for_each(|tag| self.marks.finished(tag));
+        self.flush(true).await
+    }
+
     /// Takes nothing more.
     async fn stop_intake<T, F: Fn(Delivery, &str) -> Option<T>>(&mut self, source: &Source<T, F>) -> lapin::Result<()> {
         match &source.order {
@@ -312,6 +263,7 @@ impl Session {
             // get the next of a key whose task still runs here. The prefetch bounds what comes meanwhile.
             Some(order) => {
                 order.close();
+                self.parked.close();
                 Ok(())
             }
             None => self.cancel().await,
@@ -346,7 +298,7 @@ impl Session {
             batch.push(settled);
         }
         self.take_settled(batch).await?;
-        self.flush(true).await?;
+        self.tell_everything().await?;
         Ok(End::Stopped)
     }
 
@@ -369,7 +321,8 @@ fn arm(wanted: bool, set: &mut bool, timer: Pin<&mut Sleep>) {
 enum Next<'a, T> {
     /// For one of those that wait.
     Place(mpsc::Permit<'a, T>),
-    Delivery(Box<lapin::message::Delivery>),
+    /// With the queue that it is from.
+    Delivery(Arc<str>, Box<lapin::message::Delivery>),
     NobodyTakesThem,
     /// The broker has ended a consumer.
     Cancelled,
@@ -385,7 +338,10 @@ async fn next<'a, T>(
     Ok(tokio::select! {
         biased;
         place = deliveries.reserve(), if one_waits => place.map_or(Next::NobodyTakesThem, Next::Place),
-        delivery = consumers.next() => delivery?.map_or(Next::Cancelled, |delivery| Next::Delivery(Box::new(delivery))),
+        delivery = consumers.next() => match delivery? {
+            Some((queue, delivery)) => Next::Delivery(queue, Box::new(delivery)),
+            None => Next::Cancelled,
+        },
         () = deliveries.closed() => Next::NobodyTakesThem,
     })
 }
