@@ -52,7 +52,7 @@ pub struct Target {
 }
 
 /// The value of a variable; nothing where it is not set or empty.
-pub type Get<'a> = &'a dyn Fn(&str) -> Option<String>;
+type Get<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl OtlpSettings {
     /// Reads the variables. `endpoint` is the base of the collector's addresses, if one is set.
