@@ -21,7 +21,8 @@ use prost::Message;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::common::{HostBuilder, service, wait_until};
+use super::common::{HostBuilder, wait_until};
+use super::fleet::Fleet;
 use super::operate::{echo, manifest};
 use super::scripts::{CACHE, KEY_VALUE, SQL, deploy, metric, script, sql, unique};
 
@@ -149,9 +150,9 @@ async fn server() -> (u16, tokio::sync::oneshot::Receiver<String>) {
     (port, told)
 }
 
-fn traced(collector: &str) -> HostBuilder {
-    HostBuilder::real()
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector)
+/// A host that sends to a collector. It has no others beside it, which would take its tasks and tell their own collectors.
+fn traced(host: HostBuilder, collector: &str) -> HostBuilder {
+    host.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector)
         .env("OTEL_BSP_SCHEDULE_DELAY", "50")
         .env("OTEL_METRIC_EXPORT_INTERVAL", "200")
 }
@@ -159,7 +160,8 @@ fn traced(collector: &str) -> HostBuilder {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_trace_goes_from_the_client_to_the_follow_up() {
     let (collector, url) = Collector::start().await;
-    let host = traced(&url)
+    let fleet = Fleet::start().await;
+    let host = traced(fleet.host(), &url)
         .env("OTEL_SERVICE_NAME", "orders")
         .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
         .env("OTEL_EXPORTER_OTLP_HEADERS", "x-key=se%20cret")
@@ -235,6 +237,8 @@ async fn one_trace_goes_from_the_client_to_the_follow_up() {
     let whole = format!("{:?}", tree.0);
     assert!(!whole.contains("hunter2") && !whole.contains("INSERT") && !whole.contains("hello"), "{whole}");
 
+    drop(host);
+    fleet.end().await;
     let got = collector.got.lock().unwrap();
     assert!(got.resources.iter().all(|resource| resource["service.name"] == "orders"
         && resource["deployment.environment.name"] == "test"
@@ -245,11 +249,12 @@ async fn one_trace_goes_from_the_client_to_the_follow_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_on_amqp_finds_its_trace_in_the_reply_and_a_retry_stays_in_it() {
     let (collector, url) = Collector::start().await;
-    let mut host = traced(&url).start().await;
+    let fleet = Fleet::start().await;
+    let mut host = traced(fleet.host(), &url).start().await;
     let name = unique("retried");
     let twice = manifest(&name, "fails once").replace("max_attempts = 1", "max_attempts = 3\ninitial = \"10ms\"");
     assert_eq!(host.deploy(&name, &twice, super::operate::fixtures()).await.status(), 201);
-    let connection = Connection::connect(&service("AMQP_URL"), ConnectionProperties::default()).await.unwrap();
+    let connection = Connection::connect(fleet.broker.url(), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     let replies = channel.queue_declare("".into(), options, FieldTable::default()).await.unwrap();
@@ -297,6 +302,8 @@ async fn a_stranger_on_amqp_finds_its_trace_in_the_reply_and_a_retry_stays_in_it
     let (exchange, key) = ("agents".into(), name.as_str().into());
     let properties = BasicProperties::default().with_headers(headers);
     channel.basic_publish(exchange, key, BasicPublishOptions::default(), b"", properties).await.unwrap();
+    let settled = format!("agent_settlements{{agent=\"{name}\",reason=\"malformed\",settlement=\"dead-letter\"}}");
+    wait_until("the malformed message is settled", async || (metric(&host, &settled).await > 0).then_some(())).await;
     wait_until("the malformed message is there", async || {
         let got = collector.got.lock().unwrap();
         got.spans
@@ -307,13 +314,15 @@ async fn a_stranger_on_amqp_finds_its_trace_in_the_reply_and_a_retry_stays_in_it
     .await;
     let log = host.log_to_its_end().await;
     assert!(!log.contains("collector takes") && !log.contains("do not reach"), "{log}");
+    drop((host, channel, connection));
+    fleet.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loop_of_calls_has_some_spans_and_the_log_line_its_trace() {
     const CALLS: usize = 150;
     let (collector, url) = Collector::start().await;
-    let mut host = traced(&url).env("AGENT_HOST_LOG", "json").start().await;
+    let mut host = traced(HostBuilder::bare(), &url).env("AGENT_HOST_LOG", "json").start().await;
     let name = unique("loops");
     deploy(&host, &name, 2, &[CACHE], "").await;
     let mut steps = vec![json!({ "cache": "n" }); CALLS];
@@ -338,7 +347,7 @@ async fn a_loop_of_calls_has_some_spans_and_the_log_line_its_trace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_are_pushed_as_they_are_scraped() {
     let (collector, url) = Collector::start().await;
-    let host = traced(&url).env("OTEL_TRACES_EXPORTER", "none").start().await;
+    let host = traced(HostBuilder::bare(), &url).env("OTEL_TRACES_EXPORTER", "none").start().await;
     let name = unique("pushed");
     assert_eq!(host.deploy(&name, &manifest(&name, "echoes"), echo()).await.status(), 201);
     host.run(&name, "text/plain", "x").await;
@@ -363,7 +372,7 @@ async fn metrics_are_pushed_as_they_are_scraped() {
 async fn a_collector_that_is_away_harms_nobody() {
     // Nobody listens there: the port was somebody's a moment ago.
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let mut host = traced(&format!("http://{free}"))
+    let mut host = traced(HostBuilder::bare(), &format!("http://{free}"))
         .env("OTEL_BSP_MAX_QUEUE_SIZE", "20")
         .env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "10")
         .env("OTEL_EXPORTER_OTLP_TIMEOUT", "1000")
