@@ -64,6 +64,8 @@ struct Inner {
     counts: Counts,
     /// How often each was given, and the label that got it first.
     refusals: BTreeMap<String, (u64, String)>,
+    /// What senders are at, by label.
+    doing: BTreeMap<String, &'static str>,
 }
 
 /// Takes notes from all senders.
@@ -105,6 +107,22 @@ impl Book {
         if let Some(entry) = self.inner().entries.get_mut(label) {
             entry.cancelling = state;
         }
+    }
+
+    /// What a sender is at with a label; nothing when it is done with it.
+    pub(crate) fn doing(&self, label: &str, what: Option<&'static str>) {
+        let doing = &mut self.inner().doing;
+        match what {
+            Some(what) => doing.insert(label.to_owned(), what),
+            None => doing.remove(label),
+        };
+    }
+
+    /// What senders are at: how many, and one of them.
+    pub(crate) fn at(&self) -> String {
+        let doing = &self.inner().doing;
+        let first = doing.first_key_value().map(|(label, what)| format!(", as {what} {label}"));
+        format!("{} senders at work{}", doing.len(), first.unwrap_or_default())
     }
 
     /// An answer came that no sound host gives.

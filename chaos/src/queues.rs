@@ -18,6 +18,9 @@ const DELAY_STEP_MS: u64 = 250;
 const DELAY_MAX_MS: u64 = 6_000;
 /// How long the next message is waited for, of those that the broker says are there.
 const DELIVERY_LIMIT: Duration = Duration::from_secs(30);
+/// How long an answer of the broker's is waited for. Asked for queues that are not there, it closes channel after channel,
+/// and the driver may wait for one of them without end.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How many of them are on their way at once.
 const PREFETCH: u16 = 500;
 
@@ -55,10 +58,15 @@ fn dead() -> String {
     format!("agent.{AGENT}.dead")
 }
 
+async fn answered<T>(asking: impl Future<Output = T>) -> Result<T> {
+    let answer = tokio::time::timeout(ANSWER_LIMIT, asking).await;
+    answer.with_context(|| format!("the broker gave no answer within {} s", ANSWER_LIMIT.as_secs()))
+}
+
 impl Queues {
     /// Connects.
     pub(crate) async fn connect(url: &str) -> Result<Self> {
-        let connection = Connection::connect(url, ConnectionProperties::default()).await;
+        let connection = answered(Connection::connect(url, ConnectionProperties::default())).await?;
         Ok(Self { connection: connection.context("the broker cannot be asked what lies in its queues")? })
     }
 
@@ -67,7 +75,7 @@ impl Queues {
         let delays = (1..=DELAY_MAX_MS / DELAY_STEP_MS).map(|step| format!("agents.delay.{}ms", step * DELAY_STEP_MS));
         let mut left = BTreeMap::new();
         for queue in [format!("agent.{AGENT}"), "agents.expired".to_owned()].into_iter().chain(delays) {
-            match self.ready(&queue).await? {
+            match answered(self.ready(&queue)).await?? {
                 Some(count) if count > 0 => left.insert(queue, count),
                 _ => None,
             };

@@ -150,7 +150,7 @@ impl Run {
         };
         let problem = tokio::select! {
             result = work => result.err().map(|error| format!("the run broke off: {error:#}")),
-            stuck = self.progress.stuck() => Some(stuck),
+            stuck = self.progress.stuck() => Some(format!("{stuck}; {}", self.what_is_left().await)),
             never = self.tell() => match never {},
         };
         self.problems.extend(problem);
@@ -174,6 +174,19 @@ impl Run {
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
+    }
+
+    /// What a stuck run may be waiting for.
+    async fn what_is_left(&self) -> String {
+        let open = self.database.open(&self.book.ids()).await;
+        let open = open.map(|open| format!("{} without an end, as {:?}", open.len(), open.first()));
+        let unsent = self.database.unsent().await;
+        let queues = async { Queues::connect(self.addresses.amqp()).await?.left().await }.await;
+        format!(
+            "{}; tasks: {open:?}; unsent: {unsent:?}; queues: {queues:?}; the last unclear answer: {}",
+            self.book.at(),
+            self.submitter.http.last_unclear(),
+        )
     }
 
     /// Waits until these have ended.

@@ -53,7 +53,12 @@ impl Submitter {
     /// all that can be promised is promised.
     pub(crate) async fn run(&self, progress: &Progress) -> Result<()> {
         let (to_mend, accepted) = mpsc::unbounded();
-        let mending = accepted.for_each_concurrent(MENDED_AT_ONCE, |mending| self.mend(mending));
+        let mending = accepted.for_each_concurrent(MENDED_AT_ONCE, async |mending: Mending| {
+            let label = mending.label.clone();
+            self.book.doing(&label, Some("mending"));
+            self.mend(mending).await;
+            self.book.doing(&label, None);
+        });
         let (sent, ()) = tokio::join!(self.send_all(progress, to_mend), mending);
         sent
     }
@@ -75,14 +80,19 @@ impl Submitter {
     async fn send(&self, step: Step, to_mend: &mpsc::UnboundedSender<Mending>) -> Result<()> {
         let parcel = self.schedule.parcels.get(step.parcel).context("a step should name a parcel")?;
         let labels: Vec<String> = parcel.tasks.iter().map(|task| format!("{}-{}", self.run, task.number)).collect();
+        let first = labels.first().cloned().unwrap_or_default();
         if step.how == How::Altered {
+            self.book.doing(&first, Some("sending an altered"));
             self.send_altered(step.parcel, parcel, &labels).await;
+            self.book.doing(&first, None);
             return Ok(());
         }
+        self.book.doing(&first, Some("sending"));
         let accepted = match parcel.way {
             Way::Amqp => self.send_amqp(parcel, &labels).await,
             Way::Http { host, .. } | Way::Batch { host } => self.send_http(step.parcel, parcel, labels, host).await,
         };
+        self.book.doing(&first, None);
         if step.how == How::First {
             for (task, (label, id)) in parcel.tasks.iter().zip(accepted) {
                 if task.redrives() > 0 {
@@ -90,7 +100,9 @@ impl Submitter {
                     let _ = to_mend.unbounded_send(Mending { label, id });
                 } else if let Some(after_ms) = task.cancel_after_ms {
                     tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                    self.book.doing(&label, Some("cancelling"));
                     self.cancel(&label, &id, parcel.way).await;
+                    self.book.doing(&label, None);
                 }
             }
         }

@@ -3,6 +3,8 @@
 //! Every test makes a database of its own on that server and drops it again, so the role must be allowed to.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+#[path = "store_real/ended_session.rs"]
+mod ended_session;
 #[path = "store_real/ends_in_sql.rs"]
 mod ends_in_sql;
 #[path = "store_real/sealed_secrets.rs"]

@@ -1,5 +1,6 @@
 //! The HTTP API, as a client sees it.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -65,6 +66,8 @@ pub(crate) struct Client {
     inner: reqwest::Client,
     /// `http://address` of each.
     hosts: Vec<String>,
+    /// The last request that nobody answered clearly, and what came instead.
+    unclear: Mutex<String>,
 }
 
 impl Client {
@@ -73,7 +76,7 @@ impl Client {
         // Built without a default provider; one that is installed already serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let inner = reqwest::Client::builder().timeout(ANSWER_LIMIT).no_proxy().build();
-        Ok(Self { inner: inner.context("could not make an HTTP client")?, hosts })
+        Ok(Self { inner: inner.context("could not make an HTTP client")?, hosts, unclear: Mutex::default() })
     }
 
     /// The client itself.
@@ -100,18 +103,45 @@ impl Client {
             request = request.query(&[("max_attempts", attempts)]);
         }
         let content_type = if is_batch { "application/x-ndjson" } else { "application/json" };
-        let sent = request.header("content-type", content_type).body(bodies.join("\n")).send().await;
-        let Ok(response) = sent else { return Answer::Unknown { wait: None } };
-        let (status, wait) = (response.status(), retry_after(&response));
-        // An answer that broke off says nothing.
-        let Ok(text) = response.text().await else { return Answer::Unknown { wait: None } };
+        let request = request.header("content-type", content_type).body(bodies.join("\n"));
+        let Some((status, wait, text)) = self.answer(request).await else { return Answer::Unknown { wait: None } };
         match status {
             StatusCode::ACCEPTED => accepted(&text, is_batch),
-            StatusCode::TOO_MANY_REQUESTS => Answer::Unknown { wait },
             StatusCode::UNPROCESSABLE_ENTITY => Answer::Conflict(text),
-            status if status.is_server_error() => Answer::Unknown { wait },
+            status if is_passing(status) => Answer::Unknown { wait },
             status => Answer::Refused(format!("{status}: {text}")),
         }
+    }
+
+    /// Status, `Retry-After` and text of the answer. An answer that broke off says nothing.
+    async fn answer(&self, request: reqwest::RequestBuilder) -> Option<(StatusCode, Option<Duration>, String)> {
+        let asked = request.try_clone().and_then(|request| request.build().ok());
+        let asked = asked.map(|request| format!("{} {}", request.method(), request.url())).unwrap_or_default();
+        let answer = async {
+            let response = request.send().await?;
+            let (status, wait) = (response.status(), retry_after(&response));
+            Ok::<_, reqwest::Error>((status, wait, response.text().await?))
+        };
+        let unclear = |what: String| {
+            *self.unclear.lock().unwrap_or_else(PoisonError::into_inner) = format!("{asked}: {what}");
+        };
+        match answer.await {
+            Ok((status, wait, text)) => {
+                if is_passing(status) {
+                    unclear(format!("{status} {text}"));
+                }
+                Some((status, wait, text))
+            }
+            Err(error) => {
+                unclear(format!("{error:#}"));
+                None
+            }
+        }
+    }
+
+    /// The last request that nobody answered clearly, and what came instead.
+    pub(crate) fn last_unclear(&self) -> String {
+        self.unclear.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Cancels a task.
@@ -125,15 +155,12 @@ impl Client {
     }
 
     async fn change(&self, request: reqwest::RequestBuilder) -> Change {
-        let Ok(response) = request.send().await else { return Change::Unclear };
-        let status = response.status();
-        let Ok(text) = response.text().await else { return Change::Unclear };
+        let Some((status, _, text)) = self.answer(request).await else { return Change::Unclear };
         match status {
             StatusCode::ACCEPTED => Change::Done,
             StatusCode::CONFLICT => Change::Ended,
             StatusCode::NOT_FOUND => Change::Unknown,
-            StatusCode::TOO_MANY_REQUESTS => Change::Unclear,
-            status if status.is_server_error() => Change::Unclear,
+            status if is_passing(status) => Change::Unclear,
             status => Change::Refused(format!("{status}: {text}")),
         }
     }
@@ -187,6 +214,11 @@ impl Client {
         let http_status = answer.status();
         if http_status.is_success() { Ok(answer.json::<View>().await?.status) } else { Ok(http_status.to_string()) }
     }
+}
+
+/// Whether a sound host may answer another time.
+fn is_passing(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
 }
 
 fn accepted(text: &str, is_batch: bool) -> Answer {

@@ -22,6 +22,8 @@ pub struct PostgresSecretStore {
     pool: PgPool,
     keys: Keyring,
     seen: RwLock<Seen>,
+    /// Held by a look, so that what is seen last was read last.
+    looking: tokio::sync::Mutex<()>,
 }
 
 /// What there was at the last look.
@@ -61,11 +63,13 @@ impl PostgresSecretStore {
     /// Secrets in the database of this catalog, over its connections: its log has their events, and it tells of their changes.
     #[must_use]
     pub fn beside(catalog: &PostgresCatalog, keys: Keyring) -> Self {
-        Self { pool: catalog.pool().clone(), keys, seen: RwLock::default() }
+        let (seen, looking) = (RwLock::default(), tokio::sync::Mutex::default());
+        Self { pool: catalog.pool().clone(), keys, seen, looking }
     }
 
     /// Reads everything anew where something has changed.
     async fn looked(&self) -> Result<u64, SecretsError> {
+        let _alone = self.looking.lock().await;
         let mut connection = self.pool.acquire().await.map_err(read)?;
         // First: what changes between the two is read again at the next look.
         let changes: i64 =
@@ -77,11 +81,8 @@ impl PostgresSecretStore {
         }
         let rows = rows(&mut connection).await.map_err(read)?;
         warn_of_unreadable(&unreadable(&rows, &self.keys));
-        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
-        // Another look may have seen more meanwhile.
-        if seen.changes.is_none_or(|seen| seen < changes) {
-            *seen = Seen { changes: Some(changes), rows };
-        }
+        // Also where the count is lower than before, as after a restore of the database.
+        *self.seen.write().unwrap_or_else(PoisonError::into_inner) = Seen { changes: Some(changes), rows };
         Ok(changes)
     }
 

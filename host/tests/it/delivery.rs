@@ -8,6 +8,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
 use super::common::{Host, HostBuilder, agent_host, agents_dir, service, wait_until};
+use super::fleet::Fleet;
 use futures::StreamExt;
 
 /// A host with the misbehaving agent and the samples.
@@ -143,10 +144,11 @@ async fn a_task_that_is_delivered_many_times_at_once_has_one_effect_in_sql() {
     assert!(rows.iter().all(|(_, rows)| *rows == 1), "{rows:?}");
 }
 
-#[tokio::test]
+/// On a fleet of its own: hosts of other tests would take its tasks, and have instances of their own.
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_task_is_stopped_wherever_it_is() {
-    let host = host().await;
-    let other = HostBuilder::real().start().await;
+    let fleet = Fleet::start().await;
+    let (host, other) = (fleet.host().with_samples().start().await, fleet.host().start().await);
     deploy_misbehaving(&host, "patient", "10m").await;
     let delete = async |host: &Host, id: &str| {
         let answer = host.client().delete(host.url(&format!("/v1/tasks/{id}"))).send().await.unwrap();
@@ -196,6 +198,8 @@ async fn a_cancelled_task_is_stopped_wherever_it_is() {
     assert_eq!(host.task(&id).await["status"], "cancelled");
     assert_eq!(count(&host, &counter).await["value"], 0);
     assert_eq!(delete(&host, &unique("nobody")).await, 404);
+    drop((host, other));
+    fleet.end().await;
 }
 
 #[tokio::test]

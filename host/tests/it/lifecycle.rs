@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::common::{HANG, Host, HostBuilder, agents_dir, wait_until};
+use super::fleet::Fleet;
 
 #[tokio::test]
 async fn a_drain_finishes_what_runs_and_exits_cleanly() {
@@ -142,7 +143,8 @@ async fn another_host_of_the_fleet_follows_a_deploy_and_answers_for_its_tasks() 
     assert_eq!(second.run(&name, "text/plain", "y").await.text().await.unwrap(), "y");
 }
 
-#[tokio::test]
+/// On a fleet of its own: hosts of other tests would take the task.
+#[tokio::test(flavor = "multi_thread")]
 async fn what_outlives_the_grace_period_is_handed_back_without_using_an_attempt() {
     let folder = agents_dir().join("fixtures/manifest");
     let name = format!("sleepy-{}", uuid::Uuid::new_v4().simple());
@@ -151,7 +153,8 @@ async fn what_outlives_the_grace_period_is_handed_back_without_using_an_attempt(
         .replace("name = \"fixtures\"", &format!("name = \"{name}\""))
         .replace("timeout = \"1s\"", "timeout = \"10s\"");
     let module = std::fs::read(folder.join("fixtures.wasm")).expect("cargo xtask agents has built it");
-    let mut host = HostBuilder::real().env("AGENT_HOST_GRACE_PERIOD", "100ms").start().await;
+    let fleet = Fleet::start().await;
+    let mut host = fleet.host().env("AGENT_HOST_GRACE_PERIOD", "100ms").start().await;
     assert_eq!(host.deploy(&name, &manifest, module).await.status(), 201);
     let id = host.submit(&name, "", r#"{"do":"sleep"}"#).await;
     let running = async |host: &Host, since: u64| {
@@ -164,12 +167,15 @@ async fn what_outlives_the_grace_period_is_handed_back_without_using_an_attempt(
     let first = running(&host, 0).await;
     assert!(host.terminate().await.success(), "{}", host.log());
 
-    let next = HostBuilder::real().start().await;
+    let next = fleet.host().start().await;
     let again = running(&next, first["started_at"].as_u64().unwrap()).await;
     assert_eq!(again["attempt"], 1, "{again}");
+    drop(next);
+    fleet.end().await;
 }
 
-#[tokio::test]
+/// On a fleet of its own: hosts of other tests would take the task.
+#[tokio::test(flavor = "multi_thread")]
 async fn a_draining_host_tells_of_its_tasks_and_takes_no_other() {
     let folder = agents_dir().join("fixtures/manifest");
     let name = format!("slow-{}", uuid::Uuid::new_v4().simple());
@@ -178,7 +184,8 @@ async fn a_draining_host_tells_of_its_tasks_and_takes_no_other() {
         .replace("name = \"fixtures\"", &format!("name = \"{name}\""))
         .replace("timeout = \"1s\"", "timeout = \"5s\"");
     let module = std::fs::read(folder.join("fixtures.wasm")).expect("cargo xtask agents has built it");
-    let mut host = HostBuilder::real().start().await;
+    let fleet = Fleet::start().await;
+    let mut host = fleet.host().start().await;
     assert_eq!(host.deploy(&name, &manifest, module).await.status(), 201);
     let id = host.submit(&name, "", r#"{"do":"sleep"}"#).await;
     wait_until("the task runs", async || (host.task(&id).await["status"] == "running").then_some(())).await;
@@ -193,6 +200,7 @@ async fn a_draining_host_tells_of_its_tasks_and_takes_no_other() {
     assert_eq!(host.task(&id).await["status"], "running");
     assert_eq!(host.run(&name, "text/plain", "{}").await.status(), 503);
     assert!(host.ended().await.success(), "{}", host.log());
+    fleet.end().await;
 }
 
 /// A database that takes connections and says nothing holds a start up for as long as it likes.

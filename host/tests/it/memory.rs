@@ -5,7 +5,7 @@
 use futures::StreamExt as _;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 
 use super::common::{Host, agents_dir, wait_until};
@@ -118,20 +118,6 @@ async fn a_thousand_tasks_of_a_small_agent_run_at_once() {
     fleet.end().await;
 }
 
-/// Publishes large bodies and gives their ids; with as many partition keys, where there are to be some.
-async fn publish_large(fleet: &Fleet, agent: &str, bodies: usize, keys: usize) -> Vec<String> {
-    let keys: Vec<String> = (0..keys).map(|key| format!("key {key}")).collect();
-    let tasks: Vec<Large> = (0..bodies)
-        .map(|number| Large {
-            id: uuid::Uuid::now_v7().to_string(),
-            routing_key: agent.to_owned(),
-            key: (!keys.is_empty()).then(|| keys[number % keys.len()].clone()),
-        })
-        .collect();
-    futures::stream::iter(&tasks).for_each_concurrent(4, |task| publish(fleet, task, 0)).await;
-    tasks.into_iter().map(|task| task.id).collect()
-}
-
 /// A task with a body of nearly 8 MiB.
 struct Large {
     id: String,
@@ -139,24 +125,52 @@ struct Large {
     key: Option<String>,
 }
 
-/// Publishes one that takes so long to run.
-async fn publish(fleet: &Fleet, task: &Large, ms: u64) {
-    let connection = Connection::connect(fleet.broker.url(), ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-    let text = "x".repeat(8 * usize::try_from(MIB).unwrap() - 100);
-    let body = json!({ "do": "swallow", "text": text, "ms": ms }).to_string();
-    let mut properties = BasicProperties::default().with_message_id(task.id.as_str().into()).with_delivery_mode(2);
-    if let Some(key) = &task.key {
-        let mut headers = FieldTable::default();
-        headers.insert("x-partition-key".into(), AMQPValue::LongString(key.as_str().into()));
-        properties = properties.with_headers(headers);
+/// Publishes such tasks.
+struct Publisher {
+    connection: Connection,
+    channel: Channel,
+    body: String,
+}
+
+impl Publisher {
+    /// Of tasks that take so long to run.
+    async fn connect(fleet: &Fleet, ms: u64) -> Self {
+        let connection = Connection::connect(fleet.broker.url(), ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let text = "x".repeat(8 * usize::try_from(MIB).unwrap() - 100);
+        Self { connection, channel, body: json!({ "do": "swallow", "text": text, "ms": ms }).to_string() }
     }
-    let (routing_key, options) = (task.routing_key.as_str().into(), BasicPublishOptions::default());
-    let confirm =
-        channel.basic_publish("agents".into(), routing_key, options, body.as_bytes(), properties).await.unwrap();
-    assert!(confirm.await.unwrap().is_ack());
-    connection.close(200, "published".into()).await.unwrap();
+
+    async fn publish(&self, task: &Large) {
+        let mut properties = BasicProperties::default().with_message_id(task.id.as_str().into()).with_delivery_mode(2);
+        if let Some(key) = &task.key {
+            let mut headers = FieldTable::default();
+            headers.insert("x-partition-key".into(), AMQPValue::LongString(key.as_str().into()));
+            properties = properties.with_headers(headers);
+        }
+        let (routing_key, options) = (task.routing_key.as_str().into(), BasicPublishOptions::default());
+        let publishing =
+            self.channel.basic_publish("agents".into(), routing_key, options, self.body.as_bytes(), properties);
+        assert!(publishing.await.unwrap().await.unwrap().is_ack());
+    }
+
+    async fn close(self) {
+        self.connection.close(200, "published".into()).await.unwrap();
+    }
+}
+
+/// Publishes large bodies and gives their ids; with as many partition keys, where there are to be some.
+async fn publish_large(fleet: &Fleet, agent: &str, bodies: usize, keys: usize) -> Vec<String> {
+    let task = |number: usize| Large {
+        id: uuid::Uuid::now_v7().to_string(),
+        routing_key: agent.to_owned(),
+        key: (keys > 0).then(|| format!("key {}", number % keys)),
+    };
+    let (tasks, publisher) = ((0..bodies).map(task).collect::<Vec<_>>(), Publisher::connect(fleet, 0).await);
+    futures::stream::iter(&tasks).for_each_concurrent(4, |task| publisher.publish(task)).await;
+    publisher.close().await;
+    tasks.into_iter().map(|task| task.id).collect()
 }
 
 async fn all_are_taken_in(host: &Host, ids: &[String]) {
@@ -226,12 +240,14 @@ async fn large_bodies_in_partitions_of_several_agents_wait_at_the_broker_in_thei
     };
     let lines: Vec<Vec<Large>> =
         (0..16).flat_map(|partition| agents.each_ref().map(|agent| line(agent, partition))).collect();
+    let publisher = Publisher::connect(&fleet, 1_000).await;
     let publish_line = async |line: &Vec<Large>| {
         for task in line {
-            publish(&fleet, task, 30).await;
+            publisher.publish(task).await;
         }
     };
     futures::stream::iter(&lines).for_each_concurrent(6, publish_line).await;
+    publisher.close().await;
     for line in &lines {
         let ids: Vec<String> = line.iter().map(|task| task.id.clone()).collect();
         all_are_taken_in(&host, &ids).await;

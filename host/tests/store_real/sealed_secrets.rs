@@ -190,3 +190,21 @@ async fn tasks_get_their_secrets_while_the_database_is_away() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_was_restored_is_believed() {
+    with_database(|scratch| async move {
+        let (database, agent) = (scratch.open().await, new_agent());
+        let store = store(&database, keyring("ab01"));
+        set(&store, &agent, "kept", "before").await.unwrap();
+        set(&store, &agent, "lost", "after").await.unwrap();
+        assert_eq!(got(&store, &agent, "lost").await, Ok(Some("after".to_owned())));
+        // As it was between the two.
+        let mut connection = scratch.connect().await;
+        connection.execute("DELETE FROM agent_host.secrets WHERE name = 'lost'").await.unwrap();
+        connection.execute("UPDATE agent_host.secret_changes SET changes = 1").await.unwrap();
+        assert_eq!(got(&store, &agent, "lost").await, Ok(None));
+        assert_eq!(got(&store, &agent, "kept").await, Ok(Some("before".to_owned())));
+    })
+    .await;
+}

@@ -271,7 +271,7 @@ async fn dead_connections_are_replaced(database: &dyn Database, agent: &AgentNam
     let doomed_pid = one(&mut doomed, "SELECT pg_backend_pid()", &[]).await;
     rows(&mut connection, "SELECT pg_terminate_backend($1)", std::slice::from_ref(&doomed_pid)).await.unwrap();
     until_gone(&mut connection, doomed_pid).await;
-    // By the agent's own order, so this is its own failure: also where the connection was closed before it was told.
+    // By the agent's own order, so this is its own failure.
     assert_eq!(sqlstate(&execute(&mut doomed, "SELECT 1").await.unwrap_err()), "57P01");
     assert!(doomed.finish(End::Commit(None)).await.is_err());
     assert_eq!(one(&mut connection, "SELECT count(*) FROM own", &[]).await, Value::Int64(0));

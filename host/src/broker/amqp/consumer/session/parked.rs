@@ -283,11 +283,12 @@ mod tests {
                 let at = |given: &[bool]| given.get(step).copied().unwrap_or(true);
                 coming.extend(std::iter::from_fn(|| broker.deliver()));
                 let has_room = at(&rooms) || running.is_empty();
-                if at(&arrivals) && let Some((tag, message)) = coming.pop_front() {
-                    if !arrives(&mut parked, &name, (tag, message), has_room) {
-                        taken.push(message);
-                        running.push_back(tag);
-                    }
+                if at(&arrivals)
+                    && let Some((tag, message)) = coming.pop_front()
+                    && !arrives(&mut parked, &name, (tag, message), has_room)
+                {
+                    taken.push(message);
+                    running.push_back(tag);
                 }
                 if at(&ends) && let Some(tag) = running.pop_front() && parked.finished(tag) {
                     broker.unsettled.remove(&tag);

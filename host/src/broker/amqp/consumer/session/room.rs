@@ -182,10 +182,13 @@ impl Session {
     }
 }
 
-/// Tells messages of a queue apart. Duplicates are alike, and which of them goes first is of no account.
+/// Tells messages of a queue apart: by their ids, or by their bodies, which cost more. Duplicates are alike, and which of them
+/// goes first is of no account.
 fn print(delivery: &lapin::message::Delivery) -> u64 {
     let mut hasher = DefaultHasher::new();
-    delivery.properties.message_id().as_ref().map(|id| id.as_str()).hash(&mut hasher);
-    delivery.data.hash(&mut hasher);
+    match delivery.properties.message_id() {
+        Some(id) => id.as_str().hash(&mut hasher),
+        None => delivery.data.hash(&mut hasher),
+    }
     hasher.finish()
 }
