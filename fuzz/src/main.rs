@@ -20,9 +20,10 @@ mod wire;
 mod host {
     pub(crate) mod delivery;
     pub(crate) mod task;
+    pub(crate) mod trace;
 }
-// Where those files say `crate::delivery` and `crate::task`.
-use host::{delivery, task};
+// Where those files say `crate::delivery`, `crate::task` and `crate::trace`.
+use host::{delivery, task, trace};
 
 #[path = "../../host/src/broker/amqp/convert.rs"]
 mod convert;

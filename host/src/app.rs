@@ -4,6 +4,7 @@
 mod backends;
 mod changes;
 mod dev;
+mod export;
 mod folder;
 mod guests;
 mod live;
@@ -37,8 +38,10 @@ use crate::relay::{DeadLetterOffice, Relay};
 use crate::signature::TrustedKeys;
 use crate::task::Task;
 use crate::telemetry;
+use crate::trace::Traces;
 use crate::units::ByteSize;
 use backends::Backends;
+use export::Export;
 use folder::AgentsFolder;
 use guests::{AGENT_INSTANCES_MAX, GuestThreads, INSTANCES_MAX};
 use outside::Outside;
@@ -120,6 +123,7 @@ pub struct App {
     drained: CancellationToken,
     background: TaskTracker,
     http: tokio::task::JoinHandle<()>,
+    export: Export,
     _guests: GuestThreads,
     grace: Duration,
 }
@@ -144,8 +148,10 @@ impl App {
         let runner_config = RunnerConfig { hostcall_bytes_max: guests::hostcall_bytes_max(&config) };
         let capabilities = backends.capabilities.clone();
         let runner = Runner::new(&runner_config, engine.clone(), ledger.clone(), capabilities, guests.handle());
-        let payload_bytes_max = config.http.payload_bytes_max.as_usize();
-        let dispatcher = dispatcher(address, runner.clone(), &backends, &registry, payload_bytes_max)?;
+        let host: Arc<str> = host_name(address).into();
+        let mut export = Export::start(&config, &registry, &host)?;
+        let traces = export.traces.clone();
+        let dispatcher = dispatcher(host, runner.clone(), &backends, &registry, (&config, traces.clone()))?;
         let loader = guests::loader(&config, &engine)?;
         let deployer = deployer(loader, runner, &backends, files, &dispatcher, (deployed, trusted));
         let draining = CancellationToken::new();
@@ -161,10 +167,11 @@ impl App {
         background.spawn(dispatcher.relay.clone().run(drained.clone()));
         background.spawn(Arc::clone(&dispatcher).watch_cancelled(drained.clone()));
         background.spawn(Arc::clone(&dispatcher).note_running(drained.clone()));
+        export.push(observer.clone());
         let dead_letters = DeadLetterOffice::new(dispatcher.relay.clone(), backends.records.clone());
         background.spawn(dead_letters.clone().run(drained.clone()));
         let ports = http::Ports {
-            submit: Arc::new(BrokerSubmitter(Arc::clone(&backends.broker))),
+            submit: Arc::new(BrokerSubmitter(Arc::clone(&backends.broker), traces.clone())),
             connectivity: backends.broker.connectivity(),
             records: backends.records.clone(),
             agents: Arc::clone(&deployer) as Arc<dyn Agents>,
@@ -176,6 +183,7 @@ impl App {
             metrics: Arc::new(move || observer.render()),
             draining: draining.clone(),
             memory: ledger,
+            traces,
         };
         let router = http::router(config.http.clone(), ports);
         let http = tokio::spawn(http::serve(listener, router, tls, closing.clone()));
@@ -189,6 +197,7 @@ impl App {
             drained,
             background,
             http,
+            export,
             _guests: guests,
             grace: config.grace_period,
         };
@@ -265,21 +274,22 @@ impl App {
         if tokio::time::timeout(CLOSE_MAX, self.background.wait()).await.is_err() {
             tracing::warn!("the relay is cut off; what it was sending stays in the outbox, and goes out again");
         }
-        if tokio::time::timeout(CLOSE_MAX, self.backends.close()).await.is_err() {
+        let closing = tokio::time::timeout(CLOSE_MAX, self.backends.close());
+        let (closed, ()) = tokio::join!(closing, self.export.close());
+        if closed.is_err() {
             tracing::warn!("a service did not answer the goodbye; what it has not acknowledged is delivered again");
         }
     }
 }
 
 fn dispatcher(
-    address: SocketAddr,
+    host: Arc<str>,
     runner: Runner,
     backends: &Backends,
     registry: &Registry,
-    payload_bytes_max: usize,
+    (config, traces): (&Config, Traces),
 ) -> Result<Arc<Dispatcher>, StartError> {
     let metrics = DispatchMetrics::new(registry).map_err(|error| internal("registering metrics", error))?;
-    let host: Arc<str> = host_name(address).into();
     let relay =
         Relay::new(Arc::clone(&host), Arc::clone(&backends.broker), backends.records.clone(), backends.records.clone());
     Ok(Arc::new(Dispatcher {
@@ -293,7 +303,8 @@ fn dispatcher(
         under_way: TaskTracker::new(),
         in_hand: Arc::default(),
         quarantine: Quarantine::default(),
-        payload_bytes_max,
+        payload_bytes_max: config.http.payload_bytes_max.as_usize(),
+        traces,
     }))
 }
 
@@ -345,16 +356,19 @@ fn host_name(address: SocketAddr) -> String {
 }
 
 /// Submissions over HTTP take the same way into an agent as everybody's: its queue.
-struct BrokerSubmitter(Arc<dyn Broker>);
+struct BrokerSubmitter(Arc<dyn Broker>, Traces);
 
 #[async_trait::async_trait]
 impl Submitter for BrokerSubmitter {
-    async fn submit(&self, task: Task, delay: Option<Duration>) -> Result<(), PublishError> {
+    async fn submit(&self, mut task: Task, delay: Option<Duration>) -> Result<(), PublishError> {
+        let span = self.1.publish(&mut task);
         let message = envelope::submission(&task);
         let route = match delay {
             Some(delay) => Route::Delayed(task.agent, delay),
             None => Route::Agent(task.agent),
         };
-        self.0.publish(route, message).await
+        let published = self.0.publish(route, message).await;
+        span.failed(published.as_ref().err().map(PublishError::kind));
+        published
     }
 }

@@ -12,6 +12,7 @@
 //! [`Capabilities`] is the host's, [`SessionPlan`] a revision's, [`Session`] a task's.
 
 pub mod cache;
+mod calls;
 pub mod config;
 pub mod files;
 pub mod key_value;
@@ -29,6 +30,7 @@ pub mod tasks;
 #[cfg(test)]
 mod tests;
 
+pub use calls::{CALL_SPANS_MAX, Calls};
 pub use session::{Finished, MakeEnding, Session, SessionPlan, Trouble};
 
 use std::collections::HashMap;

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crate::http;
 use crate::secrets::Keyring;
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, OtlpSettings};
 use crate::units::ByteSize;
 
 /// Name of the configuration file, looked for in the working folder where none is named.
@@ -79,6 +79,8 @@ pub struct Config {
     pub inbox_retention: Duration,
     /// How long running tasks may finish at shutdown.
     pub grace_period: Duration,
+    /// Where traces and metrics go, if anywhere.
+    pub otlp: Option<OtlpSettings>,
     /// What secrets are stored with.
     pub secrets_keys: Keyring,
     /// The HTTP API's part.
@@ -125,7 +127,7 @@ impl Config {
     /// Everything that is wrong, at once.
     pub fn load(file: Option<&Path>, vars: &dyn Vars, flags: &Flags) -> Result<Self, ConfigErrors> {
         let (values, problems) = sources::collect(file, vars, flags);
-        let config = read::config(&values, problems)?;
+        let config = read::config(&values, problems, vars)?;
         Ok(Self { ignored: sources::ignored(vars), ..config })
     }
 
@@ -134,6 +136,6 @@ impl Config {
     pub fn show(file: Option<&Path>, vars: &dyn Vars, flags: &Flags) -> (Vec<Setting>, Option<ConfigErrors>) {
         let (values, problems) = sources::collect(file, vars, flags);
         let settings = values.settings();
-        (settings, read::config(&values, problems).err())
+        (settings, read::config(&values, problems, vars).err())
     }
 }

@@ -79,6 +79,18 @@ pub enum PublishError {
     Unavailable(#[source] BrokerError),
 }
 
+impl PublishError {
+    /// Its kind, for a trace.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unroutable { .. } => "unroutable",
+            Self::Refused(_) => "refused",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
 /// A failure of the broker or of the way to it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -21,6 +21,7 @@ mod settle;
 mod settlement;
 mod slot;
 mod suspect;
+mod traced;
 
 use attempt::Attempt;
 use in_hand::Hold;
@@ -46,6 +47,7 @@ use crate::delivery::{Broker, Consumer, Delivery, Message, Receipt, envelope};
 use crate::records::{Inbox, TaskRecord};
 use crate::relay::Relay;
 use crate::task::{AgentName, Completion, Outcome, Task, UnixMs, unix_ms_now};
+use crate::trace::{Kind, Span, Traces};
 
 /// Runs deliveries of all agents of this host.
 pub struct Dispatcher {
@@ -71,6 +73,8 @@ pub struct Dispatcher {
     pub quarantine: Quarantine,
     /// Largest body of a task, in bytes, however it came.
     pub payload_bytes_max: usize,
+    /// Where what becomes of deliveries is told of.
+    pub traces: Traces,
 }
 
 /// How often a host asks which of its tasks are cancelled: four times within the second that a cancelled task may go on.
@@ -103,18 +107,20 @@ impl Dispatcher {
             let processing = metrics.processing();
             let Delivery { message, redelivered, receipt } = delivery;
             let dispatcher = Arc::clone(&self);
-            let task = match self.read(slot.name(), &message) {
+            let mut task = match self.read(slot.name(), &message) {
                 Ok(task) => task,
                 Err(malformed) => {
                     let (agent, running) = (slot.name().clone(), slot.count_running());
+                    let span = self.processing_malformed(&agent, &message);
                     self.under_way.spawn(Box::pin(async move {
                         dispatcher.settle_malformed(&message, receipt, &agent, malformed).await;
                         processing.observe_duration();
-                        drop(running);
+                        drop((running, span));
                     }));
                     continue;
                 }
             };
+            let mut span = self.processing(&mut task, redelivered);
             // Admission before the run: a delivery that cannot run yet stays unsettled, and the prefetch holds the rest back.
             let (revision, entered, started_at_ms) = match slot.admit(&task).await {
                 Admission::Entered(revision, entered, started_at_ms) => (revision, entered, started_at_ms),
@@ -123,7 +129,7 @@ impl Dispatcher {
                     // Loading it holds nobody else up.
                     self.under_way.spawn(Box::pin(async move {
                         let delivery = Delivery { message, redelivered, receipt };
-                        dispatcher.handle_pinned(&slot, delivery, task, number, metrics).await;
+                        dispatcher.handle_pinned(&slot, delivery, (task, &mut span), number, metrics).await;
                         processing.observe_duration();
                     }));
                     continue;
@@ -136,9 +142,10 @@ impl Dispatcher {
             };
             let admission = (entered, slot.count_running());
             // Made before it is spawned, and boxed: the runtime moves what it is given several times, to its end.
-            let attempt = self.attempt(message, redelivered, task, (revision, started_at_ms), &slot, &metrics);
+            let attempt =
+                self.attempt(message, redelivered, (task, &mut span), (revision, started_at_ms), &slot, &metrics);
             self.under_way.spawn(Box::pin(async move {
-                dispatcher.handle(&attempt, receipt, admission).await;
+                dispatcher.handle(&attempt, receipt, admission, &mut span).await;
                 processing.observe_duration();
             }));
         }
@@ -149,7 +156,7 @@ impl Dispatcher {
         &self,
         slot: &Arc<AgentSlot>,
         delivery: Delivery,
-        task: Task,
+        (task, span): (Task, &mut Span),
         number: u64,
         metrics: Arc<AgentMetrics>,
     ) {
@@ -168,11 +175,12 @@ impl Dispatcher {
         };
         let Some(revision) = revision.or_else(|| slot.active()) else { return receipt.hand_back() };
         let admission = (if refused.is_none() { slot.enter().await } else { None }, slot.count_running());
-        let mut attempt = self.attempt(message, redelivered, task, (revision, unix_ms_now()), slot, &metrics);
+        let mut attempt =
+            self.attempt(message, redelivered, (task, &mut *span), (revision, unix_ms_now()), slot, &metrics);
         if let Some(attempt) = Arc::get_mut(&mut attempt) {
             attempt.refused = refused;
         }
-        self.handle(&attempt, receipt, admission).await;
+        self.handle(&attempt, receipt, admission, span).await;
     }
 
     /// Notes those tasks as running that have been for a while, until it is told to end.
@@ -219,11 +227,12 @@ impl Dispatcher {
         &self,
         message: Message,
         redelivered: bool,
-        task: Task,
+        (task, span): (Task, &mut Span),
         (revision, started_at_ms): (Arc<Revision>, UnixMs),
         slot: &Arc<AgentSlot>,
         metrics: &Arc<AgentMetrics>,
     ) -> Arc<Attempt> {
+        traced::runs_on(span, &revision);
         Arc::new(Attempt {
             message,
             redelivered,
@@ -236,10 +245,11 @@ impl Dispatcher {
             records: Arc::clone(&self.records),
             metrics: Arc::clone(metrics),
             is_noted_as_running: AtomicBool::new(false),
+            scope: span.scope().clone(),
         })
     }
 
-    async fn handle(&self, attempt: &Arc<Attempt>, receipt: Receipt, admission: impl Send) {
+    async fn handle(&self, attempt: &Arc<Attempt>, receipt: Receipt, admission: impl Send, span: &mut Span) {
         let mut admission = Some(admission);
         let hold = match self.in_hand.try_take(&attempt.task.id) {
             Some(hold) => hold,
@@ -252,8 +262,12 @@ impl Dispatcher {
         };
         let (completion, recorded) = match self.standing(attempt).await {
             Standing::Open => self.run(attempt, &hold).await,
-            Standing::Ended(record) => return Box::pin(self.answer(attempt, receipt, &record)).await,
+            Standing::Ended(record) => {
+                span.set("agent_host.outcome", "ended-before");
+                return Box::pin(self.answer(attempt, receipt, &record)).await;
+            }
             Standing::Foreign(agent) => {
+                span.fail("malformed");
                 let malformed = envelope::malformed(&attempt.message, &settle::taken(&agent));
                 let settled = self.settle_malformed(&attempt.message, receipt, &attempt.task.agent, malformed);
                 return Box::pin(settled).await;
@@ -263,8 +277,11 @@ impl Dispatcher {
         // The instance is gone: the next task may start while this one's results are being confirmed.
         let _result = self.runner.account_for(&completion.outcome);
         drop(admission);
-        self.settle(attempt, receipt, &completion, recorded).await;
-        drop(hold);
+        let mut settling = span.scope().child(Kind::Internal, format_args!("settle"));
+        let settlement = self.settle(attempt, receipt, &completion, recorded).await;
+        settling.set("agent_host.settlement", settlement);
+        span.ended(&completion.outcome);
+        drop((hold, settling));
     }
 
     async fn run(&self, attempt: &Arc<Attempt>, hold: &Hold) -> (Completion, Recorded) {

@@ -34,6 +34,7 @@ mod server;
 mod submission;
 mod submit;
 mod tasks;
+mod traced;
 mod view;
 
 #[cfg(test)]
@@ -66,6 +67,7 @@ use crate::delivery::{Connectivity, Submitter};
 use crate::memory::MemoryLedger;
 use crate::records::TaskRecords;
 use crate::secrets::SecretAdmin;
+use crate::trace::Traces;
 use crate::units::ByteSize;
 use failures::Failures;
 use intake::Intake;
@@ -146,6 +148,8 @@ pub struct Ports {
     pub draining: CancellationToken,
     /// Accounts for what is held of requests.
     pub memory: MemoryLedger,
+    /// Where submissions are told of.
+    pub traces: Traces,
 }
 
 /// What every handler sees.
@@ -184,9 +188,11 @@ pub fn router(config: Config, ports: Ports) -> Router {
 
 /// The routes, each with its documentation.
 fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
-    let tasks = OpenApiRouter::new()
-        .routes(routes!(submit::submit))
-        .routes(routes!(batch::submit_batch))
+    let mut tasks = OpenApiRouter::new().routes(routes!(submit::submit)).routes(routes!(batch::submit_batch));
+    if state.ports.traces.is_on() {
+        tasks = tasks.route_layer(middleware::from_fn_with_state(Arc::clone(state), traced::submission));
+    }
+    let tasks = tasks
         .routes(routes!(tasks::show, tasks::cancel))
         .routes(routes!(tasks::output))
         .routes(routes!(tasks::events))

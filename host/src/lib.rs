@@ -10,9 +10,9 @@
 //!                                 └──Settlement────┘   └─Completion─┘        (results go back as return values)
 //! ```
 //!
-//! A module imports only what stands to its right, the vocabulary ([`task`], [`manifest`], [`units`], [`text`], [`signature`]) and the ports
-//! ([`delivery`], [`records`], [`catalog`], [`agents`], [`dead_letters`], [`secrets`]); `tests/layering.rs` enforces it. Only `app` knows
-//! the concrete types.
+//! A module imports only what stands to its right, the vocabulary ([`task`], [`manifest`], [`units`], [`text`], [`signature`],
+//! [`trace`]) and the ports ([`delivery`], [`records`], [`catalog`], [`agents`], [`dead_letters`], [`secrets`]);
+//! `tests/layering.rs` enforces it. Only `app` knows the concrete types.
 
 pub mod agent;
 pub mod agents;
@@ -41,5 +41,6 @@ pub mod store;
 pub mod task;
 pub mod telemetry;
 pub mod text;
+pub mod trace;
 pub mod units;
 pub(crate) mod wit;

@@ -1,9 +1,11 @@
-//! Logs and metrics of the process.
+//! Logs, metrics and traces of the process.
 
 mod host_metrics;
 mod one_line;
+mod otlp;
 
-pub use host_metrics::{HostMetrics, HostReadings, resident_bytes};
+pub use host_metrics::{HostMetrics, HostReadings, rendered, resident_bytes};
+pub use otlp::{ExportMetrics, MetricPush, OtlpError, OtlpSettings, SpanExport, Target, collector};
 
 use tracing_subscriber::EnvFilter;
 

@@ -21,6 +21,7 @@ const SHARED: &[&str] = &[
     "units",
     "text",
     "signature",
+    "trace",
     "memory",
     "delivery",
     "records",
@@ -35,6 +36,7 @@ const RULE: &[(&str, &[&str])] = &[
     ("task", &[]),
     ("units", &[]),
     ("text", &[]),
+    ("trace", &[]),
     ("manifest", &[]),
     // It checks what is signed: keys and texts in, an answer out.
     ("signature", &[]),
@@ -94,9 +96,13 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("axum", &["http", "app"]),
     ("sqlx", &["store", "records", "catalog", "secrets", "capability", "embedded", "cli"]),
     ("deadpool_redis", &["capability", "cli"]),
-    ("reqwest", &["cli"]),
+    // The command line's client, and the collector's.
+    ("reqwest", &["cli", "telemetry"]),
     ("oci_client", &["cli"]),
     ("docker_credential", &["cli"]),
+    ("opentelemetry", &["telemetry"]),
+    ("opentelemetry_sdk", &["telemetry"]),
+    ("opentelemetry_proto", &["telemetry"]),
     ("ring", &["secrets", "signature"]),
 ];
 

@@ -20,6 +20,7 @@ mod host {
     pub(crate) mod config;
     pub(crate) mod manifest;
     pub(crate) mod task;
+    pub(crate) mod trace;
     pub(crate) mod units;
 }
 #[path = "../../../host/src/http"]
@@ -33,7 +34,10 @@ mod parsers {
     pub(crate) mod lines;
     pub(crate) mod submission;
 }
-use host::{config, manifest, task, units};
+#[path = "../../../host/src/telemetry/otlp/settings.rs"]
+#[allow(dead_code, reason = "the host uses the rest")]
+mod otlp;
+use host::{config, manifest, task, trace, units};
 // Where those files name parts of the host that need drivers or an HTTP server.
 use stand_ins::{http, records, secrets, telemetry};
 // Of axum the headers' files use this alone, which is a crate of its own.

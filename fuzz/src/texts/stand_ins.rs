@@ -98,6 +98,8 @@ pub(crate) mod records {
 }
 
 pub(crate) mod telemetry {
+    pub(crate) use crate::otlp::{OtlpSettings, collector};
+
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub(crate) enum LogFormat {
         #[default]

@@ -13,7 +13,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtxBuilder;
 
-use self::answer::{classify, expired, lowered, timed_out, timeout_left};
+use self::answer::{classify, end_span, expired, lowered, timed_out, timeout_left};
 use self::caps::{HANDLES_MAX, RANDOM_BYTES_MAX, START_TIME_MAX};
 use self::effects::{may_be_a_conflicts_doing, settle_effects};
 pub use self::stops::Stops;
@@ -33,6 +33,7 @@ use crate::manifest::TransactionMode;
 use crate::memory::{Admitted, Charge, Growth, HELD_FROM_BYTES, Leave, MemoryLedger};
 use crate::records::Ending;
 use crate::task::{Completion, Limit, Outcome, Task, Usage, random_fraction, unix_ms_now};
+use crate::trace::{Kind, Scope, Span};
 use crate::units::format_duration;
 
 /// Settings of the runner.
@@ -59,6 +60,10 @@ pub trait Run: ProgressSink {
     fn task(&self) -> &Task;
     /// What runs it.
     fn revision(&self) -> &Arc<Revision>;
+    /// Where what happens is told of in the attempt's trace; nowhere by default.
+    fn scope(&self) -> Scope {
+        Scope::default()
+    }
     /// The end that the task comes to with this answer.
     fn ending(&self, completion: &Completion) -> Ending;
 }
@@ -223,8 +228,10 @@ impl Parts {
         let alive = Alive::start(&self.live);
         let session = self.capabilities.session(&revision.plan, task);
         let session = session.with_progress(Arc::clone(run) as Arc<dyn ProgressSink>);
-        let session = session.with_cancellation(stops.cancel.clone());
-        let store = self.store(revision, task, session, admitted.growth());
+        let scope = run.scope();
+        let session = session.with_cancellation(stops.cancel.clone()).with_trace(&scope);
+        let mut store = self.store(revision, task, session, admitted.growth());
+        store.data_mut().span = scope.child(Kind::Internal, format_args!("instantiate"));
         // The call takes a copy of the body, and so has two for as long as it lasts.
         let lifted = self.account_for(task.body.len());
         let stops = (stops, admitted.leave());
@@ -285,6 +292,7 @@ impl Parts {
             gathered,
             memory: MemoryMeter::new(limits.memory.as_usize(), growth, Arc::clone(&clock)),
             clock,
+            span: Span::default(),
             init: None,
         };
         let mut store = Store::new(self.engine.inner(), state);
@@ -345,6 +353,8 @@ async fn called(
     };
     let (asked_bytes, needed_bytes) = (state.memory.asked_bytes(), state.memory.peak_with_held_bytes());
     let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision, state.session.log()));
+    let left_out = state.session.calls().left_out();
+    end_span(state.span, &outcome, &usage, left_out);
     // One that was stopped may not have come to what it needs.
     if outcome != Outcome::Interrupted {
         revision.footprint.used(needed_bytes);

@@ -154,4 +154,7 @@ fn started(store: &mut Store<InstanceState>, revision: &Revision, began: Instant
     let state = store.data_mut();
     revision.footprint.started_with(state.memory.used_bytes());
     state.init = Some(began.elapsed());
+    // The start ends before the run begins.
+    drop(std::mem::take(&mut state.span));
+    state.span = state.session.calls().run_begins();
 }

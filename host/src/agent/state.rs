@@ -12,6 +12,7 @@ use super::limits::{Clock, MemoryMeter};
 use super::shape::Gathered;
 use crate::capability::files::{FilesView, TaskFiles};
 use crate::capability::{self, log::Stdio, outbound_http::OutboundHttp};
+use crate::trace::Span;
 
 /// The data of one instance's store.
 pub(super) struct InstanceState {
@@ -26,6 +27,8 @@ pub(super) struct InstanceState {
     pub(super) gathered: Option<Gathered>,
     pub(super) memory: MemoryMeter,
     pub(super) clock: Arc<Clock>,
+    /// What the instance is at, in the task's trace: starting, then running.
+    pub(super) span: Span,
     /// How long instantiation took, once it is over. Kept here because a call that is stopped returns nothing.
     pub(super) init: Option<Duration>,
 }

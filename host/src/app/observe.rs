@@ -1,15 +1,16 @@
-//! The state of the host for `/metrics`.
+//! The state of the host for `/metrics`, and for a collector that it is pushed to.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::Registry;
+use prometheus::proto::MetricFamily;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::Agents;
 use crate::deploy::{Deployer, Seen};
 use crate::memory::MemoryLedger;
-use crate::telemetry::{HostMetrics, HostReadings};
+use crate::telemetry::{HostMetrics, HostReadings, rendered};
 
 /// How often queue depths are asked for; each costs the broker a passive declare per agent.
 const QUEUE_WATCH_PERIOD: Duration = Duration::from_secs(5);
@@ -31,6 +32,11 @@ impl Observer {
 
     /// All metrics in Prometheus's text format.
     pub(super) fn render(&self) -> String {
+        rendered(&self.gather())
+    }
+
+    /// All metrics.
+    pub(super) fn gather(&self) -> Vec<MetricFamily> {
         let _alone = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
         let active = self.deployer.active();
         self.metrics
@@ -38,7 +44,7 @@ impl Observer {
         let capabilities = &self.deployer.capabilities;
         let cache = capabilities.cache_counts();
         self.metrics.cache_counts(cache.iter().map(|(agent, counts)| (agent, counts.hits(), counts.misses())));
-        self.metrics.render(self.readings())
+        self.metrics.gather(self.readings())
     }
 
     /// What the process knows about itself.

@@ -90,6 +90,17 @@ pub enum CacheError {
     NotANumber,
 }
 
+impl CacheError {
+    /// Its kind, for a trace.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::LimitExceeded(_) => "limit-exceeded",
+            Self::NotANumber => "not-a-number",
+        }
+    }
+}
+
 /// A cache.
 ///
 /// Rules that every implementation keeps:

@@ -86,6 +86,17 @@ pub enum KeyValueError {
     NotANumber,
 }
 
+impl KeyValueError {
+    /// Its kind, for a trace.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::LimitExceeded(_) => "limit-exceeded",
+            Self::NotANumber => "not-a-number",
+        }
+    }
+}
+
 /// What a compare-and-swap did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Swap {

@@ -21,6 +21,7 @@ use super::secrets::HiddenValues;
 use crate::memory::{Charge, MemoryLedger};
 use crate::task::{AgentName, RunLog, Task, TaskId, UnixMs, unix_ms_now};
 pub use crate::text::escaped;
+use crate::trace::{TraceContext, TraceId};
 use crate::units::ByteSize;
 
 /// Longest line, in bytes. What is longer is data, and wants another place than a log.
@@ -57,6 +58,7 @@ pub struct GuestLog {
     revision: u64,
     task_id: TaskId,
     attempt: u32,
+    trace_id: Option<TraceId>,
     bytes_max: ByteSize,
     bytes: AtomicU64,
     cut: AtomicBool,
@@ -90,6 +92,7 @@ impl GuestLog {
             revision: plan.revision(),
             task_id: task.id.clone(),
             attempt: task.attempt,
+            trace_id: task.traceparent.as_deref().and_then(TraceContext::parse).map(TraceContext::trace_id),
             bytes_max: plan.manifest().limits.log,
             bytes: AtomicU64::new(0),
             cut: AtomicBool::new(false),
@@ -168,6 +171,12 @@ impl GuestLog {
         }
     }
 
+    /// The trace that the task belongs to.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<TraceId> {
+        self.trace_id
+    }
+
     fn record(&self, level: Level, context: &str, message: &str) {
         self.keep(level, context, message);
         macro_rules! event {
@@ -179,6 +188,7 @@ impl GuestLog {
                     revision = self.revision,
                     task_id = %self.task_id,
                     attempt = self.attempt,
+                    trace_id = self.trace_id.map(tracing::field::display),
                     context,
                     "{message}"
                 )

@@ -37,9 +37,10 @@ use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpCtx, W
 use self::body::Taken;
 use self::exchange::{Exchange, Times};
 use super::log::{GuestLog, Level};
-use super::{Session, SessionPlan};
+use super::{Calls, Session, SessionPlan};
 use crate::manifest::{InvalidOrigin, Origin, Scheme};
 use crate::memory::Held;
+use crate::trace::{Kind, Span};
 
 /// Something of an outgoing exchange, as `wasmtime-wasi-http` has it.
 type Promise<T> = Box<dyn Future<Output = Result<T>> + Send>;
@@ -83,10 +84,11 @@ impl OutboundHttp {
         let plan = Arc::clone(session.plan());
         let ends_at = Instant::now() + plan.manifest().limits.timeout + limits::AFTER_TASK;
         // Copied only for agents that can use it: most have no grant.
-        let traceparent = session.traceparent().filter(|_| !plan.manifest().grants.allowed_outbound_hosts.is_empty());
+        let may_call = !plan.manifest().grants.allowed_outbound_hosts.is_empty();
         let gate = Gate {
             log: Arc::clone(session.log()),
-            traceparent: traceparent.and_then(|parent| HeaderValue::try_from(parent).ok()),
+            traceparent: session.traceparent().filter(|_| may_call).cloned(),
+            calls: session.calls().clone(),
             plan,
             ends_at,
             requests: 0,
@@ -113,7 +115,9 @@ impl OutboundHttp {
 struct Gate {
     plan: Arc<SessionPlan>,
     log: Arc<GuestLog>,
-    traceparent: Option<HeaderValue>,
+    /// Of the task; it goes along where its calls have no spans of their own.
+    traceparent: Option<String>,
+    calls: Calls,
     ends_at: Instant,
     requests: u32,
     /// Made for the first request: most tasks have none.
@@ -166,9 +170,27 @@ impl Gate {
         Ok(Exchange { origin, times: Times::new(options, self.ends_at), taken, outbound, log, place })
     }
 
+    /// The span of a request that is sent: to whom, and no more. Paths and queries may be the agent's secrets.
+    fn span(&self, request: &http::Request<WasiBody>, admitted: &Result<Exchange>) -> Span {
+        let Ok(exchange) = admitted else { return Span::default() };
+        let method = known_method(request.method());
+        let mut span = self.calls.begin(Kind::Client, format_args!("{method}"));
+        span.set("http.request.method", method);
+        span.set("server.port", exchange.origin.port);
+        span.set("url.scheme", exchange.origin.scheme.as_str());
+        span.set_with("server.address", || exchange.origin.host.to_string());
+        span
+    }
+
     fn note(&self, message: &str) {
         self.log.line(Level::Warn, "wasi:http", message);
     }
+}
+
+/// The method as a trace has it: one that an agent made up would make a name of its own.
+fn known_method(method: &Method) -> &'static str {
+    const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("_OTHER")
 }
 
 /// Times a request up to its response's head, also where its task is stopped before.
@@ -176,6 +198,25 @@ struct Clock {
     outbound: Arc<Outbound>,
     began: Instant,
     outcome: &'static str,
+    span: Span,
+}
+
+impl Clock {
+    /// Notes the answer.
+    fn answered(&mut self, answer: &Result<Answer>) {
+        self.outcome = exchange::outcome(answer);
+        match answer {
+            Ok((response, _)) => {
+                let status = response.status();
+                self.span.set("http.response.status_code", status.as_u16());
+                // A client's errors are what the server made of its request.
+                if status.is_client_error() || status.is_server_error() {
+                    self.span.fail(status.as_str().to_owned());
+                }
+            }
+            Err(_) => self.span.fail(self.outcome),
+        }
+    }
 }
 
 impl Drop for Clock {
@@ -195,16 +236,18 @@ impl WasiHttpHooks for Gate {
     ) -> Promise<Answer> {
         let admitted = self.admit(&request, options);
         let (outbound, plan) = (Arc::clone(self.plan.outbound()), Arc::clone(&self.plan));
-        let traceparent = self.traceparent.clone();
+        let span = self.span(&request, &admitted);
+        let own = span.traceparent().or_else(|| self.calls.traceparent());
+        let traceparent = own.or_else(|| self.traceparent.clone()).and_then(|text| HeaderValue::try_from(text).ok());
         Box::new(async move {
-            let mut clock = Clock { outbound, began: Instant::now(), outcome: "stopped" };
+            let mut clock = Clock { outbound, began: Instant::now(), outcome: "stopped", span };
             let answer = match admitted {
                 Ok(exchange) => {
                     exchange.send(request, &plan.manifest().grants.allowed_outbound_hosts, traceparent).await
                 }
                 Err(error) => Err(error),
             };
-            clock.outcome = exchange::outcome(&answer);
+            clock.answered(&answer);
             answer
         })
     }

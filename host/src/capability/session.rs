@@ -6,6 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{self, Cache};
+use super::calls::Calls;
 use super::key_value::{Bucket, KeyValue};
 use super::log::GuestLog;
 use super::outbound_http::Outbound;
@@ -17,6 +18,7 @@ use crate::manifest::{Manifest, SqlGrant, TransactionMode};
 use crate::memory::{Held, Holder, NoRoom};
 use crate::records::Ending;
 use crate::task::{AgentName, FollowUp, Task, TaskId};
+use crate::trace::Scope;
 
 /// Refusals and failures of one task that the host logs: enough to see what is wrong, too few to flood the log.
 const TROUBLES_LOGGED_MAX: u32 = 5;
@@ -93,6 +95,7 @@ pub struct Session {
     task_id: TaskId,
     attempt: u32,
     traceparent: Option<String>,
+    calls: Calls,
     log: Arc<GuestLog>,
     pub(super) sql: SqlSession,
     pub(super) follow_ups: FollowUps,
@@ -147,6 +150,7 @@ impl Session {
             task_id: task.id.clone(),
             attempt: task.attempt,
             traceparent: task.traceparent.clone(),
+            calls: Calls::default(),
             log: Arc::new(log),
             sql: SqlSession::default(),
             follow_ups: FollowUps::default(),
@@ -174,6 +178,13 @@ impl Session {
     #[must_use]
     pub fn with_progress(mut self, progress: Arc<dyn ProgressSink>) -> Self {
         self.progress = Some(progress);
+        self
+    }
+
+    /// Tells of the task's calls in the trace of its attempt.
+    #[must_use]
+    pub fn with_trace(mut self, attempt: &Scope) -> Self {
+        self.calls = Calls::new(attempt);
         self
     }
 
@@ -219,8 +230,17 @@ impl Session {
         let with_end = commit.filter(|_| mode == TransactionMode::Task && self.sql.was_used());
         let ending = with_end.map(|make| Box::new(make(&follow_ups, self.host_calls)));
         let end = if commit.is_some() { End::Commit(ending.as_deref()) } else { End::Rollback };
-        // Boxed where there is something to finish: most tasks have not used SQL.
-        let result = if self.sql.was_used() { Box::pin(self.sql.finish(end)).await } else { Ok(Committed::Effects) };
+        let result = if self.sql.was_used() {
+            let mut span = self.calls.end_of_sql(if commit.is_some() { "commit" } else { "rollback" });
+            // Boxed where there is something to finish: most tasks have not used SQL.
+            let result = Box::pin(self.sql.finish(end)).await;
+            if result.is_err() {
+                span.fail("not_committed");
+            }
+            result
+        } else {
+            Ok(Committed::Effects)
+        };
         if let Err(CommitError::Refused(error)) = &result
             && error.is_conflict()
         {
@@ -258,8 +278,15 @@ impl Session {
         &self.task_id
     }
 
+    /// The trace that the task came with.
     pub(super) fn traceparent(&self) -> Option<&String> {
         self.traceparent.as_ref()
+    }
+
+    /// The spans of the task's calls.
+    #[must_use]
+    pub fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
@@ -297,6 +324,7 @@ impl Session {
                 revision = self.plan.revision,
                 task_id = %self.task_id,
                 attempt = self.attempt,
+                trace_id = self.log.trace_id().map(tracing::field::display),
                 capability,
                 what,
                 "the manifest does not grant what the agent asked for: add `{line}` to agent.toml"
@@ -318,6 +346,7 @@ impl Session {
                 revision = self.plan.revision,
                 task_id = %self.task_id,
                 attempt = self.attempt,
+                trace_id = self.log.trace_id().map(tracing::field::display),
                 capability,
                 error = chain(error),
                 "a capability failed"

@@ -129,6 +129,21 @@ pub enum SqlError {
     NoRoom(#[from] NoRoom),
 }
 
+impl SqlError {
+    /// Its kind, for a trace: what PostgreSQL refused, by SQLSTATE.
+    pub(super) fn kind(&self) -> crate::trace::Value {
+        match self {
+            Self::Denied(_) => "access-denied".into(),
+            Self::Unavailable { .. } => "connection-failed".into(),
+            Self::BadParameter(_) => "bad-parameter".into(),
+            Self::Query(error) => error.sqlstate.clone().into(),
+            Self::Conversion(_) => "value-conversion-failed".into(),
+            Self::LimitExceeded(_) => "limit-exceeded".into(),
+            Self::NoRoom(_) => "no-room".into(),
+        }
+    }
+}
+
 /// Why effects that were to be committed were not, or perhaps not.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {

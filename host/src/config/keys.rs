@@ -7,6 +7,8 @@ pub enum Kind {
     Plain,
     /// Without its password.
     Url,
+    /// As it is where it is right: it then holds no password.
+    Endpoint,
     /// Not at all; nor is there a flag for it, as everyone on the machine can read a command line.
     Secret,
 }
@@ -39,7 +41,7 @@ const fn secret(name: &'static str, variable: &'static str, meaning: &'static st
 }
 
 /// Every setting, in the order of the documentation.
-pub const KEYS: [Key; 29] = [
+pub const KEYS: [Key; 30] = [
     key("listen", "AGENT_HOST_LISTEN", "127.0.0.1:8080", "IP address and port of the HTTP API"),
     key(
         "tls_cert",
@@ -188,14 +190,29 @@ pub const KEYS: [Key; 29] = [
         "which log lines are written, as `tracing` directives such as `info,agent_host=debug`; the default leaves out what the \
          AMQP client logs of what the host then says itself, or only asked about",
     ),
+    Key {
+        name: "otlp_endpoint",
+        variable: "OTEL_EXPORTER_OTLP_ENDPOINT",
+        default: "",
+        meaning: "URL of a collector that takes OTLP as protobuf over HTTP, such as `http://127.0.0.1:4318`: traces and metrics are \
+                  sent there",
+        kind: Kind::Endpoint,
+    },
 ];
 
 /// Variables of other programs that an operator may expect a host to follow, and that this version does not:
 /// (variable, what to do instead).
-pub(super) const IGNORED: [(&str, &str); 1] = [(
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "this version exports no traces and pushes no metrics; its metrics are at /metrics, for Prometheus or a collector",
-)];
+pub(super) const IGNORED: [(&str, &str); 3] = [
+    (
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "collectors are known by the certificates of this machine; add the authority's to those",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        "this version shows a collector no certificate; use OTEL_EXPORTER_OTLP_HEADERS, or a collector on this machine",
+    ),
+    ("OTEL_EXPORTER_OTLP_COMPRESSION", "this version compresses nothing, which every collector takes"),
+];
 
 /// `AGENT_HOST_*` variables that are no settings of the host: the file's path, the command line client's address, and whom it
 /// says to a registry that it is.
@@ -215,7 +232,7 @@ pub fn table() -> String {
     for key in KEYS {
         let flag = match key.kind {
             Kind::Secret => "none, a command line is no place for it".to_owned(),
-            Kind::Plain | Kind::Url => format!("`--{}`", key.name.replace('_', "-")),
+            Kind::Plain | Kind::Url | Kind::Endpoint => format!("`--{}`", key.name.replace('_', "-")),
         };
         let default = if key.default.is_empty() { "not set".to_owned() } else { format!("`{}`", key.default) };
         table.push_str(&format!("| `{}` | `{}` | {flag} | {default} | {} |\n", key.name, key.variable, key.meaning));

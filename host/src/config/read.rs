@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::sources::{Source, Value, Values};
-use super::{Backend, Config, ConfigErrors, MEMORY_BUDGET_MIN};
+use super::{Backend, Config, ConfigErrors, MEMORY_BUDGET_MIN, Vars};
 use crate::http::{self, Auth, Token};
 use crate::secrets::{Keyring, SecretsKey};
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, OtlpSettings, collector};
 use crate::units::{ByteSize, format_duration, parse_duration};
 
 /// Largest `payload_bytes_max`: RabbitMQ 4 refuses messages over 16 MiB by default, headers included.
@@ -140,7 +140,7 @@ fn log_filter(text: &str) -> Result<String, String> {
 }
 
 /// Reads everything.
-pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, ConfigErrors> {
+pub(super) fn config(values: &Values, problems: Vec<String>, vars: &dyn Vars) -> Result<Config, ConfigErrors> {
     const ANY: ByteSize = ByteSize(u64::MAX);
     let mut reader = Reader { values, problems };
     let listen = reader.read("listen", listen);
@@ -164,6 +164,7 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
     let sql_connections_max = reader.count("sql_connections_max");
     let agents_watch = reader.read("agents_watch", one_of(&[("true", true), ("false", false)]));
     let signature_keys = reader.paths("signature_keys");
+    let otlp = otlp(&mut reader, vars);
     let (agents_dir, files_root) = (reader.path("agents_dir"), reader.path("files_root"));
     let config = (|| {
         Some(Config {
@@ -188,6 +189,7 @@ pub(super) fn config(values: &Values, problems: Vec<String>) -> Result<Config, C
             record_retention: retentions?.0,
             inbox_retention: retentions?.1,
             grace_period: grace_period?,
+            otlp,
             secrets_keys,
             http: http?,
             ignored: Vec::new(),
@@ -212,6 +214,21 @@ fn retentions(reader: &mut Reader<'_>) -> Option<(Duration, Duration)> {
         ));
     }
     Some((record, inbox))
+}
+
+/// Where traces and metrics go. Beside the endpoint it is the business of OpenTelemetry's own variables.
+fn otlp(reader: &mut Reader<'_>, vars: &dyn Vars) -> Option<OtlpSettings> {
+    let is_given = reader.value("otlp_endpoint").is_some();
+    let endpoint = reader.read("otlp_endpoint", collector);
+    // What is wrong with it is said already.
+    if is_given && endpoint.is_none() {
+        return None;
+    }
+    let settings = OtlpSettings::read(endpoint.as_ref(), &|name: &str| vars.get(name).ok().flatten());
+    settings.unwrap_or_else(|problems| {
+        reader.problems.extend(problems);
+        None
+    })
 }
 
 fn http_config(reader: &mut Reader<'_>) -> Option<http::Config> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::keys::{FOREIGN_PREFIXES, IGNORED, KEYS, Key, Kind, OTHER_VARIABLES};
 use super::{Backend, FILE_NAME, Flags, Setting, Vars};
+use crate::telemetry::collector;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +63,7 @@ impl Value {
         Some(match self.key.kind {
             Kind::Plain => text.clone(),
             Kind::Secret => "***".to_owned(),
+            Kind::Endpoint => collector(text).map_or("***".to_owned(), |url| url.to_string()),
             Kind::Url => {
                 super::read::backend(self.key.name, text).as_ref().map_or("***".to_owned(), Backend::to_string)
             }

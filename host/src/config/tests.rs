@@ -135,9 +135,21 @@ fn other_peoples_variables_are_left_alone() {
 
 #[test]
 fn what_has_no_effect_is_said() {
-    let config = load(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")]).unwrap();
-    assert!(config.ignored.len() == 1 && config.ignored[0].contains("/metrics"), "{:?}", config.ignored);
+    let config = load(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]).unwrap();
+    assert!(config.ignored.len() == 1 && config.ignored[0].contains("compresses nothing"), "{:?}", config.ignored);
     assert!(load(&[]).unwrap().ignored.is_empty());
+}
+
+#[test]
+fn a_collector_is_said_by_opentelemetrys_variables() {
+    assert!(load(&[("OTEL_SERVICE_NAME", "x")]).unwrap().otlp.is_none());
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+    let otlp = load(&[endpoint]).unwrap().otlp.unwrap();
+    assert_eq!(otlp.traces.unwrap().url.as_str(), "http://collector:4318/v1/traces");
+    let grpc = problems(&[endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]);
+    assert!(grpc[0].contains("OTEL_EXPORTER_OTLP_PROTOCOL") && grpc[0].contains("http/protobuf"), "{grpc:?}");
+    let wrong = problems(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://me:hunter2@collector")]);
+    assert!(wrong.len() == 1 && !wrong[0].contains("hunter2"), "{wrong:?}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::capability::tasks::ProgressSink;
 use crate::delivery::Message;
 use crate::records::{Ending, Inbox, Progress, Status, TaskLog, Update};
 use crate::task::{Completion, Outcome, Task, UnixMs, unix_ms_now};
+use crate::trace::Scope;
 
 /// One delivery of a task, and what is to run it.
 pub(super) struct Attempt {
@@ -28,6 +29,8 @@ pub(super) struct Attempt {
     pub(super) records: Arc<dyn Inbox>,
     pub(super) metrics: Arc<AgentMetrics>,
     pub(super) is_noted_as_running: AtomicBool,
+    /// Where what it does is told of.
+    pub(super) scope: Scope,
 }
 
 impl fmt::Debug for Attempt {
@@ -109,6 +112,10 @@ impl Run for Attempt {
 
     fn revision(&self) -> &Arc<Revision> {
         &self.revision
+    }
+
+    fn scope(&self) -> Scope {
+        self.scope.clone()
     }
 
     fn ending(&self, completion: &Completion) -> Ending {

@@ -30,13 +30,14 @@ enum SettleError {
 }
 
 impl Dispatcher {
+    /// Settles a delivery, and says how.
     pub(super) async fn settle(
         &self,
         attempt: &Attempt,
         receipt: Receipt,
         completion: &Completion,
         recorded: Recorded,
-    ) {
+    ) -> &'static str {
         let manifest = &attempt.revision.manifest;
         let policy = Policy {
             attempts_max: attempt.task.attempts_max.unwrap_or(manifest.retry.max_attempts),
@@ -62,15 +63,20 @@ impl Dispatcher {
             Settlement::HandBack => {
                 attempt.note_log(completion);
                 attempt.metrics.settled(decision.name(), completion.outcome.name());
-                return receipt.hand_back();
+                receipt.hand_back();
+                return decision.name();
             }
         };
         match prepared {
             Ok(()) => {
                 attempt.metrics.settled(decision.name(), completion.outcome.name());
                 receipt.acknowledge();
+                decision.name()
             }
-            Err(error) => Box::pin(self.put_off(&attempt.task, receipt, &error, completion.outcome.name())).await,
+            Err(error) => {
+                Box::pin(self.put_off(&attempt.task, receipt, &error, completion.outcome.name())).await;
+                Settlement::HandBack.name()
+            }
         }
     }
 

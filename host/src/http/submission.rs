@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::problem::{Kind, Problem};
 use super::{DELAY_MAX, PREFER_WAIT_MAX};
 use crate::task::{AgentName, CONTENT_TYPE_DEFAULT, Task};
+use crate::trace::TraceContext;
 use crate::units::{format_duration, parse_duration};
 
 /// Prefix of the request headers that become task headers.
@@ -188,14 +189,9 @@ fn is_reserved(name: &str) -> bool {
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// A W3C trace context of version 00; anything else is as good as none, says the standard.
+/// A W3C trace context; anything else is as good as none, says the standard.
 fn traceparent(value: &HeaderValue) -> Option<String> {
-    let value = value.to_str().ok()?;
-    let parts: Vec<&str> = value.split('-').collect();
-    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
-    let hex = parts.iter().all(|part| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
-    let zero = parts.iter().skip(1).take(2).any(|part| part.bytes().all(|byte| byte == b'0'));
-    (lengths == [2, 32, 16, 2] && hex && !zero && value.starts_with("00-")).then(|| value.to_owned())
+    TraceContext::parse(value.to_str().ok()?).map(|context| context.to_string())
 }
 
 #[cfg(test)]

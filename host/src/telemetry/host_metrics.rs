@@ -1,5 +1,6 @@
 //! The state of the process itself, read when metrics are scraped.
 
+use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder, opts};
 
 use crate::task::AgentName;
@@ -123,9 +124,9 @@ impl HostMetrics {
         }
     }
 
-    /// Everything in the registry, in Prometheus's text format.
+    /// Everything in the registry.
     #[must_use]
-    pub fn render(&self, readings: HostReadings) -> String {
+    pub fn gather(&self, readings: HostReadings) -> Vec<MetricFamily> {
         self.budget_bytes.set(gauge_value(readings.budget_bytes));
         self.reserved_bytes.set(gauge_value(readings.reserved_bytes));
         self.baseline_bytes.set(gauge_value(readings.baseline_bytes));
@@ -135,12 +136,18 @@ impl HostMetrics {
         self.connections_idle.set(gauge_value(readings.connections_idle));
         self.connections_max.set(gauge_value(readings.connections_max));
         self.resident_bytes.set(gauge_value(resident_bytes().unwrap_or_default()));
-        let mut text = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            tracing::error!(%error, "metrics cannot be rendered");
-        }
-        String::from_utf8_lossy(&text).into_owned()
+        self.registry.gather()
     }
+}
+
+/// Metrics in Prometheus's text format.
+#[must_use]
+pub fn rendered(families: &[MetricFamily]) -> String {
+    let mut text = Vec::new();
+    if let Err(error) = TextEncoder::new().encode(families, &mut text) {
+        tracing::error!(%error, "metrics cannot be rendered");
+    }
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// Resident memory of this process, in bytes; nothing where the system does not tell.

@@ -51,5 +51,6 @@ mod shapes;
 mod silence;
 mod sim;
 mod strangers;
+mod traces;
 mod voting;
 mod watched;

@@ -11,7 +11,8 @@ use crate::agent::shape::Answer;
 use crate::agent::state::InstanceState;
 use crate::capability::log::GuestLog;
 use crate::memory::NoRoom;
-use crate::task::{Limit, Outcome, Output, Task, unix_ms_now};
+use crate::task::{Limit, Outcome, Output, Task, Usage, unix_ms_now};
+use crate::trace::Span;
 use crate::units::{ByteSize, format_duration};
 
 /// Frames of a trap that go into its message.
@@ -103,6 +104,16 @@ pub(super) fn timed_out(revision: &Revision) -> Outcome {
 /// What is left of the manifest's timeout for an attempt that has spent some of it.
 pub(super) fn timeout_left(revision: &Revision, spent: Duration) -> Duration {
     revision.manifest.limits.timeout.saturating_sub(spent)
+}
+
+/// Ends the span of a run, or of a start that did not come to one.
+pub(super) fn end_span(mut span: Span, outcome: &Outcome, usage: &Usage, calls_left_out: u32) {
+    span.set("agent_host.cpu_us", usage.cpu_us);
+    span.set("agent_host.memory_bytes_peak", usage.memory_bytes_peak);
+    if calls_left_out > 0 {
+        span.set("agent_host.calls_without_span", calls_left_out);
+    }
+    span.ended(outcome);
 }
 
 /// Waits until the task's own deadline, whatever it is doing: that one is a time of day.

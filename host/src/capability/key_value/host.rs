@@ -2,9 +2,11 @@
 
 use wasmtime::component::Resource;
 
-use super::{BATCH_BYTES_MAX, VALUE_BYTES_MAX};
-use super::{Bucket, Cas, KeyValueError, REMEMBERED_BYTES_MAX, Swap, check_batch, check_entry};
+use super::{BATCH_BYTES_MAX, Bucket, Cas, KeyValueError, REMEMBERED_BYTES_MAX, Swap, VALUE_BYTES_MAX};
+use super::{check_batch, check_entry};
+use crate::capability::calls::On;
 use crate::capability::{COPIES, View, quoted};
+use crate::trace::Span;
 
 /// What the guest is told: a short case; the cause is for the host's log.
 enum Told {
@@ -26,9 +28,11 @@ impl View<'_> {
         }
     }
 
-    fn bucket(&mut self, bucket: &Resource<Bucket>) -> wasmtime::Result<Bucket> {
+    /// The bucket of a handle, and the span of the call.
+    fn bucket(&mut self, bucket: &Resource<Bucket>, operation: &'static str) -> wasmtime::Result<(Bucket, Span)> {
         self.session.count_call();
-        Ok(self.table.get(bucket)?.clone())
+        let bucket = self.table.get(bucket)?.clone();
+        Ok((bucket, self.session.calls().operation(On::KeyValue, operation)))
     }
 
     /// Hands out a remembered value, where the task may hold one more.
@@ -49,6 +53,11 @@ impl View<'_> {
         let _ = self.session.remembered.resize(self.session.remembered_bytes);
     }
 
+    fn kv_answer<T>(&mut self, span: Span, answer: Result<T, KeyValueError>) -> Answer<T> {
+        span.failed(answer.as_ref().err().map(KeyValueError::kind));
+        Ok(answer.map_err(|error| self.told(error)))
+    }
+
     fn told(&mut self, error: KeyValueError) -> Told {
         match &error {
             KeyValueError::Unavailable(_) => self.session.note_failed("key-value", &error),
@@ -58,89 +67,89 @@ impl View<'_> {
     }
 
     async fn kv_get(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<Option<Vec<u8>>> {
-        let bucket = self.bucket(&bucket)?;
+        let (bucket, span) = self.bucket(&bucket, "get")?;
         let _turn = self.session.turn_to_read(1).await;
         let answer = match check_entry(&key, 0) {
             Ok(()) => self.session.key_value().get(&bucket, &key).await,
             Err(error) => Err(error),
         };
-        Ok(answer.map_err(|error| self.told(error)))
+        self.kv_answer(span, answer)
     }
 
     async fn kv_set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Answer<()> {
-        let bucket = self.bucket(&bucket)?;
+        let (bucket, span) = self.bucket(&bucket, "set")?;
         let _held = self.session.hold(value.len().saturating_mul(COPIES))?;
         let answer = match check_entry(&key, value.len()) {
             Ok(()) => self.session.key_value().set(&bucket, &key, value).await,
             Err(error) => Err(error),
         };
-        Ok(answer.map_err(|error| self.told(error)))
+        self.kv_answer(span, answer)
     }
 
     async fn kv_delete(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<()> {
-        let bucket = self.bucket(&bucket)?;
+        let (bucket, span) = self.bucket(&bucket, "delete")?;
         let answer = match check_entry(&key, 0) {
             Ok(()) => self.session.key_value().delete(&bucket, &key).await,
             Err(error) => Err(error),
         };
-        Ok(answer.map_err(|error| self.told(error)))
+        self.kv_answer(span, answer)
     }
 
     async fn kv_exists(&mut self, bucket: Resource<Bucket>, key: String) -> Answer<bool> {
-        let bucket = self.bucket(&bucket)?;
+        let (bucket, span) = self.bucket(&bucket, "exists")?;
         let answer = match check_entry(&key, 0) {
             Ok(()) => self.session.key_value().exists(&bucket, &key).await,
             Err(error) => Err(error),
         };
-        Ok(answer.map_err(|error| self.told(error)))
+        self.kv_answer(span, answer)
     }
 
     async fn kv_list(&mut self, bucket: Resource<Bucket>, cursor: Option<u64>) -> Answer<super::KeyPage> {
-        let bucket = self.bucket(&bucket)?;
+        let (bucket, span) = self.bucket(&bucket, "list_keys")?;
         let _turn = self.session.turn_to_read(1).await;
         let answer = self.session.key_value().list_keys(&bucket, cursor).await;
-        Ok(answer.map_err(|error| self.told(error)))
+        self.kv_answer(span, answer)
     }
 
     async fn kv_increment(&mut self, bucket: Resource<Bucket>, key: String, delta: i64) -> Answer<i64> {
-        let bucket = self.bucket(&bucket)?;
+        let (bucket, span) = self.bucket(&bucket, "increment")?;
         let answer = match check_entry(&key, 0) {
             Ok(()) => self.session.key_value().increment(&bucket, &key, delta).await,
             Err(error) => Err(error),
         };
-        Ok(answer.map_err(|error| self.told(error)))
+        self.kv_answer(span, answer)
     }
 
     async fn kv_get_many(&mut self, bucket: Resource<Bucket>, keys: &[String]) -> Answer<Vec<Option<Vec<u8>>>> {
-        let bucket = self.bucket(&bucket)?;
+        let (bucket, span) = self.bucket(&bucket, "get_many")?;
         let _held = self.session.hold(keys.iter().map(String::len).sum::<usize>().saturating_mul(COPIES))?;
         let _turn = self.session.turn_to_read(BATCH_BYTES_MAX / VALUE_BYTES_MAX).await;
         let answer = match check_batch(keys.iter().map(|key| (key.as_str(), 0))) {
             Ok(()) => self.session.key_value().get_many(&bucket, keys).await,
             Err(error) => Err(error),
         };
-        Ok(answer.map_err(|error| self.told(error)))
+        self.kv_answer(span, answer)
     }
 
     async fn kv_set_many(&mut self, bucket: Resource<Bucket>, entries: Vec<(String, Vec<u8>)>) -> Answer<()> {
-        let bucket = self.bucket(&bucket)?;
+        let (bucket, span) = self.bucket(&bucket, "set_many")?;
         let bytes: usize = entries.iter().map(|(key, value)| key.len().saturating_add(value.len())).sum();
         let _held = self.session.hold(bytes.saturating_mul(COPIES))?;
         let answer = match check_batch(entries.iter().map(|(key, value)| (key.as_str(), value.len()))) {
             Ok(()) => self.session.key_value().set_many(&bucket, entries).await,
             Err(error) => Err(error),
         };
-        Ok(answer.map_err(|error| self.told(error)))
+        self.kv_answer(span, answer)
     }
 
     async fn kv_delete_many(&mut self, bucket: Resource<Bucket>, keys: Vec<String>) -> Answer<()> {
-        let bucket = self.bucket(&bucket)?;
+        let (bucket, span) = self.bucket(&bucket, "delete_many")?;
         let _held = self.session.hold(keys.iter().map(String::len).sum::<usize>().saturating_mul(COPIES))?;
         let answer = match check_batch(keys.iter().map(|key| (key.as_str(), 0))) {
             Ok(()) => self.session.key_value().delete_many(&bucket, &keys).await,
             Err(error) => Err(error),
         };
-        Ok(answer.map_err(|error| self.told(error)))
+        self.kv_answer(span, answer)
     }
 }
 
@@ -345,6 +354,7 @@ impl draft2::atomics::Host for View<'_> {
         // The handle is the guest's no longer: what it gets back on a lost race is a new one, with the value of now.
         let cas = self.table.delete(cas)?;
         self.forget(&cas);
+        let span = self.session.calls().operation(On::KeyValue, "swap");
         let Cas { bucket, key, seen } = cas;
         let seen_bytes = seen.as_ref().map_or(0, Vec::len);
         let _held = self.session.hold(value.len().saturating_add(seen_bytes).saturating_mul(COPIES))?;
@@ -352,6 +362,7 @@ impl draft2::atomics::Host for View<'_> {
             Ok(()) => self.session.key_value().swap(&bucket, &key, seen.as_deref(), value).await,
             Err(error) => Err(error),
         };
+        span.failed(answer.as_ref().err().map(KeyValueError::kind));
         Ok(match answer {
             Ok(Swap::Done) => Ok(()),
             Ok(Swap::Changed(seen)) => Err(match self.remember(Cas { bucket, key, seen })? {

@@ -140,6 +140,7 @@ mod tests {
             revision: 1,
             task_id: TaskId::generate(),
             attempt: 1,
+            trace_id: None,
             bytes_max: ByteSize(bytes_max),
             bytes: Default::default(),
             cut: Default::default(),

@@ -4,7 +4,9 @@ use wasmtime::component::Resource;
 
 use super::session::Reach;
 use super::{Column, Cursor, Date, DateTime, DbError, HANDLES_MAX, Kind, OpenDatabase, SqlError, Time, Value};
+use crate::capability::calls::On;
 use crate::capability::{View, denied, quoted};
+use crate::trace::Span;
 use crate::wit::capabilities::agent::runtime::sql as wit;
 
 /// The outer error traps, the inner one is the guest's to handle.
@@ -38,12 +40,13 @@ impl wit::HostConnection for View<'_> {
         self.session.count_call();
         let open = *self.table.get(&database)?;
         let parameters: Vec<Value> = parameters.into_iter().map(Value::from).collect();
+        let span = self.session.calls().operation(On::Sql, "query");
         let (sql, database, plan) = self.session.sql_parts();
         let Some(grant) = plan.manifest().grants.sql.get(open.grant) else { return Ok(Err(no_grant())) };
         let answer = sql.query(Reach { database, plan, grant }, &statement, &parameters).await;
         match answer {
             Ok((id, columns)) => Ok(Ok(self.table.push(Cursor { id, columns })?)),
-            Err(error) => self.sql_told(error),
+            Err(error) => self.sql_failed(span, error),
         }
     }
 
@@ -56,12 +59,13 @@ impl wit::HostConnection for View<'_> {
         self.session.count_call();
         let open = *self.table.get(&database)?;
         let parameters: Vec<Value> = parameters.into_iter().map(Value::from).collect();
+        let span = self.session.calls().operation(On::Sql, "execute");
         let (sql, database, plan) = self.session.sql_parts();
         let Some(grant) = plan.manifest().grants.sql.get(open.grant) else { return Ok(Err(no_grant())) };
         let answer = sql.execute(Reach { database, plan, grant }, &statement, &parameters).await;
         match answer {
             Ok(rows) => Ok(Ok(rows)),
-            Err(error) => self.sql_told(error),
+            Err(error) => self.sql_failed(span, error),
         }
     }
 
@@ -81,12 +85,13 @@ impl wit::HostCursor for View<'_> {
     async fn next(&mut self, cursor: Resource<Cursor>, max: u32) -> Answer<Vec<wit::Row>> {
         self.session.count_call();
         let id = self.table.get(&cursor)?.id;
+        let span = self.session.calls().operation(On::Sql, "next");
         match self.session.sql.next(id, max).await {
             Ok(rows) => {
                 let lower = |row: Vec<Value>| row.into_iter().map(wit::DbValue::from).collect();
                 Ok(Ok(rows.into_iter().map(lower).collect()))
             }
-            Err(error) => self.sql_told(error),
+            Err(error) => self.sql_failed(span, error),
         }
     }
 
@@ -98,6 +103,11 @@ impl wit::HostCursor for View<'_> {
 }
 
 impl View<'_> {
+    fn sql_failed<T>(&mut self, mut span: Span, error: SqlError) -> Answer<T> {
+        span.fail(error.kind());
+        self.sql_told(error)
+    }
+
     /// What the guest is told of a failure; where there was no room for its answer, the task ends here.
     fn sql_told<T>(&mut self, error: SqlError) -> Answer<T> {
         Ok(Err(match error {

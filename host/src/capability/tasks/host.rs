@@ -8,6 +8,7 @@ use super::{
 use crate::capability::{View, denied, quoted};
 use crate::records::Progress;
 use crate::task::{AgentName, FollowUp, Task, TaskId};
+use crate::trace::{Kind, Queue, Span};
 use crate::wit::capabilities::agent::runtime::tasks::{Error, Host, SubmitOptions};
 
 /// Headers that the host itself reads; a follow-up says these things through its options.
@@ -54,14 +55,18 @@ impl View<'_> {
         body: Vec<u8>,
         options: SubmitOptions,
     ) -> wasmtime::Result<Result<String, Error>> {
-        let follow_up = match self.follow_up(agent, body, options) {
+        let mut follow_up = match self.follow_up(agent, body, options) {
             Ok(follow_up) => follow_up,
             Err(error) => return Ok(Err(error)),
         };
         let id = follow_up.task.id.as_str().to_owned();
+        let mut span = self.created(&mut follow_up.task);
         match self.session.follow_ups.push(follow_up) {
             Ok(()) => Ok(Ok(id)),
-            Err(Refused::OverLimit(text)) => Ok(Err(Error::LimitExceeded(text))),
+            Err(Refused::OverLimit(text)) => {
+                span.fail("limit-exceeded");
+                Ok(Err(Error::LimitExceeded(text)))
+            }
             Err(Refused::NoRoom(error)) => Err(error.into()),
         }
     }
@@ -97,8 +102,18 @@ impl View<'_> {
         }
         task.id = self.follow_up_id(&task.agent, options.idempotency_key)?;
         task.attempts_max = options.max_attempts;
-        task.traceparent = self.session.traceparent().cloned();
         Ok(FollowUp { task, delay })
+    }
+
+    /// The span of a follow-up's message, whose context travels with it. It leaves when this task has ended.
+    fn created(&self, task: &mut Task) -> Span {
+        let calls = self.session.calls();
+        let mut span = calls.begin(Kind::Producer, format_args!("create {}", Queue(&task.agent)));
+        span.is_of_a_message(&task.agent, "create", "create");
+        span.set_with("messaging.message.id", || task.id.to_string());
+        let own = span.traceparent().or_else(|| calls.traceparent());
+        task.traceparent = own.or_else(|| self.session.traceparent().cloned());
+        span
     }
 
     /// The id that the key stands for; without a key, one that a retry of this run gives the same call again.

@@ -6,6 +6,7 @@ use super::cloud_events::{self, Event};
 use super::headers::{self, GENERATION_MAX, HEADERS_BYTES_MAX};
 use crate::delivery::{HeaderValue, Message};
 use crate::task::{AgentName, CONTENT_TYPE_DEFAULT, Outcome, ReplyTo, Task, TaskId, UnixMs};
+use crate::trace::TraceContext;
 
 /// A message that cannot be a task, with what its dead letter and its sender's reply need.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -182,7 +183,7 @@ impl Fields {
             self.event = Some(event);
         }
         if self.traceparent.is_none() {
-            self.traceparent = self.senders.get("ce-traceparent").cloned().and_then(well_formed_traceparent);
+            self.traceparent = self.senders.get("ce-traceparent").and_then(|text| well_formed_traceparent(text));
         }
         Ok(())
     }
@@ -205,7 +206,7 @@ impl Fields {
             headers::ENQUEUED_AT => self.enqueued_at_ms = Some(moment(name, value)?),
             headers::TRACEPARENT => {
                 let text = value.as_text().ok_or_else(|| unexpected(name, value, "text"))?;
-                self.traceparent = well_formed_traceparent(text);
+                self.traceparent = well_formed_traceparent(&text);
             }
             _ if headers::is_ours(name) || headers::is_the_brokers(name) => {}
             _ => {
@@ -322,13 +323,6 @@ fn unexpected(name: &str, value: &HeaderValue, expected: &str) -> String {
 }
 
 /// W3C trace context says that a `traceparent` which does not parse is treated as absent, so it fails no task.
-fn well_formed_traceparent(text: String) -> Option<String> {
-    let mut parts = text.split('-');
-    let hex = |part: Option<&str>, digits: usize| {
-        part.is_some_and(|part| {
-            part.len() == digits && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        })
-    };
-    let known = hex(parts.next(), 2) && hex(parts.next(), 32) && hex(parts.next(), 16) && hex(parts.next(), 2);
-    known.then_some(text)
+fn well_formed_traceparent(text: &str) -> Option<String> {
+    TraceContext::parse(text).map(|context| context.to_string())
 }

@@ -146,6 +146,7 @@ impl Doubles {
                 live: self.live.subscribe(),
                 metrics: Arc::new(|| "agent_queue_depth 0\n".to_owned()),
                 draining: self.draining.clone(),
+                traces: crate::trace::Traces::default(),
             },
         )
     }
