@@ -199,7 +199,7 @@ async fn deploy(package: Result<Package, PackageError>, seen: &mut Seen, agents:
 /// Whether the same files may be deployed later.
 fn is_passing(error: &DeployError) -> bool {
     match error {
-        DeployError::Host(_) | DeployError::Broker(_) | DeployError::Catalog(_) => true,
+        DeployError::Host(_) | DeployError::Broker(_) | DeployError::Catalog(_) | DeployError::Secrets(_) => true,
         DeployError::Manifest(_)
         | DeployError::OtherAgent { .. }
         | DeployError::Unsigned(_)
