@@ -43,6 +43,7 @@ impl Dispatcher {
             attempts_max: attempt.task.attempts_max.unwrap_or(manifest.retry.max_attempts),
             retry: &manifest.retry,
             host_errors: envelope::host_errors(&attempt.message),
+            keeps_order: attempt.task.partition_key.is_some(),
         };
         let mut decision = settlement(&completion.outcome, attempt.task.attempt, &policy, random_fraction);
         let prepared = match decision {
@@ -60,9 +61,13 @@ impl Dispatcher {
                     }
                 }
             }
-            Settlement::HandBack => {
+            Settlement::HandBack { delay } => {
                 attempt.note_log(completion);
                 attempt.metrics.settled(decision.name(), completion.outcome.name());
+                if !delay.is_zero() {
+                    self.records.note(attempt.update(Status::Retrying, Some(completion)));
+                    self.interrupt.run_until_cancelled(tokio::time::sleep(delay)).await;
+                }
                 receipt.hand_back();
                 return decision.name();
             }
@@ -84,7 +89,7 @@ impl Dispatcher {
     /// publishers back would be busy with nothing else.
     async fn put_off(&self, task: &Task, receipt: Receipt, error: &SettleError, reason: &str) {
         tracing::warn!(task = %task.id, agent = %task.agent, error = error as &dyn std::error::Error, "handing a task back");
-        self.metrics.settled(&task.agent, Settlement::HandBack.name(), reason);
+        self.metrics.settled(&task.agent, Settlement::HandBack { delay: PUT_OFF }.name(), reason);
         let mut connectivity = self.broker.connectivity();
         let moment = async {
             tokio::time::sleep(PUT_OFF).await;

@@ -19,8 +19,11 @@ pub enum Settlement {
     },
     /// It has failed for good.
     DeadLetter,
-    /// It goes back to the queue as if it had never been delivered.
-    HandBack,
+    /// It goes back to its place in the queue, as if it had never been delivered.
+    HandBack {
+        /// Not before that; until then those behind it that keep an order wait.
+        delay: Duration,
+    },
 }
 
 impl Settlement {
@@ -31,7 +34,7 @@ impl Settlement {
             Self::Acknowledge => "acknowledge",
             Self::RetryLater { .. } => "retry",
             Self::DeadLetter => "dead-letter",
-            Self::HandBack => "hand-back",
+            Self::HandBack { .. } => "hand-back",
         }
     }
 }
@@ -45,11 +48,17 @@ pub struct Policy<'a> {
     pub retry: &'a Retry,
     /// How often in a row the host failed the task, before this time.
     pub host_errors: u32,
+    /// Whether it has a partition key: tasks behind it may not overtake it because the host failed it.
+    pub keeps_order: bool,
 }
 
 /// Longest wait before a task that met a failing database or broker runs again, so that it goes on soon after their return;
 /// the first waits are its manifest's.
 const HOST_ERROR_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// Shortest wait of one that keeps its place: those after the first are no longer, so that a manifest which asks for
+/// milliseconds would have it run without end.
+const KEPT_DELAY_MIN: Duration = Duration::from_secs(1);
 
 /// Longest delay that an agent may ask for: that of a delayed task (contract, section 3).
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -59,11 +68,16 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub fn settlement(outcome: &Outcome, attempt: u32, policy: &Policy<'_>, random: fn() -> f64) -> Settlement {
     match outcome {
         Outcome::Succeeded(_) | Outcome::Cancelled => Settlement::Acknowledge,
-        Outcome::Interrupted => Settlement::HandBack,
+        Outcome::Interrupted => Settlement::HandBack { delay: Duration::ZERO },
         Outcome::Rejected { .. } | Outcome::Expired | Outcome::HostKiller => Settlement::DeadLetter,
         Outcome::HostError { .. } => {
             let delay = backoff(policy.retry, policy.host_errors.saturating_add(1), random());
-            Settlement::RetryLater { delay: delay.min(HOST_ERROR_DELAY_MAX), attempt }
+            let delay = delay.min(HOST_ERROR_DELAY_MAX);
+            if policy.keeps_order {
+                Settlement::HandBack { delay: delay.max(KEPT_DELAY_MIN) }
+            } else {
+                Settlement::RetryLater { delay, attempt }
+            }
         }
         Outcome::Retry { after_ms: Some(after_ms), .. } => {
             another(attempt, policy, Duration::from_millis(*after_ms).min(RETRY_AFTER_MAX))
@@ -116,8 +130,9 @@ mod tests {
 
     #[test]
     fn the_table() {
-        use Settlement::{Acknowledge, DeadLetter, HandBack};
+        use Settlement::{Acknowledge, DeadLetter};
         let retry = without_jitter();
+        let back = Settlement::HandBack { delay: Duration::ZERO };
         let again = |seconds, attempt| Settlement::RetryLater { delay: Duration::from_secs(seconds), attempt };
         let message = String::new;
         let table = [
@@ -134,13 +149,21 @@ mod tests {
             (Outcome::LimitExceeded(limit()), again(1, 2), DeadLetter),
             (Outcome::Expired, DeadLetter, DeadLetter),
             (Outcome::HostKiller, DeadLetter, DeadLetter),
-            (Outcome::Interrupted, HandBack, HandBack),
+            (Outcome::Interrupted, back, back),
             (Outcome::HostError { message: message() }, again(1, 1), again(1, 3)),
         ];
         for (outcome, after_first, after_last) in table {
-            let policy = Policy { attempts_max: 3, retry: &retry, host_errors: 0 };
+            let policy = Policy { attempts_max: 3, retry: &retry, host_errors: 0, keeps_order: false };
             assert_eq!(settlement(&outcome, 1, &policy, || 0.5), after_first, "{outcome:?}, first attempt");
             assert_eq!(settlement(&outcome, 3, &policy, || 0.5), after_last, "{outcome:?}, last attempt");
+            let keyed = Policy { keeps_order: true, ..policy };
+            for (attempt, unkeyed) in [(1, after_first), (3, after_last)] {
+                let expected = match outcome {
+                    Outcome::HostError { .. } => Settlement::HandBack { delay: Duration::from_secs(1) },
+                    _ => unkeyed,
+                };
+                assert_eq!(settlement(&outcome, attempt, &keyed, || 0.5), expected, "{outcome:?}, in order");
+            }
         }
     }
 
@@ -148,7 +171,7 @@ mod tests {
     fn what_the_host_fails_again_and_again_waits_longer_and_not_long() {
         let retry = without_jitter();
         let delays = [0, 1, 2, 3, 1_000].map(|host_errors| {
-            let policy = Policy { attempts_max: 1, retry: &retry, host_errors };
+            let policy = Policy { attempts_max: 1, retry: &retry, host_errors, keeps_order: false };
             match settlement(&Outcome::HostError { message: String::new() }, 1, &policy, || 0.5) {
                 Settlement::RetryLater { delay, attempt: 1 } => delay.as_secs(),
                 other => panic!("{other:?}"),
@@ -195,20 +218,26 @@ mod tests {
             attempt in 1_u32..,
             attempts_max in 1_u32..,
             host_errors in any::<u32>(),
+            keeps_order in any::<bool>(),
             jitter in prop_oneof![Just(Jitter::None), Just(Jitter::Equal), Just(Jitter::Full)],
         ) {
             let retry = Retry { jitter, ..Retry::default() };
-            let policy = Policy { attempts_max, retry: &retry, host_errors };
+            let policy = Policy { attempts_max, retry: &retry, host_errors, keeps_order };
             let settled = settlement(&outcome, attempt, &policy, || 0.5);
             match (&outcome, settled) {
                 (Outcome::HostError { .. }, Settlement::RetryLater { delay, attempt: next }) => {
-                    prop_assert!(next == attempt && delay <= HOST_ERROR_DELAY_MAX);
+                    prop_assert!(!keeps_order && next == attempt && delay <= HOST_ERROR_DELAY_MAX);
+                }
+                (Outcome::HostError { .. }, Settlement::HandBack { delay }) => {
+                    prop_assert!(keeps_order && (KEPT_DELAY_MIN..=HOST_ERROR_DELAY_MAX).contains(&delay));
                 }
                 (_, Settlement::RetryLater { delay, attempt: next }) => {
                     prop_assert!(attempt < attempts_max && next == attempt + 1);
                     prop_assert!(delay <= retry.max.max(RETRY_AFTER_MAX));
                 }
-                (Outcome::Interrupted, settled) => prop_assert_eq!(settled, Settlement::HandBack),
+                (Outcome::Interrupted, settled) => {
+                    prop_assert_eq!(settled, Settlement::HandBack { delay: Duration::ZERO });
+                }
                 (Outcome::Succeeded(_) | Outcome::Cancelled, settled) => prop_assert_eq!(settled, Settlement::Acknowledge),
                 (Outcome::Rejected { .. } | Outcome::Expired | Outcome::HostKiller, settled) => {
                     prop_assert_eq!(settled, Settlement::DeadLetter);

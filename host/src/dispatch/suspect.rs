@@ -53,7 +53,7 @@ impl Quarantine {
 /// Not the task's id alone: a message that its sender did not name gets a new one at each delivery.
 pub(super) fn suspect(task: &Task, message: &Message) -> Option<String> {
     let agent = &task.agent;
-    let deliveries = message.headers.get("x-delivery-count").and_then(HeaderValue::as_count)?;
+    let deliveries = message.headers.get(envelope::headers::DELIVERY_COUNT).and_then(HeaderValue::as_count)?;
     (deliveries >= DELIVERIES_SUSPICIOUS).then(|| {
         if envelope::names_its_task(message) {
             return format!("{agent} {}", task.id);

@@ -3,13 +3,13 @@
 
 use std::cell::RefCell;
 
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
 use super::common::{Host, agents_dir, wait_until};
 use super::delivery::Stranger;
 use super::fleet::Fleet;
-use super::scripts::{CACHE, KEY_VALUE, SQL, deploy, put_off, runs, script, sql, unique};
+use super::scripts::{CACHE, KEY_VALUE, SQL, deploy, metric, put_off, runs, script, sql, unique};
 
 pub(crate) const TASKS: usize = 10;
 
@@ -112,6 +112,40 @@ async fn without_the_cache_its_tasks_wait_and_others_run() {
     for step in [key_value, cache] {
         let counted = count_once_more(&host, &counting, &step).await;
         assert_eq!(counted, [u64::try_from(TASKS).unwrap() + 1], "{step:?}");
+    }
+    drop(host);
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_waits_for_the_cache_is_not_overtaken_by_others_of_its_key() {
+    let fleet = Fleet::start().await;
+    let host = fleet.host().start().await;
+    let counting = unique("counting");
+    deploy(&host, &counting, TASKS_AT_ONCE, &[KEY_VALUE], "").await;
+
+    fleet.cache.cut();
+    let stranger = Stranger::connect_to(fleet.broker.url()).await;
+    let (mut headers, mut ids) = (FieldTable::default(), Vec::new());
+    headers.insert("x-partition-key".into(), AMQPValue::LongString("line".into()));
+    for steps in [script(&[json!({ "key-value": "n" })]), script(&[]), script(&[])] {
+        let id = unique("task");
+        stranger.send(&counting, &id, headers.clone(), steps.as_bytes()).await;
+        ids.push(id);
+    }
+    let kept = format!("agent_settlements{{agent=\"{counting}\",reason=\"host-error\",settlement=\"hand-back\"}}");
+    wait_until("the first is put off", async || (metric(&host, &kept).await >= 2).then_some(())).await;
+    for id in &ids[1..] {
+        assert_eq!(host.get(&format!("/v1/tasks/{id}")).await.unwrap().status(), 404, "it has not begun");
+    }
+
+    fleet.cache.mend();
+    each_succeeded_at_its_first_attempt(&host, &ids).await;
+    let mut before = 0;
+    for id in &ids {
+        let task = host.task(id).await;
+        assert!(task["started_at"].as_u64().unwrap() >= before, "the one before ended at {before}: {task}");
+        before = task["finished_at"].as_u64().unwrap();
     }
     drop(host);
     fleet.end().await;

@@ -20,6 +20,8 @@ pub const GENERATION: &str = "x-generation";
 pub const HOST_ERRORS: &str = "x-host-errors";
 /// Tasks of one agent with the same value run one at a time, in order.
 pub const PARTITION_KEY: &str = "x-partition-key";
+/// How often a quorum queue has delivered the message before. RabbitMQ sets it.
+pub const DELIVERY_COUNT: &str = "x-delivery-count";
 /// When the task was first enqueued, in Unix milliseconds: AMQP's `timestamp` property has only seconds.
 pub const ENQUEUED_AT: &str = "x-enqueued-at";
 /// Before this moment, in Unix milliseconds, a delivery goes round through a delay queue again: how delays longer than
@@ -96,7 +98,7 @@ pub(super) fn is_the_brokers(name: &str) -> bool {
     name.starts_with("x-death")
         || name.starts_with("x-first-death")
         || name.starts_with("x-last-death")
-        || matches!(name, "x-delivery-count" | "x-acquired-count" | "cc" | "bcc")
+        || matches!(name, DELIVERY_COUNT | "x-acquired-count" | "cc" | "bcc")
 }
 
 /// The headers that go along when a received message is published again.

@@ -26,7 +26,8 @@ use super::registered::{Asking, Consumers};
 use crate::broker::amqp::convert;
 use crate::broker::amqp::declare;
 use crate::broker::amqp::watermark::Watermark;
-use crate::delivery::{Delivery, Receipt};
+use crate::delivery::envelope::headers;
+use crate::delivery::{Delivery, Message, Receipt};
 use crate::memory::{Charge, MemoryLedger};
 
 /// How a session ended.
@@ -54,6 +55,8 @@ const ROOM_SHARE: u64 = 2;
 /// A delivery that nobody has taken yet.
 struct Held {
     delivery: lapin::message::Delivery,
+    /// How often it was handed back for want of room.
+    returns: u64,
     body: Charge,
     in_hand: InHand,
 }
@@ -191,10 +194,11 @@ impl Session {
 
     /// Hands the oldest over that waits.
     fn hand_over<T, F: Fn(Delivery, &str) -> Option<T>>(&mut self, source: &Source<T, F>, place: mpsc::Permit<'_, T>) {
-        let Some(Held { delivery, body, in_hand }) = self.held.pop_front() else { return };
+        let Some(Held { delivery, returns, body, in_hand }) = self.held.pop_front() else { return };
         let tag = delivery.delivery_tag;
         self.outstanding += 1;
-        let delivery = self.receive(delivery, (body, in_hand));
+        let mut delivery = self.receive(delivery, (body, in_hand));
+        discount(&mut delivery.0.message, returns);
         if let Some(accepted) = (source.accept)(delivery.0, &delivery.1) {
             place.send(accepted);
         }
@@ -309,6 +313,16 @@ impl Session {
 
 async fn hand_back(channel: &Channel, tag: u64) -> lapin::Result<()> {
     channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await
+}
+
+/// Takes back what the broker counted only because there was no room here: it says nothing of what the task does to hosts.
+fn discount(message: &mut Message, returns: u64) {
+    if returns > 0
+        && let Some(counted) = message.headers.get_mut(headers::DELIVERY_COUNT)
+        && let Some(count) = counted.as_count()
+    {
+        *counted = count.saturating_sub(returns).into();
+    }
 }
 
 fn arm(wanted: bool, set: &mut bool, timer: Pin<&mut Sleep>) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::parked::{Back, One};
+use super::parked::{Arrived, Back, One};
 use super::{FLUSH_COUNT, Held, RESUME_EVERY, ROOM_SHARE, Session, Source, hand_back};
 use crate::delivery::Delivery;
 
@@ -73,13 +73,17 @@ impl Session {
         source: &Source<T, F>,
     ) -> lapin::Result<()> {
         let bytes = delivery.data.len() as u64;
+        let mut returns = 0;
         if source.order.is_some() {
             self.coming.saw();
             let has_room = source.hand.is_empty() || self.memory.room_for_bodies() > 0;
             let tag = delivery.delivery_tag;
-            if self.parked.arrives(queue, tag, has_room, || One { tag, bytes, print: print(&delivery) }) {
-                tracing::debug!(%queue, bytes, "no room for a body; its task waits for its turn to come again");
-                return Ok(());
+            match self.parked.arrives(queue, tag, has_room, || One { tag, bytes, print: print(&delivery) }) {
+                Arrived::InHand { returns: before } => returns = before,
+                Arrived::Parked => {
+                    tracing::debug!(%queue, bytes, "no room for a body; its task waits for its turn to come again");
+                    return Ok(());
+                }
             }
         } else {
             let in_hand = self.in_hand();
@@ -104,7 +108,7 @@ impl Session {
             }
         }
         let (body, in_hand) = (self.memory.charge_body(bytes), source.hand.take());
-        self.held.push_back(Held { delivery, body, in_hand });
+        self.held.push_back(Held { delivery, returns, body, in_hand });
         Ok(())
     }
 
