@@ -80,7 +80,7 @@ impl Dispatcher {
             }
             Err(error) => {
                 Box::pin(self.put_off(&attempt.task, receipt, &error, completion.outcome.name())).await;
-                Settlement::HandBack.name()
+                Settlement::HandBack { delay: PUT_OFF }.name()
             }
         }
     }
