@@ -215,6 +215,11 @@ impl Host {
         self.child.id().unwrap()
     }
 
+    /// Sends SIGKILL and waits for the end.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
     /// Sends SIGTERM and waits for the end.
     pub(crate) async fn terminate(&mut self) -> ExitStatus {
         self.ask_to_stop();

@@ -140,6 +140,10 @@ async fn a_task_that_waits_for_the_cache_is_not_overtaken_by_others_of_its_key()
     }
 
     fleet.cache.mend();
+    for id in &ids {
+        let known = async || host.get(&format!("/v1/tasks/{id}")).await.unwrap().status().is_success().then_some(());
+        wait_until("it has begun", known).await;
+    }
     each_succeeded_at_its_first_attempt(&host, &ids).await;
     let mut before = 0;
     for id in &ids {

@@ -30,6 +30,7 @@ mod fair;
 mod files;
 mod fleet;
 mod foreign_client;
+mod host_killer;
 mod hostile;
 mod http_api;
 mod images;
