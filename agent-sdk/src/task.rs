@@ -27,7 +27,7 @@ pub struct Task {
     pub content_type: String,
     /// The body.
     pub body: Vec<u8>,
-    /// The W3C trace context that the task arrived with.
+    /// The W3C trace context of the task: that of its run where the host traces, otherwise what it arrived with.
     pub traceparent: Option<String>,
 }
 

@@ -737,7 +737,7 @@ typedef struct agent_runtime_types_task_t {
   agent_string_t   content_type;
   // The body, as it was sent.
   agent_list_u8_t   body;
-  // The W3C trace context that the task arrived with.
+  // The W3C trace context of the task: that of its run where the host traces, otherwise what it arrived with.
   agent_option_string_t   traceparent;
 } agent_runtime_types_task_t;
 
