@@ -89,8 +89,13 @@ impl Dispatcher {
     /// Hands a delivery back that cannot be settled now. Not at once: it would come again at once, and a broker that holds
     /// publishers back would be busy with nothing else.
     async fn put_off(&self, task: &Task, receipt: Receipt, error: &SettleError, reason: &str) {
-        let cause = error as &dyn std::error::Error;
-        tracing::warn!(task = %task.id, agent = %task.agent, trace_id = trace_id(task), error = cause, "handing a task back");
+        tracing::warn!(
+            task = %task.id,
+            agent = %task.agent,
+            trace_id = trace_id(task),
+            error = error as &dyn std::error::Error,
+            "handing a task back"
+        );
         self.metrics.settled(&task.agent, Settlement::HandBack { delay: PUT_OFF }.name(), reason);
         let mut connectivity = self.broker.connectivity();
         let moment = async {
