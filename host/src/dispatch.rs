@@ -33,6 +33,7 @@ pub use settlement::{Policy, Settlement, settlement};
 use slot::Admission;
 pub use slot::{AgentSlot, Shelf};
 pub use suspect::Quarantine;
+use traced::trace_id;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -111,9 +112,9 @@ impl Dispatcher {
                 Ok(task) => task,
                 Err(malformed) => {
                     let (agent, running) = (slot.name().clone(), slot.count_running());
-                    let span = self.processing_malformed(&agent, &message);
+                    let (span, traceparent) = self.processing_malformed(&agent, &message);
                     self.under_way.spawn(Box::pin(async move {
-                        dispatcher.settle_malformed(&message, receipt, &agent, malformed).await;
+                        dispatcher.settle_malformed((&message, traceparent), receipt, &agent, malformed).await;
                         processing.observe_duration();
                         drop((running, span));
                     }));
@@ -269,7 +270,8 @@ impl Dispatcher {
             Standing::Foreign(agent) => {
                 span.fail("malformed");
                 let malformed = envelope::malformed(&attempt.message, &settle::taken(&agent));
-                let settled = self.settle_malformed(&attempt.message, receipt, &attempt.task.agent, malformed);
+                let message = (&attempt.message, attempt.task.traceparent.clone());
+                let settled = self.settle_malformed(message, receipt, &attempt.task.agent, malformed);
                 return Box::pin(settled).await;
             }
             Standing::Decided(outcome) => (Completion::without_a_run(outcome), Recorded::No),
@@ -308,10 +310,12 @@ impl Dispatcher {
                 return (Completion::without_a_run(Outcome::HostKiller), Recorded::No);
             }
             Ok(deaths) => {
-                tracing::info!(task = %attempt.task.id, deaths, "running alone a task that was delivered often");
+                let task = &attempt.task;
+                tracing::info!(task = %task.id, trace_id = trace_id(task), deaths, "running alone a task that was delivered often");
             }
             Err(error) => {
-                tracing::warn!(task = %attempt.task.id, error = &error as &dyn std::error::Error, "a task is put off");
+                let (task, error) = (&attempt.task, &error as &dyn std::error::Error);
+                tracing::warn!(task = %task.id, trace_id = trace_id(task), error, "a task is put off");
                 let message = "the database is away".to_owned();
                 return (Completion::without_a_run(Outcome::HostError { message }), Recorded::No);
             }
@@ -334,7 +338,8 @@ impl Dispatcher {
     /// Notes that this host outlived a suspect, or is done with it.
     async fn cleared(&self, attempt: &Attempt, suspect: &str) {
         if let Err(error) = self.records.suspect_ends(suspect).await {
-            tracing::warn!(task = %attempt.task.id, %error, "that a run alone has ended is not recorded");
+            let task = &attempt.task;
+            tracing::warn!(task = %task.id, trace_id = trace_id(task), %error, "that a run alone has ended is not recorded");
         }
     }
 
@@ -347,12 +352,14 @@ impl Dispatcher {
                 Ok(None) => {}
                 // Its effects could not be committed either, so there is no use in running it now.
                 Err(error) if !attempt.revision.manifest.grants.sql.is_empty() => {
-                    tracing::warn!(task = %attempt.task.id, error = &error as &dyn std::error::Error, "a task is put off");
+                    let (task, error) = (&attempt.task, &error as &dyn std::error::Error);
+                    tracing::warn!(task = %task.id, trace_id = trace_id(task), error, "a task is put off");
                     return Standing::Decided(Outcome::HostError { message: "the database is away".to_owned() });
                 }
                 // Without SQL it is run at least once, and its end will be recorded when the database is back.
                 Err(error) => {
-                    tracing::debug!(task = %attempt.task.id, %error, "running a task without asking for its end");
+                    let task = &attempt.task;
+                    tracing::debug!(task = %task.id, trace_id = trace_id(task), %error, "running a task without asking for its end");
                 }
             }
         }

@@ -5,7 +5,7 @@ mod one_line;
 mod otlp;
 
 pub use host_metrics::{HostMetrics, HostReadings, rendered, resident_bytes};
-pub use otlp::{ExportMetrics, MetricPush, OtlpError, OtlpSettings, SpanExport, Target, collector};
+pub use otlp::{Batching, ExportMetrics, MetricPush, OtlpError, OtlpSettings, SpanExport, Target, collector, resource};
 
 use tracing_subscriber::EnvFilter;
 

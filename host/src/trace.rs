@@ -25,6 +25,14 @@ use std::sync::Arc;
 
 use crate::task::{AgentName, Outcome, Task};
 
+impl TraceId {
+    /// The trace that a task is in.
+    #[must_use]
+    pub fn of(task: &Task) -> Option<Self> {
+        task.traceparent.as_deref().and_then(TraceContext::parse).map(TraceContext::trace_id)
+    }
+}
+
 /// How a span stands to those around it, as OpenTelemetry has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

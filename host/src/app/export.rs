@@ -11,7 +11,7 @@ use super::internal;
 use super::observe::Observer;
 use crate::cli::StartError;
 use crate::config::{Backend, Config};
-use crate::telemetry::{ExportMetrics, MetricPush, SpanExport};
+use crate::telemetry::{ExportMetrics, MetricPush, SpanExport, resource};
 use crate::trace::{Systems, Traces};
 
 /// How long the last spans and metrics may take at the end.
@@ -34,15 +34,17 @@ impl Export {
         let mut export = Self::default();
         let Some(otlp) = &config.otlp else { return Ok(export) };
         let client = |error| internal("making a client of the collector", error);
+        let resource = resource(host, &otlp.attributes);
         if let Some(target) = &otlp.traces {
             let metrics = ExportMetrics::new(registry).map_err(|error| internal("registering metrics", error))?;
-            let spans = SpanExport::start(target, otlp.spans_max, host, metrics, Handle::current()).map_err(client)?;
+            let (resource, threads) = (resource.clone(), Handle::current());
+            let spans = SpanExport::start(target, otlp.batching, resource, metrics, threads).map_err(client)?;
             export.traces = Traces::new(spans.tracer(), systems(config));
             export.spans = Some(spans);
             tracing::info!(url = %target.url, "traces go to a collector");
         }
         if let Some(target) = &otlp.metrics {
-            export.metrics = Some(MetricPush::new(target, otlp.metric_interval, host).map_err(client)?);
+            export.metrics = Some(MetricPush::new(target, otlp.metric_interval, &resource).map_err(client)?);
             tracing::info!(url = %target.url, "metrics go to a collector");
         }
         Ok(export)

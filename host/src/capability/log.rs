@@ -21,7 +21,7 @@ use super::secrets::HiddenValues;
 use crate::memory::{Charge, MemoryLedger};
 use crate::task::{AgentName, RunLog, Task, TaskId, UnixMs, unix_ms_now};
 pub use crate::text::escaped;
-use crate::trace::{TraceContext, TraceId};
+use crate::trace::TraceId;
 use crate::units::ByteSize;
 
 /// Longest line, in bytes. What is longer is data, and wants another place than a log.
@@ -92,7 +92,7 @@ impl GuestLog {
             revision: plan.revision(),
             task_id: task.id.clone(),
             attempt: task.attempt,
-            trace_id: task.traceparent.as_deref().and_then(TraceContext::parse).map(TraceContext::trace_id),
+            trace_id: TraceId::of(task),
             bytes_max: plan.manifest().limits.log,
             bytes: AtomicU64::new(0),
             cut: AtomicBool::new(false),

@@ -200,18 +200,43 @@ pub const KEYS: [Key; 32] = [
     },
 ];
 
-/// Variables of other programs that an operator may expect a host to follow, and that this version does not:
-/// (variable, what to do instead).
-pub(super) const IGNORED: [(&str, &str); 3] = [
-    (
-        "OTEL_EXPORTER_OTLP_CERTIFICATE",
-        "collectors are known by the certificates of this machine; add the authority's to those",
-    ),
-    (
-        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
-        "this version shows a collector no certificate; use OTEL_EXPORTER_OTLP_HEADERS, or a collector on this machine",
-    ),
-    ("OTEL_EXPORTER_OTLP_COMPRESSION", "this version compresses nothing, which every collector takes"),
+/// A variable that an operator may expect a host to follow, and that this version does not.
+pub(super) struct Ignored {
+    pub(super) variable: &'static str,
+    /// What it may be set to all the same: what the host does anyway.
+    pub(super) unless: &'static str,
+    /// What to do instead.
+    pub(super) instead: &'static str,
+}
+
+const fn ignored(variable: &'static str, unless: &'static str, instead: &'static str) -> Ignored {
+    Ignored { variable, unless, instead }
+}
+
+const AUTHORITY: &str = "collectors are known by the certificates of this machine; add the authority's to those";
+const CLIENT: &str =
+    "this version shows a collector no certificate; use OTEL_EXPORTER_OTLP_HEADERS, or a collector on this machine";
+const COMPRESSION: &str = "this version compresses nothing, which every collector takes";
+const TIMEOUT: &str = "a request may take as long as OTEL_EXPORTER_OTLP_TIMEOUT says";
+const PROPAGATORS: &str = "contexts travel as W3C's traceparent alone";
+
+/// Variables of OpenTelemetry that have no effect.
+pub(super) const IGNORED: [Ignored; 15] = [
+    ignored("OTEL_EXPORTER_OTLP_CERTIFICATE", "", AUTHORITY),
+    ignored("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "", AUTHORITY),
+    ignored("OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", "", AUTHORITY),
+    ignored("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "", CLIENT),
+    ignored("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "", CLIENT),
+    ignored("OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE", "", CLIENT),
+    ignored("OTEL_EXPORTER_OTLP_CLIENT_KEY", "", CLIENT),
+    ignored("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "", CLIENT),
+    ignored("OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY", "", CLIENT),
+    ignored("OTEL_EXPORTER_OTLP_COMPRESSION", "none", COMPRESSION),
+    ignored("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none", COMPRESSION),
+    ignored("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "none", COMPRESSION),
+    ignored("OTEL_BSP_EXPORT_TIMEOUT", "", TIMEOUT),
+    ignored("OTEL_METRIC_EXPORT_TIMEOUT", "", TIMEOUT),
+    ignored("OTEL_PROPAGATORS", "tracecontext", PROPAGATORS),
 ];
 
 /// `AGENT_HOST_*` variables that are no settings of the host: the file's path, the command line client's address, and whom it

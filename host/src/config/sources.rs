@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::keys::{FOREIGN_PREFIXES, IGNORED, KEYS, Key, Kind, OTHER_VARIABLES};
+use super::keys::{FOREIGN_PREFIXES, IGNORED, Ignored, KEYS, Key, Kind, OTHER_VARIABLES};
 use super::{Backend, FILE_NAME, Flags, Setting, Vars};
 use crate::telemetry::collector;
 
@@ -201,10 +201,13 @@ fn read_vars(vars: &dyn Vars, values: &mut Values, problems: &mut Vec<String>) {
 
 /// What is set in the environment and has no effect.
 pub(super) fn ignored(vars: &dyn Vars) -> Vec<String> {
-    // One that is not UTF-8 is set all the same.
-    let is_set = |variable: &str| vars.get(variable).map_or(true, |value| value.is_some());
-    let set = IGNORED.iter().filter(|(variable, _)| is_set(variable));
-    set.map(|(variable, instead)| format!("{variable} is set and has no effect: {instead}")).collect()
+    let has_none = |ignored: &&Ignored| match vars.get(ignored.variable) {
+        Ok(value) => value.is_some_and(|value| value != ignored.unless),
+        // One that is not UTF-8 is set all the same.
+        Err(_) => true,
+    };
+    let said = |Ignored { variable, instead, .. }: &Ignored| format!("{variable} is set and has no effect: {instead}");
+    IGNORED.iter().filter(has_none).map(said).collect()
 }
 
 /// The likeliest thing that was meant, as the end of a sentence.

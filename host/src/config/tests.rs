@@ -138,6 +138,10 @@ fn what_has_no_effect_is_said() {
     let config = load(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]).unwrap();
     assert!(config.ignored.len() == 1 && config.ignored[0].contains("compresses nothing"), "{:?}", config.ignored);
     assert!(load(&[]).unwrap().ignored.is_empty());
+    let ignored = |variables: &[_]| load(variables).unwrap().ignored;
+    assert_eq!(ignored(&[("OTEL_PROPAGATORS", "tracecontext"), ("OTEL_EXPORTER_OTLP_COMPRESSION", "none")]).len(), 0);
+    let said = ignored(&[("OTEL_PROPAGATORS", "tracecontext,baggage"), ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "k")]);
+    assert!(said.len() == 2 && said[0].contains("TRACES_CLIENT_KEY") && said[1].contains("traceparent"), "{said:?}");
 }
 
 #[test]
@@ -150,6 +154,11 @@ fn a_collector_is_said_by_opentelemetrys_variables() {
     assert!(grpc[0].contains("OTEL_EXPORTER_OTLP_PROTOCOL") && grpc[0].contains("http/protobuf"), "{grpc:?}");
     let wrong = problems(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://me:hunter2@collector")]);
     assert!(wrong.len() == 1 && !wrong[0].contains("hunter2"), "{wrong:?}");
+    // A key there would be shown with the address.
+    let keyed = [("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector/?api-key=hunter2")];
+    assert!(problems(&keyed)[0].contains("OTEL_EXPORTER_OTLP_HEADERS"));
+    let (settings, problems) = Config::show(None, &MapVars::new(&keyed), &Flags::new());
+    assert!(!format!("{settings:?} {problems:?}").contains("hunter2"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::ending::submitted;
 use super::settlement::{Policy, Settlement, settlement};
+use super::traced::trace_id;
 use super::{Attempt, Dispatcher};
 use crate::agent::Recorded;
 use crate::delivery::envelope::{self, DeathNote, Malformed};
@@ -88,7 +89,13 @@ impl Dispatcher {
     /// Hands a delivery back that cannot be settled now. Not at once: it would come again at once, and a broker that holds
     /// publishers back would be busy with nothing else.
     async fn put_off(&self, task: &Task, receipt: Receipt, error: &SettleError, reason: &str) {
-        tracing::warn!(task = %task.id, agent = %task.agent, error = error as &dyn std::error::Error, "handing a task back");
+        tracing::warn!(
+            task = %task.id,
+            agent = %task.agent,
+            trace_id = trace_id(task),
+            error = error as &dyn std::error::Error,
+            "handing a task back"
+        );
         self.metrics.settled(&task.agent, Settlement::HandBack { delay: PUT_OFF }.name(), reason);
         let mut connectivity = self.broker.connectivity();
         let moment = async {
@@ -137,7 +144,7 @@ impl Dispatcher {
             }
             Recorded::No => {
                 let ending = Box::new(attempt.ended(completion));
-                match self.finished(&ending).await? {
+                match self.finished(&ending, &attempt.task).await? {
                     Ended::Now => Some(ending),
                     Ended::Before => None,
                 }
@@ -160,7 +167,8 @@ impl Dispatcher {
         let task = &attempt.task;
         if let Some(other) = self.records.holder(&task.id).await?.filter(|holder| holder.agent != task.agent) {
             let malformed = envelope::malformed(&attempt.message, &taken(&other.agent));
-            tracing::warn!(agent = %task.agent, task_id = %task.id, reason = malformed.reason, "a task is dead-lettered");
+            let (agent, reason) = (&task.agent, &malformed.reason);
+            tracing::warn!(%agent, task_id = %task.id, trace_id = trace_id(task), reason, "a task is dead-lettered");
             return self.bury_malformed(&attempt.message, task, &malformed.outcome()).await;
         }
         // Such as one that was cancelled while it ran: how far it came is worth knowing.
@@ -173,12 +181,12 @@ impl Dispatcher {
     }
 
     /// Records an end, and goes on trying while the database is away: running the task again would not help.
-    async fn finished(&self, ending: &Ending) -> Result<Ended, RecordsError> {
+    async fn finished(&self, ending: &Ending, task: &Task) -> Result<Ended, RecordsError> {
         loop {
             match self.records.finished(ending).await {
                 Err(error) if error.is_passing && !self.interrupt.is_cancelled() => {
-                    let (task, error) = (&ending.update.id, &error as &dyn std::error::Error);
-                    tracing::warn!(%task, error, "the end of a task is not recorded yet; trying again");
+                    let (trace_id, error) = (trace_id(task), &error as &dyn std::error::Error);
+                    tracing::warn!(task = %task.id, trace_id, error, "the end of a task is not recorded yet; trying again");
                 }
                 finished => return finished,
             }
@@ -224,19 +232,19 @@ impl Dispatcher {
         }
     }
 
-    /// Dead-letters a delivery that is no task, and tells its sender where that asked for a result.
+    /// Dead-letters a delivery that is no task, and tells its sender where that asked for a result, in that context.
     pub(super) async fn settle_malformed(
         &self,
-        message: &Message,
+        (message, traceparent): (&Message, Option<String>),
         receipt: Receipt,
         agent: &AgentName,
         malformed: Malformed,
     ) {
         let outcome = malformed.outcome();
         let reason = malformed.reason.clone();
-        let task =
-            Task { id: malformed.task_id, reply: malformed.reply, ..Task::new(agent.clone(), bytes::Bytes::new()) };
-        tracing::warn!(%agent, task_id = %task.id, reason, "a malformed message is dead-lettered");
+        let Malformed { task_id: id, reply, .. } = malformed;
+        let task = Task { id, reply, traceparent, ..Task::new(agent.clone(), bytes::Bytes::new()) };
+        tracing::warn!(%agent, task_id = %task.id, trace_id = trace_id(&task), reason, "a malformed message is dead-lettered");
         match self.bury_malformed(message, &task, &outcome).await {
             Ok(()) => {
                 self.metrics.settled(agent, Settlement::DeadLetter.name(), "malformed");
@@ -277,7 +285,8 @@ impl Dispatcher {
         let ending = buried(Ending::from(update), message, note.clone());
         // Where another message's task has its id, that one's record and listed letter stand. The letter goes to the queue
         // even so: what was sent is not lost. It is in no outbox then.
-        let ended = if self.is_anothers(message, task).await? { Ended::Before } else { self.finished(&ending).await? };
+        let ended =
+            if self.is_anothers(message, task).await? { Ended::Before } else { self.finished(&ending, task).await? };
         match ended {
             Ended::Now => drop(self.relay.send(ending.outgoing).await),
             Ended::Before => {

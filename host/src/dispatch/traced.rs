@@ -4,7 +4,7 @@ use super::{Dispatcher, Revision};
 use crate::delivery::envelope::headers::TRACEPARENT;
 use crate::delivery::{HeaderValue, Message};
 use crate::task::{AgentName, Task};
-use crate::trace::{Kind, Queue, Span, TraceContext};
+use crate::trace::{Kind, Queue, Span, TraceContext, TraceId};
 
 impl Dispatcher {
     /// Begins the span of a task's processing, after the one that its message came with. From here on the task, and with it
@@ -25,15 +25,17 @@ impl Dispatcher {
         span
     }
 
-    /// The span of a message that is no task.
-    pub(super) fn processing_malformed(&self, agent: &AgentName, message: &Message) -> Span {
-        if !self.traces.is_on() {
-            return Span::default();
-        }
+    /// The span of a message that is no task, and the context of what answers it.
+    pub(super) fn processing_malformed(&self, agent: &AgentName, message: &Message) -> (Span, Option<String>) {
         let header = message.headers.get(TRACEPARENT).and_then(HeaderValue::as_text);
-        let mut span = self.process(agent, header.as_deref().and_then(TraceContext::parse));
+        let parent = header.as_deref().and_then(TraceContext::parse);
+        if !self.traces.is_on() {
+            return (Span::default(), parent.map(|parent| parent.to_string()));
+        }
+        let mut span = self.process(agent, parent);
         span.fail("malformed");
-        span
+        let traceparent = span.traceparent();
+        (span, traceparent)
     }
 
     fn process(&self, agent: &AgentName, parent: Option<TraceContext>) -> Span {
@@ -48,4 +50,9 @@ impl Dispatcher {
 /// Notes what the task runs on.
 pub(super) fn runs_on(span: &mut Span, revision: &Revision) {
     span.set("agent_host.revision", revision.number);
+}
+
+/// The trace of a task, as its lines in the log have it.
+pub(super) fn trace_id(task: &Task) -> Option<impl tracing::Value> {
+    TraceId::of(task).map(tracing::field::display)
 }

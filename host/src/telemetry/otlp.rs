@@ -10,13 +10,13 @@ mod settings;
 mod spans;
 
 pub use client::OtlpError;
-pub use settings::{OtlpSettings, Target, collector};
+pub use settings::{Batching, OtlpSettings, Target, collector};
 pub use spans::{ExportMetrics, SpanExport};
 
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::KeyValue;
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
 use opentelemetry_proto::tonic::resource::v1::Resource as WireResource;
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_sdk::Resource;
@@ -25,23 +25,17 @@ use tokio_util::sync::CancellationToken;
 
 use self::client::{Client, Health};
 
-/// Who sends: `service.name` and what `OTEL_RESOURCE_ATTRIBUTES` adds to it.
-pub(super) fn resource(host: &str) -> Resource {
-    let unnamed = |resource: &Resource| {
-        let name = resource.get_ref(&"service.name".into());
-        name.is_none_or(|name| name.as_str().starts_with("unknown_service"))
-    };
-    let named = Resource::builder().build();
-    let mut builder = Resource::builder_empty().with_attributes([
+/// The host of this name, with what the environment says of it.
+#[must_use]
+pub fn resource(host: &str, attributes: &[(String, String)]) -> Resource {
+    let own = [
+        KeyValue::new("service.name", "agent-host"),
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
         KeyValue::new("service.instance.id", host.to_owned()),
-    ]);
-    // What the environment says goes over it.
-    builder = builder.with_attributes(named.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())));
-    if unnamed(&named) {
-        builder = builder.with_service_name("agent-host");
-    }
-    builder.build()
+    ];
+    let said = attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+    // The later of two of a name holds.
+    Resource::builder_empty().with_attributes(own).with_attributes(said).build()
 }
 
 fn wire_resource(resource: &Resource) -> WireResource {
@@ -58,12 +52,12 @@ pub struct MetricPush {
 }
 
 impl MetricPush {
-    /// To this collector, from the host of this name; counters count from now on.
+    /// To this collector, of what this resource is; counters count from now on.
     ///
     /// # Errors
     /// No client can be made.
-    pub fn new(target: &Target, every: Duration, host: &str) -> Result<Self, OtlpError> {
-        let resource = wire_resource(&resource(host));
+    pub fn new(target: &Target, every: Duration, resource: &Resource) -> Result<Self, OtlpError> {
+        let resource = wire_resource(resource);
         Ok(Self { client: Client::new(target)?, resource, every, since: SystemTime::now() })
     }
 
@@ -89,6 +83,6 @@ impl MetricPush {
     async fn push(&self, gather: &impl Fn() -> Vec<MetricFamily>) -> Result<(), OtlpError> {
         let metrics = metrics::of_families(&gather(), self.since, SystemTime::now());
         let request = ExportMetricsServiceRequest { resource_metrics: vec![metrics::of_host(&self.resource, metrics)] };
-        self.client.post(&request).await
+        self.client.post::<ExportMetricsServiceResponse>(&request).await
     }
 }

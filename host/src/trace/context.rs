@@ -6,6 +6,9 @@ use std::fmt;
 const LENGTH: usize = 55;
 /// The flag of a trace that is recorded.
 const SAMPLED: u8 = 1;
+/// The flags whose meaning is known: that one, and that the trace's id is random, of level 2. Others are not passed on, says
+/// the standard.
+const FLAGS: u8 = SAMPLED | 2;
 
 /// A trace, in the form that traces are looked for by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +29,10 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// From its parts; nothing where an id is zero, which stands for none.
+    /// From its parts, with the flags that are known; nothing where an id is zero, which stands for none.
     #[must_use]
     pub fn new(trace_id: u128, span_id: u64, flags: u8) -> Option<Self> {
-        (trace_id != 0 && span_id != 0).then_some(Self { trace_id, span_id, flags })
+        (trace_id != 0 && span_id != 0).then_some(Self { trace_id, span_id, flags: flags & FLAGS })
     }
 
     /// Reads a `traceparent`. What is none is as good as absent, the standard says, and fails nothing.
@@ -105,6 +108,8 @@ mod tests {
         for later in [GOOD.replacen("00", "cc", 1), format!("{}-what-comes", GOOD.replacen("00", "01", 1))] {
             assert_eq!(TraceContext::parse(&later), Some(context), "{later}");
         }
+        let unknown = TraceContext::parse(&GOOD.replace("-01", "-ff")).unwrap();
+        assert_eq!(unknown.to_string(), GOOD.replace("-01", "-03"));
         for bad in [
             "",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
@@ -127,6 +132,8 @@ mod tests {
         fn writing_and_reading_is_the_identity(trace_id in 1..=u128::MAX, span_id in 1..=u64::MAX, flags in any::<u8>()) {
             let context = TraceContext::new(trace_id, span_id, flags).unwrap();
             prop_assert_eq!(TraceContext::parse(&context.to_string()), Some(context));
+            prop_assert_eq!((context.trace_id().0, context.span_id()), (trace_id, span_id));
+            prop_assert_eq!(context.flags(), flags % 4);
         }
 
         /// Whatever a stranger sends is a context that can be written down again, or none.

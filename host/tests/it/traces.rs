@@ -1,26 +1,23 @@
 //! Traces and metrics at a collector: one tree from the sender to the result, as OTLP, and a collector that is away.
 
-use std::collections::BTreeMap;
+mod collector;
+
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
+use axum::http::HeaderMap;
 use futures::StreamExt;
+use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value as AnyValue};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::metrics::v1::metric;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode as SpanStatus};
-use prost::Message;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
+use self::collector::{Collector, hex, texts};
 use super::common::{HostBuilder, wait_until};
 use super::fleet::Fleet;
 use super::operate::{echo, manifest};
@@ -33,103 +30,9 @@ fn sender() -> String {
     format!("00-{}-{}-01", SENDER.0, SENDER.1)
 }
 
-/// A collector of this process: what it was sent, over a socket.
-#[derive(Clone, Default)]
-struct Collector {
-    got: Arc<Mutex<Got>>,
-}
-
-#[derive(Default)]
-struct Got {
-    spans: Vec<Span>,
-    resources: Vec<BTreeMap<String, String>>,
-    metrics: BTreeMap<String, metric::Data>,
-    headers: Vec<HeaderMap>,
-}
-
-impl Collector {
-    async fn start() -> (Self, String) {
-        let collector = Self::default();
-        let router = Router::new()
-            .route("/v1/traces", post(traces))
-            .route("/v1/metrics", post(metrics))
-            .with_state(collector.clone());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        (collector, url)
-    }
-
-    /// The spans of a trace, once there are enough of them.
-    async fn spans(&self, trace: &str, enough: usize) -> Tree {
-        let trace = bytes(trace);
-        let spans = wait_until("the trace is there", async || {
-            let got = self.got.lock().unwrap();
-            let spans: Vec<_> = got.spans.iter().filter(|span| span.trace_id == trace).cloned().collect();
-            (spans.len() >= enough).then_some(spans)
-        });
-        Tree(spans.await)
-    }
-}
-
-async fn traces(State(collector): State<Collector>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let request = ExportTraceServiceRequest::decode(body).unwrap();
-    let mut got = collector.got.lock().unwrap();
-    got.headers.push(headers);
-    for of_resource in request.resource_spans {
-        got.resources.push(texts(&of_resource.resource.unwrap().attributes));
-        got.spans.extend(of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans));
-    }
-    StatusCode::OK
-}
-
-async fn metrics(State(collector): State<Collector>, body: Bytes) -> StatusCode {
-    let request = ExportMetricsServiceRequest::decode(body).unwrap();
-    let mut got = collector.got.lock().unwrap();
-    let scopes = request.resource_metrics.into_iter().flat_map(|of_resource| of_resource.scope_metrics);
-    for metric in scopes.flat_map(|scope| scope.metrics) {
-        got.metrics.insert(metric.name, metric.data.unwrap());
-    }
-    StatusCode::OK
-}
-
-fn texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
-    let text = |attribute: &KeyValue| match attribute.value.as_ref()?.value.as_ref()? {
-        AnyValue::StringValue(text) => Some(text.clone()),
-        AnyValue::IntValue(number) => Some(number.to_string()),
-        _ => None,
-    };
-    attributes.iter().map(|attribute| (attribute.key.clone(), text(attribute).unwrap())).collect()
-}
-
-fn bytes(hex: &str) -> Vec<u8> {
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// One trace.
-struct Tree(Vec<Span>);
-
-impl Tree {
-    fn find(&self, name: &str, kind: SpanKind) -> &Span {
-        let named: Vec<_> = self.0.iter().filter(|span| span.name == name).collect();
-        let [span] = named[..] else { panic!("{} {name} among {:#?}", named.len(), self.0) };
-        assert_eq!(span.kind, kind as i32, "{span:?}");
-        span
-    }
-
-    /// The span of this name right below another.
-    fn below(&self, parent: &Span, name: &str, kind: SpanKind) -> &Span {
-        let children = self.0.iter().filter(|span| span.parent_span_id == parent.span_id);
-        let named: Vec<_> = children.filter(|span| span.name == name).collect();
-        let [span] = named[..] else { panic!("{} {name} below {} among {:#?}", named.len(), parent.name, self.0) };
-        assert_eq!(span.kind, kind as i32, "{span:?}");
-        assert!(span.start_time_unix_nano >= parent.start_time_unix_nano, "{name} begins before {}", parent.name);
-        span
-    }
+fn traceparent(reply: &Delivery) -> String {
+    let headers = reply.properties.headers().as_ref().unwrap();
+    headers.inner().get("traceparent").and_then(AMQPValue::as_long_string).unwrap().to_string()
 }
 
 fn is_an_error(span: &Span) -> bool {
@@ -292,27 +195,27 @@ async fn a_stranger_on_amqp_finds_its_trace_in_the_reply_and_a_retry_stays_in_it
         ("2", "succeeded")
     );
     // The reply is of the attempt that made it.
-    let headers = reply.properties.headers().as_ref().unwrap();
-    let header = headers.inner().get("traceparent").and_then(AMQPValue::as_long_string).unwrap().to_string();
-    assert_eq!(header, format!("00-{}-{}-01", SENDER.0, hex(&second.span_id)));
+    assert_eq!(traceparent(&reply), format!("00-{}-{}-01", SENDER.0, hex(&second.span_id)));
     // A message that is no task is told of as well, and hurts nobody.
     let mut headers = FieldTable::default();
     headers.insert("x-attempt".into(), AMQPValue::LongString("none".into()));
     headers.insert("traceparent".into(), AMQPValue::LongString(sender().into()));
     let (exchange, key) = ("agents".into(), name.as_str().into());
-    let properties = BasicProperties::default().with_headers(headers);
+    let properties = BasicProperties::default().with_reply_to(replies.as_str().into()).with_headers(headers);
     channel.basic_publish(exchange, key, BasicPublishOptions::default(), b"", properties).await.unwrap();
     let settled = format!("agent_settlements{{agent=\"{name}\",reason=\"malformed\",settlement=\"dead-letter\"}}");
     wait_until("the malformed message is settled", async || (metric(&host, &settled).await > 0).then_some(())).await;
-    wait_until("the malformed message is there", async || {
+    let malformed = wait_until("the malformed message is there", async || {
         let got = collector.got.lock().unwrap();
-        got.spans
-            .iter()
-            .any(|span| texts(&span.attributes).get("error.type").is_some_and(|kind| kind == "malformed"))
-            .then_some(())
+        let is_it = |span: &&Span| texts(&span.attributes).get("error.type").is_some_and(|kind| kind == "malformed");
+        got.spans.iter().find(is_it).cloned()
     })
     .await;
+    let reply = tokio::time::timeout(super::common::HANG, consumer.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(traceparent(&reply), format!("00-{}-{}-01", SENDER.0, hex(&malformed.span_id)));
     let log = host.log_to_its_end().await;
+    let line = log.lines().find(|line| line.contains("a malformed message is dead-lettered")).unwrap();
+    assert!(line.contains(SENDER.0), "{line}");
     assert!(!log.contains("collector takes") && !log.contains("do not reach"), "{log}");
     drop((host, channel, connection));
     fleet.end().await;
@@ -347,7 +250,9 @@ async fn a_loop_of_calls_has_some_spans_and_the_log_line_its_trace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_are_pushed_as_they_are_scraped() {
     let (collector, url) = Collector::start().await;
-    let host = traced(HostBuilder::bare(), &url).env("OTEL_TRACES_EXPORTER", "none").start().await;
+    // A proxy that is away: a collector of this machine is not sent to by way of one.
+    let host = traced(HostBuilder::bare(), &url).env("OTEL_TRACES_EXPORTER", "none");
+    let host = host.env("HTTP_PROXY", "http://127.0.0.1:1").start().await;
     let name = unique("pushed");
     assert_eq!(host.deploy(&name, &manifest(&name, "echoes"), echo()).await.status(), 201);
     host.run(&name, "text/plain", "x").await;
@@ -362,17 +267,19 @@ async fn metrics_are_pushed_as_they_are_scraped() {
     .await;
     let scraped = host.get("/metrics").await.unwrap().text().await.unwrap();
     let families = scraped.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
-    let got = collector.got.lock().unwrap();
-    let missing: Vec<_> = families.filter(|family| !got.metrics.contains_key(*family)).collect();
-    assert!(missing.is_empty(), "{missing:?}");
-    assert!(got.spans.is_empty(), "traces are off");
+    let is_there = |family: &str| collector.got.lock().unwrap().metrics.contains_key(family);
+    for family in families {
+        wait_until(family, async || is_there(family).then_some(())).await;
+    }
+    assert!(collector.got.lock().unwrap().spans.is_empty(), "traces are off");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_away_harms_nobody() {
-    // Nobody listens there: the port was somebody's a moment ago.
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let mut host = traced(HostBuilder::bare(), &format!("http://{free}"))
+    // Nobody listens there, nor can anybody else.
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let mut host = traced(HostBuilder::bare(), &format!("http://{}", held.local_addr().unwrap()))
         .env("OTEL_BSP_MAX_QUEUE_SIZE", "20")
         .env("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "10")
         .env("OTEL_EXPORTER_OTLP_TIMEOUT", "1000")

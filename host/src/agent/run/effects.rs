@@ -7,6 +7,7 @@ use crate::capability::{Session, Trouble};
 use crate::records::Ended;
 use crate::task::{Completion, FollowUp, Outcome};
 use crate::text::escaped;
+use crate::trace::TraceId;
 
 /// Whether an agent may have come to this because a statement of its met another transaction.
 pub(super) fn may_be_a_conflicts_doing(outcome: &Outcome) -> bool {
@@ -41,7 +42,12 @@ pub(super) async fn settle_effects(
         }
         Err(error) => {
             // On one line: agents raise errors of their own in SQL.
-            tracing::warn!(error = crate::capability::chain(&error), "a task's effects could not be committed");
+            tracing::warn!(
+                task_id = %run.task().id,
+                trace_id = TraceId::of(run.task()).map(tracing::field::display),
+                error = crate::capability::chain(&error),
+                "a task's effects could not be committed"
+            );
             // In the agent's own words, where it had PostgreSQL say them.
             let message = escaped(&error.to_string(), FAILURE_BYTES_MAX);
             completion.outcome = match error {

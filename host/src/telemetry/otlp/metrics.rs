@@ -147,15 +147,25 @@ mod tests {
         for seconds in [0.0625, 0.5, 0.75, 7.0] {
             histogram.with_label_values(&["echo"]).observe(seconds);
         }
-        let metrics = of_families(&registry.gather(), UNIX_EPOCH, SystemTime::now());
+        const CUMULATIVE: i32 = AggregationTemporality::Cumulative as i32;
+        let at = |nanos| UNIX_EPOCH + std::time::Duration::from_nanos(nanos);
+        let metrics = of_families(&registry.gather(), at(1_000_000_007), at(2_000_000_009));
+        let times = |point: &NumberDataPoint| (point.start_time_unix_nano, point.time_unix_nano);
         let Some(metric::Data::Sum(sum)) = &family(&metrics, "faas_invocations").data else { panic!("{metrics:?}") };
         assert!(sum.is_monotonic && sum.data_points[0].value == Some(number_data_point::Value::AsDouble(3.0)));
         assert_eq!(sum.data_points[0].attributes[0].key, "agent");
+        assert_eq!(
+            (times(&sum.data_points[0]), sum.aggregation_temporality),
+            ((1_000_000_007, 2_000_000_009), CUMULATIVE)
+        );
         let budget = family(&metrics, "host_memory_budget_bytes");
-        assert!(budget.unit == "By" && matches!(budget.data, Some(metric::Data::Gauge(_))), "{budget:?}");
+        let Some(metric::Data::Gauge(now)) = &budget.data else { panic!("{budget:?}") };
+        assert_eq!((budget.unit.as_str(), times(&now.data_points[0])), ("By", (0, 2_000_000_009)));
         let init = family(&metrics, "faas_init_duration_seconds");
         let Some(metric::Data::Histogram(init)) = &init.data else { panic!("{init:?}") };
+        assert_eq!(init.aggregation_temporality, CUMULATIVE);
         let point = &init.data_points[0];
+        assert_eq!((point.start_time_unix_nano, point.time_unix_nano), (1_000_000_007, 2_000_000_009));
         assert_eq!((point.count, &point.bucket_counts[..]), (4, &[1, 2, 1][..]));
         assert_eq!((&point.explicit_bounds[..], point.sum), (&[0.1, 1.0][..], Some(8.3125)));
     }

@@ -15,6 +15,11 @@ const METRIC_INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
 const SPANS_MAX_DEFAULT: usize = 2_048;
 /// The most of them that may be asked for: about 64 MiB.
 const SPANS_MAX: usize = 65_536;
+/// Spans of one request, unless `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` says otherwise: the specification's default.
+const BATCH_SPANS_MAX_DEFAULT: usize = 512;
+/// How long spans wait for others to be sent with, unless `OTEL_BSP_SCHEDULE_DELAY` says otherwise: the specification's
+/// default.
+const DELAY_DEFAULT: Duration = Duration::from_secs(5);
 /// The samplers that there are.
 const SAMPLERS: [&str; 6] = [
     "always_on",
@@ -36,8 +41,21 @@ pub struct OtlpSettings {
     pub metrics: Option<Target>,
     /// How often metrics are pushed.
     pub metric_interval: Duration,
+    /// How spans are sent together.
+    pub batching: Batching,
+    /// What is said of the host, by keys of which the last of a name holds.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// How spans are sent together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
     /// Most spans that wait for the collector.
     pub spans_max: usize,
+    /// Most spans of one request; no more than may wait.
+    pub batch_spans_max: usize,
+    /// How long spans wait for others, where there are not enough for a full request; not zero.
+    pub delay: Duration,
 }
 
 /// A collector's address for one signal.
@@ -70,11 +88,15 @@ impl OtlpSettings {
             return Ok(None);
         }
         let metric_interval = reader.millis("OTEL_METRIC_EXPORT_INTERVAL", 1).unwrap_or(METRIC_INTERVAL_DEFAULT);
-        let spans_max = reader.spans_max();
+        let batching = reader.batching();
+        let attributes = reader.attributes();
         if traces.is_some() {
             reader.check_sampler();
         }
-        let settings = Self { traces, metrics, metric_interval, spans_max };
+        if metrics.is_some() {
+            reader.check_temporality();
+        }
+        let settings = Self { traces, metrics, metric_interval, batching, attributes };
         if reader.problems.is_empty() { Ok(Some(settings)) } else { Err(reader.problems) }
     }
 }
@@ -127,13 +149,45 @@ impl Reader<'_> {
         millis.map(Duration::from_millis)
     }
 
-    fn spans_max(&mut self) -> usize {
-        const VARIABLE: &str = "OTEL_BSP_MAX_QUEUE_SIZE";
-        let Some(text) = (self.get)(VARIABLE) else { return SPANS_MAX_DEFAULT };
-        text.trim().parse::<usize>().ok().filter(|spans| (1..=SPANS_MAX).contains(spans)).unwrap_or_else(|| {
-            self.problems.push(format!("{VARIABLE}: {text:?}: expected a whole number from 1 to {SPANS_MAX}"));
-            SPANS_MAX_DEFAULT
-        })
+    fn batching(&mut self) -> Batching {
+        let spans_max = self.count("OTEL_BSP_MAX_QUEUE_SIZE", SPANS_MAX).unwrap_or(SPANS_MAX_DEFAULT);
+        let batch_spans_max = self.count("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", spans_max);
+        Batching {
+            spans_max,
+            batch_spans_max: batch_spans_max.unwrap_or(BATCH_SPANS_MAX_DEFAULT.min(spans_max)),
+            delay: self.millis("OTEL_BSP_SCHEDULE_DELAY", 1).unwrap_or(DELAY_DEFAULT),
+        }
+    }
+
+    fn count(&mut self, variable: &str, max: usize) -> Option<usize> {
+        let text = (self.get)(variable)?;
+        let count = text.trim().parse::<usize>().ok().filter(|spans| (1..=max).contains(spans));
+        if count.is_none() {
+            self.problems.push(format!("{variable}: {text:?}: expected a whole number from 1 to {max}"));
+        }
+        count
+    }
+
+    /// What is said of the host. A service's own variable holds against an attribute of that name.
+    fn attributes(&mut self) -> Vec<(String, String)> {
+        const ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
+        let mut attributes = Vec::new();
+        for pair in pairs(&(self.get)(ATTRIBUTES).unwrap_or_default()) {
+            match pair {
+                Ok(pair) => attributes.push(pair),
+                Err(pair) => self.problems.push(format!("{ATTRIBUTES}: {pair:?}: expected {PAIRS}")),
+            }
+        }
+        attributes.extend((self.get)("OTEL_SERVICE_NAME").map(|name| ("service.name".to_owned(), name)));
+        attributes
+    }
+
+    /// Counters are those of `/metrics`, which count from the start.
+    fn check_temporality(&mut self) {
+        const VARIABLE: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        if let Some(text) = (self.get)(VARIABLE).filter(|text| !text.eq_ignore_ascii_case("cumulative")) {
+            self.problems.push(format!("{VARIABLE}: {text:?}: expected cumulative, as this host counts"));
+        }
     }
 
     /// The SDK reads it itself, and takes its default for whatever it does not understand.
@@ -166,6 +220,9 @@ pub fn collector(text: &str) -> Result<Url, String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err(format!("it holds a user or a password, which OTEL_EXPORTER_OTLP_HEADERS is for: {expected}"));
     }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("it has a query or a fragment; keys are for OTEL_EXPORTER_OTLP_HEADERS: {expected}"));
+    }
     Ok(url)
 }
 
@@ -176,15 +233,27 @@ fn below(base: &Url, path: &str) -> Url {
     url
 }
 
-/// `name=value` pairs with commas between them, the values percent-encoded.
+/// What a list of pairs is.
+const PAIRS: &str = "name=value pairs with commas between them, both percent-encoded";
+
+/// The pairs of a list, decoded; where one is none, its text.
+fn pairs(text: &str) -> impl Iterator<Item = Result<(String, String), &str>> {
+    let decoded = |text: &str| Some(percent_decode_str(text.trim()).decode_utf8().ok()?.into_owned());
+    let pair = move |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        Some((decoded(name).filter(|name| !name.is_empty())?, decoded(value)?))
+    };
+    let listed = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    listed.map(move |listed| pair(listed).ok_or(listed))
+}
+
 fn headers(text: &str) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
-    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+    for pair in pairs(text) {
         // Nothing of it is shown: it may be a credential.
-        let wrong = || "expected name=value pairs with commas between them, the values percent-encoded".to_owned();
-        let (name, value) = pair.split_once('=').ok_or_else(wrong)?;
-        let value = percent_decode_str(value.trim()).decode_utf8().map_err(|_| wrong())?;
-        let name = name.trim().parse::<HeaderName>().map_err(|_| wrong())?;
+        let wrong = || format!("expected {PAIRS}");
+        let (name, value) = pair.map_err(|_| wrong())?;
+        let name = name.parse::<HeaderName>().map_err(|_| wrong())?;
         let mut value = HeaderValue::from_str(&value).map_err(|_| wrong())?;
         value.set_sensitive(true);
         headers.insert(name, value);
@@ -216,7 +285,9 @@ mod tests {
         assert_eq!(settings.traces.unwrap().url.as_str(), "http://c:4318/in/v1/traces");
         let metrics = settings.metrics.unwrap();
         assert_eq!((metrics.url.as_str(), metrics.timeout), ("http://c:4318/in/v1/metrics", TIMEOUT_DEFAULT));
-        assert_eq!((settings.metric_interval, settings.spans_max), (METRIC_INTERVAL_DEFAULT, SPANS_MAX_DEFAULT));
+        let batching = Batching { spans_max: 2_048, batch_spans_max: 512, delay: DELAY_DEFAULT };
+        assert_eq!((settings.metric_interval, settings.batching), (METRIC_INTERVAL_DEFAULT, batching));
+        assert!(settings.attributes.is_empty());
         let own = [
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://t/x"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "500"),
@@ -240,18 +311,63 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2"),
             ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "1000000000"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "5s"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "a=b,production,=c"),
             ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
             ("OTEL_TRACES_SAMPLER_ARG", "2"),
             ("OTEL_METRICS_EXPORTER", "none"),
         ];
         let problems = read(Some("http://c:4317"), &wrong).unwrap_err();
-        assert_eq!(problems.len(), 5, "{problems:?}");
+        assert_eq!(problems.len(), 8, "{problems:?}");
         assert!(problems[0].contains("4318") && !problems.concat().contains("hunter2"), "{problems:?}");
-        assert!(read(Some("http://c"), &[("OTEL_TRACES_SAMPLER", "xray")]).is_err());
-        for bad in ["c:4318", "ftp://c", "http://user:pw@c", "", "/x"] {
+        let one = [
+            ("OTEL_TRACES_SAMPLER", "xray"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "0"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2049"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "a=%ff"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c/x?key=pw"),
+        ];
+        for wrong in one {
+            let problems = read(Some("http://c"), &[wrong]).unwrap_err();
+            assert!(problems.len() == 1 && problems[0].starts_with(wrong.0), "{problems:?}");
+            assert!(problems[0].contains("expected") && !problems[0].contains("pw"), "{problems:?}");
+        }
+        for bad in ["c:4318", "ftp://c", "http://user:pw@c", "", "/x", "https://c/?api-key=pw", "http://c/#pw"] {
             let problem = collector(bad).unwrap_err();
             assert!(problem.contains("http://127.0.0.1:4318") && !problem.contains("pw"), "{problem}");
         }
+    }
+
+    #[test]
+    fn spans_are_sent_together_as_is_said() {
+        let said = [
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "20"),
+            ("OTEL_BSP_SCHEDULE_DELAY", " 50 "),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Cumulative"),
+        ];
+        let batching = read(Some("http://c"), &said).unwrap().unwrap().batching;
+        // A smaller queue bounds the default, which nobody asked for.
+        let expected = Batching { spans_max: 20, batch_spans_max: 20, delay: Duration::from_millis(50) };
+        assert_eq!(batching, expected);
+        let batch = [("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2048")];
+        assert_eq!(read(Some("http://c"), &batch).unwrap().unwrap().batching.batch_spans_max, 2_048);
+    }
+
+    #[test]
+    fn the_host_is_named_as_is_said() {
+        let resource = |variables: &[_]| {
+            let attributes = read(Some("http://c"), variables).unwrap().unwrap().attributes;
+            let resource = super::super::resource("host:1", &attributes);
+            move |key: &'static str| resource.get_ref(&key.into()).map(ToString::to_string).unwrap_or_default()
+        };
+        let unnamed = resource(&[]);
+        assert_eq!((unnamed("service.name"), unnamed("service.instance.id")), ("agent-host".into(), "host:1".into()));
+        let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=a, team=a%2Cb%20c ,k%3D=x=y,");
+        let named = resource(&[attributes]);
+        assert_eq!(["service.name", "team", "k="].map(named), ["a", "a,b c", "x=y"]);
+        assert_eq!(resource(&[attributes, ("OTEL_SERVICE_NAME", "b")])("service.name"), "b");
     }
 
     proptest! {
@@ -259,13 +375,16 @@ mod tests {
         #[test]
         fn any_text_is_read_or_refused(endpoint in ".{0,40}", given in "[ -~]{0,60}", number in ".{0,8}") {
             let get = |name: &str| Some(match name {
-                "OTEL_EXPORTER_OTLP_HEADERS" => given.clone(),
+                "OTEL_EXPORTER_OTLP_HEADERS" | "OTEL_RESOURCE_ATTRIBUTES" => given.clone(),
                 "OTEL_EXPORTER_OTLP_TIMEOUT" | "OTEL_METRIC_EXPORT_INTERVAL" => number.clone(),
+                "OTEL_BSP_MAX_QUEUE_SIZE" | "OTEL_BSP_SCHEDULE_DELAY" => number.clone(),
                 _ => return None,
             });
             let endpoint = collector(&endpoint).ok();
             if let Ok(Some(settings)) = OtlpSettings::read(endpoint.as_ref(), &get) {
                 prop_assert!(endpoint.is_some() && settings.metric_interval > Duration::ZERO);
+                let Batching { spans_max, batch_spans_max, delay } = settings.batching;
+                prop_assert!(delay > Duration::ZERO && (1..=spans_max).contains(&batch_spans_max));
             }
         }
     }

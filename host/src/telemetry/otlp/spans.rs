@@ -11,7 +11,7 @@ use opentelemetry::trace::{
     Tracer as _, TracerProvider as _,
 };
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_proto::transform::trace::tonic::group_spans_by_resource_and_scope;
 use opentelemetry_sdk::Resource;
@@ -23,7 +23,7 @@ use prometheus::{IntCounterVec, Registry, opts};
 use tokio::runtime::Handle;
 
 use super::client::{Client, Health};
-use super::{OtlpError, Target, resource};
+use super::{Batching, OtlpError, Target};
 use crate::trace::{Kind, Parent, Recording, RecordingSpan, Started, TraceContext, Tracer, Value};
 
 /// What becomes of spans.
@@ -47,8 +47,8 @@ impl ExportMetrics {
         Ok(Self(spans))
     }
 
-    fn count(&self, error_type: &str, spans: usize) {
-        self.0.with_label_values(&[error_type]).inc_by(spans as u64);
+    fn count(&self, error_type: &str, spans: u64) {
+        self.0.with_label_values(&[error_type]).inc_by(spans);
     }
 }
 
@@ -63,19 +63,19 @@ pub struct SpanExport {
 }
 
 impl SpanExport {
-    /// To this collector, from the host of this name. Requests run on `threads`. What the SDK reads of the environment
-    /// holds: sampling, resource, batches.
+    /// To this collector, of what this resource is. Requests run on `threads`. What the SDK reads of the environment about
+    /// sampling holds.
     ///
     /// # Errors
     /// No client can be made.
     pub fn start(
         target: &Target,
-        spans_max: usize,
-        host: &str,
+        batching: Batching,
+        resource: Resource,
         metrics: ExportMetrics,
         threads: Handle,
     ) -> Result<Self, OtlpError> {
-        let resource = resource(host);
+        let Batching { spans_max, batch_spans_max, delay } = batching;
         let way = Arc::new(Way { waiting: AtomicUsize::new(0), spans_max, health: Health::new("spans"), metrics });
         let exporter = Exporter {
             client: Client::new(target)?,
@@ -83,7 +83,11 @@ impl SpanExport {
             way: Arc::clone(&way),
             threads,
         };
-        let config = BatchConfigBuilder::default().with_max_queue_size(spans_max).build();
+        let config = BatchConfigBuilder::default()
+            .with_max_queue_size(spans_max)
+            .with_max_export_batch_size(batch_spans_max)
+            .with_scheduled_delay(delay)
+            .build();
         let batches = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
         let provider = SdkTracerProvider::builder()
             .with_resource(resource)
@@ -165,11 +169,14 @@ impl SpanExporter for Exporter {
         let resource_spans = group_spans_by_resource_and_scope(batch, &self.resource);
         let client = self.client.clone();
         let request = ExportTraceServiceRequest { resource_spans };
-        let sent = self.threads.spawn(async move { client.post(&request).await }).await;
+        let posting = async move { client.post::<ExportTraceServiceResponse>(&request).await };
+        let sent = self.threads.spawn(posting).await.unwrap_or_else(|error| Err(OtlpError::BrokenOff(error)));
         self.way.waiting.fetch_sub(spans, Ordering::Relaxed);
-        let sent = sent.map_err(|broken_off| OTelSdkError::InternalFailure(broken_off.to_string()))?;
-        self.way.metrics.count(if sent.is_ok() { "" } else { REFUSED }, spans);
-        self.way.health.note(sent.as_ref().err(), if sent.is_ok() { 0 } else { spans as u64 });
+        let spans = spans as u64;
+        let lost = sent.as_ref().err().map_or(0, |error| error.lost(spans));
+        self.way.metrics.count("", spans - lost);
+        self.way.metrics.count(REFUSED, lost);
+        self.way.health.note(sent.as_ref().err(), lost);
         sent.map_err(|error| OTelSdkError::InternalFailure(error.to_string()))
     }
 
@@ -230,5 +237,51 @@ impl RecordingSpan for SdkSpan {
 
     fn fail(&mut self) {
         self.0.set_status(Status::error(""));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends three spans to the collector at that address, by threads that may have ended, and says what is counted as
+    /// left and as lost.
+    fn sent(url: &str, threads: Handle) -> (u64, u64) {
+        let metrics = ExportMetrics::new(&Registry::new()).unwrap();
+        let target =
+            Target { url: url.parse().unwrap(), headers: http::HeaderMap::new(), timeout: Duration::from_secs(60) };
+        let batching = Batching { spans_max: 8, batch_spans_max: 8, delay: Duration::from_secs(300) };
+        let resource = Resource::builder_empty().build();
+        let export = SpanExport::start(&target, batching, resource, metrics.clone(), threads).unwrap();
+        let tracer = export.tracer();
+        for _ in 0..3 {
+            drop(tracer.start(None, Kind::Internal, "x".into()).unwrap());
+        }
+        export.flush(Duration::from_secs(120));
+        (metrics.0.with_label_values(&[""]).get(), metrics.0.with_label_values(&[REFUSED]).get())
+    }
+
+    #[test]
+    fn spans_whose_sending_is_broken_off_are_lost_and_counted() {
+        let ended = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let threads = ended.handle().clone();
+        drop(ended);
+        assert_eq!(sent("http://127.0.0.1:1", threads), (0, 3));
+    }
+
+    #[test]
+    fn spans_that_a_collector_leaves_are_lost_and_the_others_are_not() {
+        use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
+        use prost::Message as _;
+
+        let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let listener = threads.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let partial = ExportTracePartialSuccess { rejected_spans: 2, error_message: String::new() };
+        let answer = ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec();
+        let answer = move || std::future::ready(([("content-type", "application/x-protobuf")], answer.clone()));
+        let router = axum::Router::new().fallback(axum::routing::post(answer));
+        threads.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        assert_eq!(sent(&url, threads.handle().clone()), (1, 2));
     }
 }
