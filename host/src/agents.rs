@@ -88,6 +88,9 @@ pub enum DeployError {
     /// A migration failed or the agent's schema could not be made.
     #[error("the agent's database schema could not be brought up to date: {0}")]
     Schema(String),
+    /// The agents' database cannot be reached to bring the agent's schema up to date.
+    #[error("the agent's database schema could not be brought up to date: {0}")]
+    Database(String),
     /// The broker cannot be reached to declare the agent's queues.
     #[error("the agent's queues could not be declared")]
     Broker(#[source] BrokerError),

@@ -297,7 +297,7 @@ impl Deployer {
         let (manifest, content) = check::content(agent, upload)?;
         let signed_by = vouched::uploaded(&self.trusted, &content).await?;
         let _one_at_a_time = self.deployed.deploying.lock().await;
-        if let Some(active) = self.running_already(&content).await? {
+        if let Some(active) = self.running_already(&content, who).await? {
             return Ok(Deployed { signed_by, ..active });
         }
         // Everything that can be refused is refused before the catalog gives out a number.
@@ -308,7 +308,10 @@ impl Deployer {
         let added = self.event(agent, who, "revision-added", format!("{digest}{by}"));
         let (revision, known) = match self.catalog.add(content, added).await? {
             Added::New(revision) => (revision, false),
-            Added::Known(revision) => (revision, true),
+            Added::Known(revision) => {
+                self.check_kept(agent, revision).await?;
+                (revision, true)
+            }
         };
         let activate = match activation {
             Activation::Always => true,

@@ -2,12 +2,14 @@
 //! has one. What `deploy` uploads and
 //! what `AGENT_HOST_AGENTS_DIR` deploys at start is read here.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use crate::agents::Upload;
+use crate::agents::{MODULE_BYTES_MAX, Upload};
 use crate::catalog::Migration;
 use crate::manifest::{Manifest, ManifestErrors};
 use crate::signature::{InvalidSignature, SIGNATURE_BYTES_MAX, Signature};
+use crate::task::AgentName;
 
 /// The manifest's file name.
 pub const MANIFEST_NAME: &str = "agent.toml";
@@ -62,6 +64,12 @@ pub enum PackageError {
         /// The file.
         path: PathBuf,
     },
+    /// The module is larger than any that a host takes.
+    #[error("{path}: more than {MODULE_BYTES_MAX}, the most that a host takes of a module")]
+    ModuleTooLarge {
+        /// The file.
+        path: PathBuf,
+    },
     /// Two folders have a migration of the same name.
     #[error("{path}: another folder of migrations has one of this name; names order them, so choose another")]
     MigrationTwice {
@@ -79,14 +87,25 @@ impl Package {
         let (manifest_path, text, manifest) = read_manifest(path)?;
         let folder = manifest_path.parent().unwrap_or(Path::new("."));
         let module_path = folder.join(&manifest.agent.module);
-        let module = std::fs::read(&module_path).map_err(unreadable(&module_path, || match &manifest.build {
+        let module = read_at_most(&module_path, MODULE_BYTES_MAX.0);
+        let module = module.map_err(unreadable(&module_path, || match &manifest.build {
             Some(build) => format!("the module is not there; build it first: {}", build.command),
             None => "the module is not there; build it first, or correct agent.module".to_owned(),
         }))?;
+        let module = module.ok_or(PackageError::ModuleTooLarge { path: module_path.clone() })?;
         let migrations = read_migrations(folder, &manifest)?;
         let signatures = read_signature(&signature_path(&module_path))?.into_iter().collect();
         Ok(Self { manifest, upload: Upload { module: module.into(), manifest: text, migrations, signatures } })
     }
+}
+
+/// What a file holds; nothing where that is more. No more of it is read.
+fn read_at_most(path: &Path, bytes_max: u64) -> std::io::Result<Option<Vec<u8>>> {
+    let file = std::fs::File::open(path)?;
+    let expected = file.metadata()?.len().min(bytes_max);
+    let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
+    file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= bytes_max).then_some(bytes))
 }
 
 /// Where the signature of a module lies, if it has one: beside it.
@@ -122,10 +141,9 @@ pub fn described(path: &Path) -> Result<Described, PackageError> {
 /// # Errors
 /// It cannot be read, or is none.
 pub fn read_signature(path: &Path) -> Result<Option<Signature>, PackageError> {
-    let bytes_max = usize::try_from(SIGNATURE_BYTES_MAX).unwrap_or(usize::MAX);
-    let text = match std::fs::read(path) {
-        Ok(text) if text.len() <= bytes_max => text,
-        Ok(_) => return Err(PackageError::SignatureTooLarge { path: path.to_path_buf() }),
+    let text = match read_at_most(path, SIGNATURE_BYTES_MAX) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Err(PackageError::SignatureTooLarge { path: path.to_path_buf() }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(path, || "expected a signature of the module".to_owned())(error)),
     };
@@ -135,12 +153,12 @@ pub fn read_signature(path: &Path) -> Result<Option<Signature>, PackageError> {
     }
 }
 
-/// The files that the agent of a folder is made of, as far as its manifest can be read.
+/// The agent of a folder and the files that it is made of, as far as its manifest can be read.
 #[must_use]
-pub fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> (Option<AgentName>, Vec<PathBuf>) {
     let manifest_path = folder.join(MANIFEST_NAME);
     let mut files = vec![manifest_path.clone()];
-    let Ok(manifest) = manifest(&manifest_path) else { return files };
+    let Ok(manifest) = manifest(&manifest_path) else { return (None, files) };
     let module = folder.join(&manifest.agent.module);
     files.extend([signature_path(&module), module]);
     for migrations in manifest.grants.sql.iter().filter_map(|grant| grant.migrations.as_ref()) {
@@ -149,7 +167,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
         files.extend(entries.map(|entry| entry.path()));
     }
     files.sort();
-    files
+    (Some(manifest.agent.name), files)
 }
 
 /// An agent's manifest, from its folder or from its own path; the module need not be there.
@@ -171,7 +189,8 @@ fn read_manifest(path: &Path) -> Result<(PathBuf, String, Manifest), PackageErro
     }
 }
 
-/// The folders of agents directly under `folder`: those with a manifest, in name order.
+/// The folders of agents directly under `folder`: those with a manifest, in name order. One whose name begins with a dot is
+/// none: what is being put together lies there.
 ///
 /// # Errors
 /// A folder that cannot be listed.
@@ -179,7 +198,8 @@ pub fn find(folder: &Path) -> Result<Vec<PathBuf>, PackageError> {
     let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let entries = entries.map_err(unreadable(folder, || "expected a folder of agents".to_owned()))?;
     let mut folders: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
-    folders.retain(|folder| folder.join(MANIFEST_NAME).is_file());
+    let is_hidden = |folder: &Path| folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    folders.retain(|folder| !is_hidden(folder) && folder.join(MANIFEST_NAME).is_file());
     folders.sort();
     Ok(folders)
 }
@@ -243,7 +263,9 @@ mod tests {
         std::fs::write(path.join("a.wasm.sig"), b"\x30\x45\xff").unwrap();
         let wrong = Package::read(path).unwrap_err();
         assert!(wrong.to_string().contains("a.wasm.sig"), "{wrong}");
-        let names: Vec<_> = files(path).iter().map(|file| file.strip_prefix(path).unwrap().to_owned()).collect();
+        let (agent, files) = files(path);
+        assert_eq!(agent.as_ref().map(AgentName::as_str), Some("a"));
+        let names: Vec<_> = files.iter().map(|file| file.strip_prefix(path).unwrap().to_owned()).collect();
         let expected = [
             "a.wasm",
             "a.wasm.sig",
@@ -256,12 +278,32 @@ mod tests {
     }
 
     #[test]
+    fn no_more_is_read_than_a_host_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        std::fs::write(path.join("agent.toml"), "manifest_version = 1\n[agent]\nname = \"a\"\nmodule = \"a.wasm\"\n")
+            .unwrap();
+        // Sparse: it takes no room.
+        let set_len = |name: &str, bytes: u64| std::fs::File::create(path.join(name)).unwrap().set_len(bytes).unwrap();
+        set_len("a.wasm", MODULE_BYTES_MAX.0 + 1);
+        assert!(matches!(Package::read(path), Err(PackageError::ModuleTooLarge { .. })));
+        std::fs::write(path.join("a.wasm"), b"\0asm").unwrap();
+        assert!(Package::read(path).is_ok());
+        set_len("a.wasm.sig", SIGNATURE_BYTES_MAX + 1);
+        assert!(matches!(Package::read(path), Err(PackageError::SignatureTooLarge { .. })));
+        let small = path.join("small");
+        std::fs::write(&small, "four").unwrap();
+        assert_eq!(read_at_most(&small, 4).unwrap().as_deref(), Some(&b"four"[..]));
+        assert_eq!(read_at_most(&small, 3).unwrap(), None);
+    }
+
+    #[test]
     fn agents_are_found_one_level_deep() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b", "a", "c/deeper", "empty"] {
+        for name in ["b", "a", "c/deeper", "empty", ".hidden"] {
             std::fs::create_dir_all(folder.path().join(name)).unwrap();
         }
-        for name in ["b/agent.toml", "a/agent.toml", "c/deeper/agent.toml", "agent.toml"] {
+        for name in ["b/agent.toml", "a/agent.toml", "c/deeper/agent.toml", ".hidden/agent.toml", "agent.toml"] {
             std::fs::write(folder.path().join(name), MANIFEST).unwrap();
         }
         assert_eq!(find(folder.path()).unwrap(), [folder.path().join("a"), folder.path().join("b")]);

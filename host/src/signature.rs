@@ -24,6 +24,8 @@ pub use keys::{KEYS_MAX, KeysError, TrustedKeys, Unsigned};
 pub const SIGNATURES_MAX: usize = 8;
 /// Longest text of a signature: it may hold an image's manifest, which registries take up to 4 MiB of, and its payload.
 pub const SIGNATURE_BYTES_MAX: u64 = 5 << 20;
+/// Most bytes of all signatures of one revision together: one of the longest. Whoever loads a revision holds them.
+pub const SIGNATURES_BYTES_MAX: u64 = SIGNATURE_BYTES_MAX;
 /// Longest signature itself. Those of the two supported kinds of keys have 64 to 72 bytes.
 const VALUE_BYTES_MAX: usize = 256;
 
@@ -138,10 +140,17 @@ impl Signature {
 #[must_use]
 pub fn merged(new: &[Signature], known: &[Signature]) -> Vec<Signature> {
     let mut all = Vec::<Signature>::new();
+    let mut held_bytes = 0;
     for signature in new.iter().chain(known) {
-        if !all.contains(signature) && all.len() < SIGNATURES_MAX {
-            all.push(signature.clone());
+        if all.contains(signature) {
+            continue;
         }
+        held_bytes += signature.held_bytes();
+        // What is older than the first that finds no room goes, too.
+        if all.len() == SIGNATURES_MAX || held_bytes > SIGNATURES_BYTES_MAX {
+            break;
+        }
+        all.push(signature.clone());
     }
     all
 }

@@ -2,32 +2,47 @@
 //!
 //! A folder is looked at when the system tells of a change, and every few seconds all the same: network file systems and
 //! some volumes tell of nothing. Its files are read once they have stayed the same for a while, and deployed where they hold
-//! something else than what was deployed from them last. What cannot be deployed is reported, and the running revision stays.
+//! something else than what was deployed of their agent last. What cannot be deployed is reported, and the running revision
+//! stays.
+
+mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use notify::RecursiveMode;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::scan::{Found, Scan, Stamps, content_print, read_whole};
 use super::backends::chain;
 use super::changes::Changes;
-use crate::agents::{Activation, Agents, DeployError, Upload};
+use crate::agents::{Activation, Agents, DeployError};
 use crate::catalog::Actor;
-use crate::package::{self, Package, PackageError};
-use crate::signature::digest;
+use crate::package::{Package, PackageError};
+use crate::signature::Signature;
+use crate::task::AgentName;
 
 /// How long files must have stayed as they are: what copies a module writes it in many steps.
 const QUIET: Duration = Duration::from_millis(500);
 /// How often they are looked at where nobody tells of a change.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// After how long a deploy that failed for a passing reason is tried again; twice as long after each more, up to the longest.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// The folder, and what of it is deployed.
 pub(super) struct AgentsFolder {
     dir: PathBuf,
+    /// Whether it could be listed since the host started.
+    is_listed: bool,
     seen: BTreeMap<PathBuf, Seen>,
+    /// What was deployed last. It stays where a folder goes: one that comes back (a disk is mounted anew) is nothing new.
+    deployed: BTreeMap<AgentName, Uploaded>,
+    /// Folders that name the same agent, as they were told of.
+    clashes: BTreeMap<AgentName, Vec<PathBuf>>,
 }
 
 /// An agent's folder as it was looked at last.
@@ -35,51 +50,56 @@ pub(super) struct AgentsFolder {
 struct Seen {
     /// Its files as they were when they were read; nothing where it has to be read again.
     read: Option<Stamps>,
-    /// What of it was deployed last.
-    deployed: Option<String>,
-    /// Whether it was there when the host started.
+    /// What could not be deployed then, and may be later.
+    retry: Option<Retry>,
+    /// Whether it was there when the host started, and nothing of it was deployed so far.
     is_from_start: bool,
 }
 
-/// Files with what tells that one was changed: length and time.
-type Stamps = Vec<(PathBuf, Option<(u64, SystemTime)>)>;
+#[derive(Clone, Copy)]
+struct Retry {
+    at: Instant,
+    after: Duration,
+}
 
-fn stamps(folder: &Path) -> Stamps {
-    let stamp = |path: PathBuf| {
-        let about = std::fs::metadata(&path).ok();
-        let stamp = about.and_then(|about| Some((about.len(), about.modified().ok()?)));
-        (path, stamp)
-    };
-    package::files(folder).into_iter().map(stamp).collect()
+impl Retry {
+    /// The next one after this.
+    fn next(last: Option<Self>) -> Self {
+        let after = last.map_or(RETRY_AFTER, |last| (last.after * 2).min(RETRY_AFTER_MAX));
+        Self { at: Instant::now() + after, after }
+    }
+}
+
+impl Seen {
+    fn is_to_be_read(&self, stamps: &Stamps) -> bool {
+        self.read.as_ref() != Some(stamps) || self.retry.is_some_and(|retry| retry.at <= Instant::now())
+    }
 }
 
 /// What tells one upload from another.
-fn fingerprint(upload: &Upload) -> String {
-    let mut all = format!("{}\n{:?}\n{:?}\n", digest(&upload.module), upload.manifest, upload.signatures);
-    all.extend(upload.migrations.iter().map(|migration| format!("{:?} {:?}\n", migration.name, migration.sql)));
-    digest(all.as_bytes())
+struct Uploaded {
+    content: String,
+    signatures: Vec<Signature>,
 }
 
-/// What came of a look at one folder.
+/// What came of a look at folders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Looked {
-    /// It is as it was, or dealt with.
+    /// They are as they were, or dealt with.
     Settled,
-    /// Its files are being written.
+    /// Files are being written.
     Busy,
 }
 
 impl AgentsFolder {
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir, seen: BTreeMap::new() }
+        let (seen, deployed, clashes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { dir, is_listed: false, seen, deployed, clashes }
     }
 
     /// Deploys what is in it.
     pub(super) async fn deploy_all(&mut self, agents: &dyn Agents) {
-        for folder in package::find(&self.dir).unwrap_or_default() {
-            self.seen.insert(folder, Seen { is_from_start: true, ..Seen::default() });
-        }
-        self.look(agents, Duration::ZERO).await;
+        self.look(agents, Duration::ZERO, &CancellationToken::new()).await;
     }
 
     /// Deploys what changes in it, until it is told to end.
@@ -91,7 +111,7 @@ impl AgentsFolder {
         let mut is_busy = false;
         loop {
             if let Some(changes) = &mut changes {
-                self.watch(changes, &mut watched);
+                self.watch(changes, &mut watched).await;
             }
             let told = async {
                 match &changes {
@@ -105,7 +125,7 @@ impl AgentsFolder {
                 () = tokio::time::sleep(QUIET), if is_busy => {}
                 _ = ticks.tick() => {}
             }
-            is_busy = self.look(agents.as_ref(), QUIET).await == Looked::Busy;
+            is_busy = self.look(agents.as_ref(), QUIET, &stop).await == Looked::Busy;
         }
     }
 
@@ -115,91 +135,142 @@ impl AgentsFolder {
     }
 
     /// Has the system tell of changes in every folder that an agent's files lie in.
-    fn watch(&self, changes: &mut Changes, watched: &mut BTreeSet<PathBuf>) {
+    async fn watch(&self, changes: &mut Changes, watched: &mut BTreeSet<PathBuf>) {
         let of_agents = self.seen.values().filter_map(|seen| seen.read.as_ref()).flatten();
         let folders = of_agents.filter_map(|(path, _)| path.parent()).chain(self.seen.keys().map(PathBuf::as_path));
         let wanted: BTreeSet<PathBuf> = folders.chain([self.dir.as_path()]).map(Path::to_path_buf).collect();
+        // File systems may be away.
+        let there = tokio::task::spawn_blocking(move || wanted.into_iter().filter(|folder| folder.is_dir()).collect());
+        let there: BTreeSet<PathBuf> = there.await.unwrap_or_default();
         // One that went, and comes again, is another.
-        watched.retain(|folder| folder.is_dir());
-        for folder in wanted {
-            if folder.is_dir() && watched.insert(folder.clone()) {
+        watched.retain(|folder| there.contains(folder));
+        for folder in there {
+            if watched.insert(folder.clone()) {
                 // Found out in a look all the same.
                 let _ = changes.watch(&folder, RecursiveMode::NonRecursive).map_err(|error| self.not_watched(&error));
             }
         }
     }
 
-    async fn look(&mut self, agents: &dyn Agents, quiet: Duration) -> Looked {
-        let folders = match package::find(&self.dir) {
-            Ok(folders) => folders,
+    async fn look(&mut self, agents: &dyn Agents, quiet: Duration, stop: &CancellationToken) -> Looked {
+        let dir = self.dir.clone();
+        let Ok(scanned) = tokio::task::spawn_blocking(move || Scan::of(&dir)).await else { return Looked::Settled };
+        let Scan { found, clashes } = match scanned {
+            Ok(scan) => scan,
             Err(error) => {
                 tracing::warn!("the agents folder cannot be looked at: {}", chain(&error));
                 return Looked::Settled;
             }
         };
-        self.seen.retain(|folder, _| {
-            let is_there = folders.contains(folder);
-            if !is_there {
-                tracing::info!("{} is gone; its agent stays as it is (agent-host agents remove)", folder.display());
-            }
-            is_there
-        });
+        self.forget_gone(&found);
+        self.tell_clashes(clashes);
+        let is_first = !std::mem::replace(&mut self.is_listed, true);
         let mut all = Looked::Settled;
-        for folder in folders {
-            let seen = self.seen.entry(folder.clone()).or_default();
-            if look_at(&folder, seen, agents, quiet).await == Looked::Busy {
+        for Found { folder, agent, stamps } in found {
+            if stop.is_cancelled() {
+                return Looked::Settled;
+            }
+            let new = || Seen { is_from_start: is_first, ..Seen::default() };
+            let seen = self.seen.entry(folder.clone()).or_insert_with(new);
+            if agent.is_some_and(|agent| self.clashes.contains_key(&agent)) {
+                // It is read where the other one goes.
+                seen.read = None;
+            } else if seen.is_to_be_read(&stamps) && self.look_at(&folder, stamps, agents, quiet).await == Looked::Busy
+            {
                 all = Looked::Busy;
             }
         }
         all
     }
-}
 
-async fn look_at(folder: &Path, seen: &mut Seen, agents: &dyn Agents, quiet: Duration) -> Looked {
-    let before = stamps(folder);
-    if seen.read.as_ref() == Some(&before) {
-        return Looked::Settled;
+    fn forget_gone(&mut self, found: &[Found]) {
+        self.seen.retain(|folder, seen| {
+            if found.iter().any(|found| found.folder == *folder) {
+                return true;
+            }
+            if seen.read.take().is_some() {
+                tracing::info!("{} is gone; its agent stays as it is (agent-host agents remove)", folder.display());
+            }
+            seen.is_from_start
+        });
     }
-    tokio::time::sleep(quiet).await;
-    if stamps(folder) != before {
-        return Looked::Busy;
-    }
-    let path = folder.to_path_buf();
-    // Reading a large module takes a while.
-    let Ok(package) = tokio::task::spawn_blocking(move || Package::read(&path)).await else { return Looked::Settled };
-    if stamps(folder) != before {
-        return Looked::Busy;
-    }
-    seen.read = Some(before);
-    if let Err(problem) = deploy(package, seen, agents).await {
-        tracing::error!("{} is not deployed: {problem:#}", folder.display());
-        let is_passing = problem.downcast_ref::<DeployError>().is_some_and(is_passing);
-        if is_passing {
-            seen.read = None;
+
+    /// Of two folders with one agent neither is deployed: which one is meant, nobody can tell.
+    fn tell_clashes(&mut self, clashes: BTreeMap<AgentName, Vec<PathBuf>>) {
+        for (agent, folders) in &clashes {
+            if self.clashes.get(agent) != Some(folders) {
+                let folders: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+                tracing::error!(
+                    %agent,
+                    "{} name the same agent, {agent}: none of them is deployed; remove all but one, or begin their names \
+                     with a dot",
+                    folders.join(" and ")
+                );
+            }
         }
+        self.clashes = clashes;
     }
-    Looked::Settled
-}
 
-async fn deploy(package: Result<Package, PackageError>, seen: &mut Seen, agents: &dyn Agents) -> anyhow::Result<()> {
-    let Package { manifest, upload } = package?;
-    let fingerprint = fingerprint(&upload);
-    // Touched, or changed and changed back: whoever directed tasks elsewhere since is not overruled.
-    if seen.deployed.as_ref() == Some(&fingerprint) {
-        return Ok(());
+    async fn look_at(&mut self, folder: &Path, before: Stamps, agents: &dyn Agents, quiet: Duration) -> Looked {
+        tokio::time::sleep(quiet).await;
+        let (path, expected) = (folder.to_path_buf(), before.clone());
+        // Reading a large module takes a while.
+        let read = tokio::task::spawn_blocking(move || read_whole(&path, &expected)).await;
+        let package = match read {
+            Ok(Some(package)) => package,
+            Ok(None) => return Looked::Busy,
+            Err(_) => return Looked::Settled,
+        };
+        let is_from_start = self.seen.get(folder).is_some_and(|seen| seen.is_from_start);
+        let done = self.deploy(package, is_from_start, agents).await;
+        let Some(seen) = self.seen.get_mut(folder) else { return Looked::Settled };
+        let is_another = seen.read.as_ref() != Some(&before);
+        let last = seen.retry.take().filter(|_| !is_another);
+        seen.read = Some(before);
+        match done {
+            Ok(()) => seen.is_from_start = false,
+            Err(problem) => {
+                tracing::error!("{} is not deployed: {problem:#}", folder.display());
+                if problem.downcast_ref::<DeployError>().is_some_and(is_passing) {
+                    seen.retry = Some(Retry::next(last));
+                }
+            }
+        }
+        Looked::Settled
     }
-    // A restart undoes no deploy that came after the folder was made; what appears or changes later is meant.
-    let is_first = seen.is_from_start && seen.deployed.is_none();
-    let activation = if is_first { Activation::IfNew } else { Activation::Always };
-    agents.deploy(&manifest.agent.name, upload, activation, Actor::new("agents folder")).await?;
-    seen.deployed = Some(fingerprint);
-    Ok(())
+
+    async fn deploy(
+        &mut self,
+        package: Result<Package, PackageError>,
+        is_from_start: bool,
+        agents: &dyn Agents,
+    ) -> anyhow::Result<()> {
+        let Package { manifest, upload } = package?;
+        let now = Uploaded { content: content_print(&upload), signatures: upload.signatures.clone() };
+        let last = self.deployed.get(&manifest.agent.name);
+        let activation = match last {
+            // Touched, or changed and changed back: whoever directed tasks elsewhere since is not overruled.
+            Some(last) if last.content == now.content && last.signatures == now.signatures => return Ok(()),
+            // Nor by a signature alone, which its revision gets.
+            Some(last) if last.content == now.content => Activation::Never,
+            // A restart undoes no deploy that came after the folder was made; what appears or changes later is meant.
+            None if is_from_start => Activation::IfNew,
+            _ => Activation::Always,
+        };
+        agents.deploy(&manifest.agent.name, upload, activation, Actor::new("agents folder")).await?;
+        self.deployed.insert(manifest.agent.name, now);
+        Ok(())
+    }
 }
 
 /// Whether the same files may be deployed later.
 fn is_passing(error: &DeployError) -> bool {
     match error {
-        DeployError::Host(_) | DeployError::Broker(_) | DeployError::Catalog(_) | DeployError::Secrets(_) => true,
+        DeployError::Host(_)
+        | DeployError::Broker(_)
+        | DeployError::Catalog(_)
+        | DeployError::Database(_)
+        | DeployError::Secrets(_) => true,
         DeployError::Manifest(_)
         | DeployError::OtherAgent { .. }
         | DeployError::Unsigned(_)
@@ -208,3 +279,6 @@ fn is_passing(error: &DeployError) -> bool {
         | DeployError::Schema(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,7 @@ pub async fn exercise<C: Catalog>(make: impl AsyncFn() -> C) {
     numbers_from_one_and_knows_what_it_has(make().await).await;
     gives_back_what_was_added(make().await).await;
     adds_signatures_to_what_is_known(make().await).await;
+    keeps_the_migrations_that_came_last(make().await).await;
     activates_one_revision_of_an_agent(make().await).await;
     changes_what_there_is_and_refuses_the_rest(make().await).await;
     counts_for_the_split_that_there_is(make().await).await;
@@ -160,6 +161,21 @@ async fn adds_signatures_to_what_is_known(catalog: impl Catalog) {
     assert_eq!(kept().await, [third.clone(), first.clone(), second.clone()], "the newest come first");
     assert_eq!(add(&[]).await, Added::Known(1));
     assert_eq!(kept().await.len(), 3, "and none goes");
+}
+
+async fn keeps_the_migrations_that_came_last(catalog: impl Catalog) {
+    let agent = new_agent();
+    let all = revision(&agent, "m", "module");
+    let first = NewRevision { migrations: all.migrations.iter().take(1).cloned().collect(), ..all.clone() };
+    let signature = Signature::of_module("AAAA").expect("base64");
+    let signed = NewRevision { signatures: vec![signature], ..all.clone() };
+    let add = async |new| catalog.add(new, event(&agent, "added")).await.expect("writable");
+    let kept = async || catalog.get(&agent, 1).await.expect("readable").expect("it was added").content;
+    assert_eq!(add(first.clone()).await, Added::New(1));
+    assert_eq!(add(signed.clone()).await, Added::Known(1));
+    assert!(kept().await == signed, "what is signed and what it is signed with are kept together");
+    assert_eq!(add(first.clone()).await, Added::Known(1));
+    assert!(kept().await == NewRevision { signatures: signed.signatures, ..first }, "also fewer, without a signature");
 }
 
 async fn activates_one_revision_of_an_agent(catalog: impl Catalog) {

@@ -97,6 +97,7 @@ impl Catalog for MemoryCatalog {
         };
         if let Some(known) = agent.revisions.iter_mut().find(|stored| same(&&**stored)) {
             known.content.signatures = merged(&revision.signatures, &known.content.signatures);
+            known.content.migrations = revision.migrations;
             return Ok(Added::Known(known.revision));
         }
         revision.module = modules.entry(revision.digest.clone()).or_insert(revision.module).clone();

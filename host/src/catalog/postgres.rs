@@ -78,7 +78,7 @@ impl PostgresCatalog {
             .fetch_one(&mut *connection)
             .await?;
         const KNOWN: &str =
-            "SELECT revision, signatures FROM revisions WHERE agent = $1 AND digest = $2 AND manifest = $3";
+            "SELECT revision, signatures, migrations FROM revisions WHERE agent = $1 AND digest = $2 AND manifest = $3";
         let known = sqlx::query(KNOWN)
             .bind(revision.agent.as_str())
             .bind(&revision.digest)
@@ -88,12 +88,15 @@ impl PostgresCatalog {
         if let Some(known) = known {
             let number: i64 = known.try_get(0)?;
             let Json(signatures): Json<Vec<Signature>> = known.try_get(1)?;
+            let Json(migrations): Json<Vec<Migration>> = known.try_get(2)?;
             let all = merged(&revision.signatures, &signatures);
-            if all != signatures {
-                sqlx::query("UPDATE revisions SET signatures = $3 WHERE agent = $1 AND revision = $2")
+            if all != signatures || migrations != revision.migrations {
+                // Both: a signature may be one of these migrations.
+                sqlx::query("UPDATE revisions SET signatures = $3, migrations = $4 WHERE agent = $1 AND revision = $2")
                     .bind(revision.agent.as_str())
                     .bind(number)
                     .bind(Json(all))
+                    .bind(Json(&revision.migrations))
                     .execute(&mut *connection)
                     .await?;
                 transaction.commit().await?;

@@ -33,6 +33,9 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(600);
 /// Largest manifest of an image: what registries take.
 const IMAGE_MANIFEST_BYTES_MAX: usize = 4 << 20;
 
+/// The client takes the environment's proxies unless it is given one. Where it is given one for nobody, it takes none.
+const NO_PROXY_USED: &str = "http://127.0.0.1:9";
+
 /// How a registry is talked to.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct Transport {
@@ -66,7 +69,8 @@ impl Repository {
             connect_timeout: Some(CONNECT_TIMEOUT),
             read_timeout: Some(READ_TIMEOUT),
             user_agent: concat!("agent-host/", env!("CARGO_PKG_VERSION")),
-            no_proxy: is_local.then_some(host),
+            http_proxy: is_local.then(|| NO_PROXY_USED.to_owned()),
+            no_proxy: is_local.then(|| format!("{host},*")),
             ..ClientConfig::default()
         };
         let client = Client::try_from(config)
@@ -114,7 +118,7 @@ impl Repository {
             OciDistributionError::UnauthorizedError { .. }
             | OciDistributionError::AuthenticationFailure(_)
             | OciDistributionError::ServerError { code: 401 | 403, .. } => {
-                "; log in with docker login, or set AGENT_HOST_REGISTRY_USER and AGENT_HOST_REGISTRY_PASSWORD"
+                "; log in with docker login, or set AGENT_HOST_REGISTRY_USER, _PASSWORD and _HOST"
             }
             OciDistributionError::DigestError(_) => "; what the registry has is not what was pinned",
             _ => "",
@@ -138,7 +142,8 @@ fn locality(registry: &str) -> (bool, String) {
         url::Host::Ipv4(address) => address.is_loopback(),
         url::Host::Ipv6(address) => address.is_loopback(),
     });
-    (is_local, url.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default())
+    let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+    (is_local, host.trim_matches(['[', ']']).to_owned())
 }
 
 /// Whether an error says that there is no such thing.

@@ -241,8 +241,13 @@ pub(super) const IGNORED: [Ignored; 15] = [
 
 /// `AGENT_HOST_*` variables that are no settings of the host: the file's path, the command line client's address, and whom it
 /// says to a registry that it is.
-pub(super) const OTHER_VARIABLES: [&str; 4] =
-    ["AGENT_HOST_CONFIG", "AGENT_HOST_URL", "AGENT_HOST_REGISTRY_USER", "AGENT_HOST_REGISTRY_PASSWORD"];
+pub(super) const OTHER_VARIABLES: [&str; 5] = [
+    "AGENT_HOST_CONFIG",
+    "AGENT_HOST_URL",
+    "AGENT_HOST_REGISTRY_USER",
+    "AGENT_HOST_REGISTRY_PASSWORD",
+    "AGENT_HOST_REGISTRY_HOST",
+];
 
 /// Prefixes of `AGENT_HOST_*` variables that are not the host's to name: Kubernetes' service links (for a service called
 /// `agent-host`), agents' secrets, and this project's own tests.

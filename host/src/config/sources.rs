@@ -131,6 +131,13 @@ fn data_dir_default(vars: &dyn Vars) -> String {
         .unwrap_or_else(|| "./.agent-host".to_owned())
 }
 
+/// Settings that are refused where they are set to nothing: it would open the host, where somebody meant to close it.
+const NEVER_EMPTY: [&str; 1] = ["signature_keys"];
+
+fn emptied(name: &str) -> String {
+    format!("{name} is set to nothing, which would let every module run: name files with keys, or do not set it at all")
+}
+
 fn read_file(file: Option<&Path>, vars: &dyn Vars, values: &mut Values, problems: &mut Vec<String>) {
     let named = file.map(Path::to_path_buf).or_else(|| vars.get("AGENT_HOST_CONFIG").ok().flatten().map(PathBuf::from));
     let path = named.clone().unwrap_or_else(|| PathBuf::from(FILE_NAME));
@@ -176,6 +183,8 @@ fn read_table(table: toml::Table, path: &Path, values: &mut Values, problems: &m
         };
         if !text.is_empty() {
             values.set(&name, text, Source::File(path.to_path_buf()));
+        } else if NEVER_EMPTY.contains(&name.as_str()) {
+            problems.push(emptied(&format!("{name} in {}", path.display())));
         }
     }
 }
@@ -184,6 +193,9 @@ fn read_vars(vars: &dyn Vars, values: &mut Values, problems: &mut Vec<String>) {
     for key in &KEYS {
         match vars.get(key.variable) {
             Ok(Some(text)) => values.set(key.name, text, Source::Variable(key.variable)),
+            Ok(None) if NEVER_EMPTY.contains(&key.name) && vars.is_emptied(key.variable) => {
+                problems.push(emptied(key.variable));
+            }
             Ok(None) => {}
             Err(error) => problems.push(error.to_string()),
         }

@@ -206,7 +206,10 @@ fn key_files_are_listed_with_colons() {
     let config = load(&[("AGENT_HOST_SIGNATURE_KEYS", "ci.pub:/etc/keys/release.pub:")]).unwrap();
     assert_eq!(config.signature_keys, [Path::new("ci.pub"), Path::new("/etc/keys/release.pub")]);
     // Nothing that was meant to name keys leaves the host without them.
-    assert!(problems(&[("AGENT_HOST_SIGNATURE_KEYS", ":")])[0].contains("AGENT_HOST_SIGNATURE_KEYS"));
+    for nothing in [":", ""] {
+        let problems = problems(&[("AGENT_HOST_SIGNATURE_KEYS", nothing)]);
+        assert!(problems.len() == 1 && problems[0].contains("AGENT_HOST_SIGNATURE_KEYS"), "{problems:?}");
+    }
     assert!(!load(&[("AGENT_HOST_AGENTS_WATCH", "false")]).unwrap().agents_watch);
 }
 

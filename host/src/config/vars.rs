@@ -15,6 +15,9 @@ pub trait Vars: Send + Sync {
     /// A value that is not UTF-8.
     fn get(&self, name: &str) -> Result<Option<String>, VarsError>;
 
+    /// Whether a variable is set to nothing.
+    fn is_emptied(&self, name: &str) -> bool;
+
     /// The names of all variables that are set and not empty.
     fn names(&self) -> Vec<String>;
 
@@ -32,6 +35,10 @@ impl Vars for ProcessVars {
             return Ok(None);
         };
         value.into_string().map(Some).map_err(|_| VarsError(name.to_owned()))
+    }
+
+    fn is_emptied(&self, name: &str) -> bool {
+        std::env::var_os(name).is_some_and(|value| value.is_empty())
     }
 
     fn names(&self) -> Vec<String> {
@@ -70,6 +77,10 @@ impl MapVars {
 impl Vars for MapVars {
     fn get(&self, name: &str) -> Result<Option<String>, VarsError> {
         Ok(self.variables.get(name).filter(|value| !value.is_empty()).cloned())
+    }
+
+    fn is_emptied(&self, name: &str) -> bool {
+        self.variables.get(name).is_some_and(String::is_empty)
     }
 
     fn names(&self) -> Vec<String> {

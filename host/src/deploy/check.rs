@@ -8,7 +8,8 @@ use crate::agents::{DeployError, Deployed, Upload};
 use crate::capability::Capabilities;
 use crate::capability::files::Folders;
 use crate::capability::secrets::{clash, variable};
-use crate::catalog::{NewRevision, Traffic};
+use crate::capability::sql::ProvisionError;
+use crate::catalog::{Actor, NewRevision, Traffic};
 use crate::manifest::Manifest;
 use crate::signature::digest;
 use crate::task::AgentName;
@@ -62,7 +63,11 @@ fn refused(error: LoadError) -> DeployError {
 impl Deployer {
     /// Answers where exactly this revision is active already: nothing changes then, except that migrations which were
     /// added to it are applied.
-    pub(super) async fn running_already(&self, content: &NewRevision) -> Result<Option<Deployed>, DeployError> {
+    pub(super) async fn running_already(
+        &self,
+        content: &NewRevision,
+        who: &Actor,
+    ) -> Result<Option<Deployed>, DeployError> {
         let Some(deployed) = self.find(&content.agent) else { return Ok(None) };
         let Some(active) = deployed.slot.active() else { return Ok(None) };
         if active.digest != content.digest {
@@ -81,6 +86,9 @@ impl Deployer {
         }
         if stored.content.migrations != content.migrations {
             self.provision(content, &active.manifest).await?;
+            let event = self.event(&content.agent, who, "revision-added", content.digest.clone());
+            self.catalog.add(content.clone(), event).await?;
+            self.check_kept(&content.agent, active.number).await?;
         }
         Ok(Some(Deployed {
             agent: content.agent.clone(),
@@ -100,7 +108,13 @@ impl Deployer {
         }
         let database = &self.capabilities.backends().database;
         let provisioned = database.provision(&content.agent, &manifest.grants.sql, &content.migrations).await;
-        provisioned.map_err(|error| DeployError::Schema(error.to_string()))
+        provisioned.map_err(|error| match error {
+            ProvisionError::Unavailable { ref source, .. } => {
+                tracing::warn!(agent = %content.agent, "{error}: {source}");
+                DeployError::Database(error.to_string())
+            }
+            error => DeployError::Schema(error.to_string()),
+        })
     }
 
     pub(super) async fn checked(

@@ -2,9 +2,12 @@
 //! for it. Looked at when it is deployed, and by every host again whenever it comes out of the catalog, as who may write to the
 //! database is not thereby who may sign.
 
+use super::Deployer;
 use crate::agents::DeployError;
 use crate::catalog::NewRevision;
+use crate::manifest::Manifest;
 use crate::signature::{TrustedKeys, digest};
+use crate::task::AgentName;
 
 /// Looks at an upload. Tells which key vouches for it.
 pub(super) async fn uploaded(trusted: &TrustedKeys, content: &NewRevision) -> Result<Option<String>, DeployError> {
@@ -30,9 +33,30 @@ pub(super) async fn stored(trusted: &TrustedKeys, content: &NewRevision) -> Resu
             );
             return Err(DeployError::Module(why));
         }
+        let named = Manifest::parse(&content.manifest)?.agent.name;
+        if named != content.agent {
+            let why = format!(
+                "the catalog's manifest of a revision of {} is one of {named}: somebody changed it in the database; restore \
+                 it from a backup, or deploy what is meant again",
+                content.agent
+            );
+            return Err(DeployError::Module(why));
+        }
         vouching(&trusted, &content)
     });
     looked.await.map_err(|error| DeployError::Host(error.to_string()))?
+}
+
+impl Deployer {
+    /// Looks at a revision that was known before, as every host will when it loads it: of its row only a part is what was
+    /// uploaded now.
+    pub(super) async fn check_kept(&self, agent: &AgentName, number: u64) -> Result<(), DeployError> {
+        let _room = self.deployed.room.for_module(&*self.catalog, agent, number).await?;
+        let Some(kept) = self.catalog.get(agent, number).await? else {
+            return Err(DeployError::Host(format!("the catalog has no revision {number} of {agent}")));
+        };
+        stored(&self.trusted, &kept.content).await.map(drop)
+    }
 }
 
 fn vouching(trusted: &TrustedKeys, content: &NewRevision) -> Result<Option<String>, DeployError> {

@@ -308,6 +308,7 @@ impl From<DeployError> for Problem {
                 log("an agent's queues were not declared", &source);
                 Self::new(Kind::Unavailable, format!("{detail}: the broker is away; deploy again soon"))
             }
+            DeployError::Database(_) => Self::new(Kind::Unavailable, format!("{detail}; deploy again soon")),
             DeployError::Host(_) => {
                 log("a module was not compiled", &error);
                 Self::new(Kind::Unavailable, format!("{detail}; deploy again soon, or to another host"))

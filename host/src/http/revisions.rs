@@ -16,7 +16,7 @@ use super::view::{DeployedOrPlanView, DeployedView, PlanView};
 use super::{ApiState, MODULE_BYTES_MAX};
 use crate::agents::{Activation, Upload};
 use crate::catalog::{Actor, Migration};
-use crate::signature::{SIGNATURE_BYTES_MAX, SIGNATURES_MAX, Signature};
+use crate::signature::{SIGNATURE_BYTES_MAX, SIGNATURES_BYTES_MAX, SIGNATURES_MAX, Signature};
 
 /// Largest manifest: the longest that people write have a few KiB.
 const MANIFEST_BYTES_MAX: u64 = 256 << 10;
@@ -139,6 +139,10 @@ async fn read(request: Request) -> Result<Upload, Problem> {
                 let text = text(field, &name, SIGNATURE_BYTES_MAX).await?;
                 let signature = Signature::parse(&text);
                 signatures.push(signature.map_err(|error| Problem::new(Kind::RevisionRefused, error.to_string()))?);
+                if signatures.iter().map(Signature::held_bytes).sum::<u64>() > SIGNATURES_BYTES_MAX {
+                    let detail = format!("a revision's signatures have at most {SIGNATURES_BYTES_MAX} bytes together");
+                    return Err(Problem::new(Kind::TooLarge, detail));
+                }
             }
             "signature" => {
                 let detail = format!("a revision has at most {SIGNATURES_MAX} signatures");

@@ -107,7 +107,8 @@ impl ImageManifest {
 }
 
 impl SignedImage {
-    /// Whether what was signed is an image of this module, with this `agent.toml` and these migrations where it holds such.
+    /// Whether what was signed is an image of this module, and where it holds an `agent.toml`, with this one and exactly these
+    /// migrations.
     pub(super) fn check(&self, module_digest: &str, manifest: &str, migrations: &[Migration]) -> Result<(), String> {
         let payload: Payload = serde_json::from_str(&self.payload)
             .map_err(|error| format!("its payload is none of cosign's ({error})"))?;
@@ -122,10 +123,13 @@ impl SignedImage {
         if signed.module()?.digest != module_digest {
             return Err("what was signed is an image with another module".to_owned());
         }
-        if signed.annotations.get(MANIFEST_ANNOTATION).is_some_and(|signed| signed != manifest) {
+        let noted = signed.annotations.get(MANIFEST_ANNOTATION);
+        if noted.is_some_and(|signed| signed != manifest) {
             return Err("what was signed is an image with another agent.toml".to_owned());
         }
-        if signed.migrations()?.is_some_and(|signed| signed != migrations) {
+        // An agent.toml that is signed without migrations has none: they would get the grants that it asks for.
+        let expected = signed.migrations()?.or_else(|| noted.map(|_| Vec::new()));
+        if expected.is_some_and(|signed| signed != migrations) {
             return Err("what was signed is an image with other migrations".to_owned());
         }
         Ok(())

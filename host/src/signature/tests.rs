@@ -140,6 +140,18 @@ fn a_signed_image_vouches_for_its_layer_and_for_what_is_noted_on_it() {
     assert!(why(MODULE, MANIFEST, &[], signed[0].clone()).contains("other migrations"));
     assert!(why(b"other", MANIFEST, &migrations, signed[0].clone()).contains("another module"));
 
+    // An agent.toml that is signed without migrations is signed as having none.
+    for noted in [
+        serde_json::json!({ MANIFEST_ANNOTATION: MANIFEST }),
+        serde_json::json!({ MANIFEST_ANNOTATION: MANIFEST, MIGRATIONS_ANNOTATION: "[]" }),
+    ] {
+        let signed = signer.of_image(&image_of(MODULE, &noted));
+        assert!(keys.vouching(MODULE, MANIFEST, &[], std::slice::from_ref(&signed)).is_ok());
+        assert!(why(MODULE, MANIFEST, &migrations, signed).contains("other migrations"));
+    }
+    // Without an agent.toml it says nothing of either.
+    assert!(keys.vouching(MODULE, "another", &migrations, &[signer.of_image(&plain)]).is_ok());
+
     // A signature that holds, put beside another image.
     let mut moved = signer.of_image(&plain);
     moved.image.as_mut().unwrap().manifest = noted;
@@ -222,6 +234,13 @@ fn a_revision_keeps_its_newest_signatures() {
     assert_eq!(merged(&[of(0)], &known), known);
     let all = merged(&[of(100)], &known);
     assert_eq!((all.len(), &all[0], &all[1]), (SIGNATURES_MAX, &of(100), &of(0)));
+    // By what they hold, too.
+    let large = |payload: &str| {
+        let manifest = "x".repeat(usize::try_from(SIGNATURES_BYTES_MAX / 2 - 100).unwrap());
+        Signature::of_image("AAAA", SignedImage { payload: payload.to_owned(), manifest }).unwrap()
+    };
+    let large = ["a", "b", "c"].map(large);
+    assert_eq!(merged(&large[..1], &large[1..]), large[..2]);
 }
 
 proptest! {

@@ -87,7 +87,7 @@ async fn an_agent_is_pushed_and_deployed_by_its_digest_alone() {
     deploy(&host, &[&registry.image(&format!("team/{name}@sha256:00"))]).await.refused("expected such as oci://");
     let (gone, _) = push(&folder, &registry.image("gone:1")).await;
     registry.corrupt(&echo());
-    deploy(&host, &[&gone]).await.refused("");
+    deploy(&host, &[&gone]).await.refused("the module is not what the image's manifest says");
 }
 
 #[tokio::test]
@@ -133,18 +133,34 @@ async fn a_registry_is_told_who_asks() {
     assert!(refused.status == 64 && refused.err.contains("docker login"), "{}", refused.err);
     let user = ("AGENT_HOST_REGISTRY_USER", USER.0);
     run(&[user], &push).await.refused("AGENT_HOST_REGISTRY_PASSWORD");
-    let wrong = run(&[user, ("AGENT_HOST_REGISTRY_PASSWORD", "hunter3")], &push).await;
+    let password = ("AGENT_HOST_REGISTRY_PASSWORD", USER.1);
+    let server = image.strip_prefix("oci://").unwrap().split('/').next().unwrap();
+    let host = ("AGENT_HOST_REGISTRY_HOST", server);
+    run(&[user, password], &push).await.refused(&format!("AGENT_HOST_REGISTRY_HOST={server}"));
+    run(&[user, password, (host.0, "registry.example")], &push).await.refused("are not sent to");
+    let wrong = run(&[user, host, (password.0, "hunter3")], &push).await;
     assert!(wrong.status == 64 && !wrong.err.contains("hunter3"), "{}", wrong.err);
-    let pushed = run(&[user, ("AGENT_HOST_REGISTRY_PASSWORD", USER.1)], &push).await;
+    // A proxy of the environment is none for this machine.
+    let pushed = run(&[user, host, password, ("http_proxy", "http://127.0.0.1:1")], &push).await;
     assert_eq!(pushed.status, 0, "{}", pushed.err);
     // As docker login leaves it.
     use base64::Engine as _;
     let auth = base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", USER.0, USER.1));
-    let server = image.strip_prefix("oci://").unwrap().split('/').next().unwrap();
     let docker = tempfile::tempdir().unwrap();
     let config = json!({ "auths": { server: { "auth": auth } } });
     std::fs::write(docker.path().join("config.json"), config.to_string()).unwrap();
     let pushed = run(&[("DOCKER_CONFIG", text(docker.path()))], &push).await;
+    assert_eq!(pushed.status, 0, "{}", pushed.err);
+    // A credential helper that has none for it, as docker's own say so.
+    let helper = docker.path().join("docker-credential-none");
+    std::fs::write(&helper, "#!/bin/sh\ncat >/dev/null\necho credentials not found in native keychain\nexit 1\n")
+        .unwrap();
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(docker.path().join("config.json"), json!({ "credsStore": "none" }).to_string()).unwrap();
+    let path = format!("{}:{}", text(docker.path()), std::env::var("PATH").unwrap());
+    let open = Registry::start().await;
+    let vars = [("DOCKER_CONFIG", text(docker.path())), ("PATH", &path)];
+    let pushed = run(&vars, &["push", text(folder.path()), &open.image("open:1")]).await;
     assert_eq!(pushed.status, 0, "{}", pushed.err);
 }
 
@@ -226,6 +242,20 @@ async fn a_host_with_keys_takes_signed_modules_alone() {
     let deployed = deploy(&host, &[&pinned]).await;
     assert!(deployed.out.contains("revision 3 (active)"), "{}{}", deployed.out, deployed.err);
     assert_eq!(host.run(&name, "text/plain", "x").await.status(), 200);
+    // Migrations that were not signed with it do not come in with it.
+    let form = reqwest::multipart::Form::new()
+        .part("module", reqwest::multipart::Part::bytes(echo()).file_name("m"))
+        .text("manifest", manifest(&name, "an image"))
+        .text("signature", registry.signature("signed", &digest, &ci.key).to_text())
+        .part("migration", reqwest::multipart::Part::text("DROP TABLE a").file_name("0001.sql"));
+    let url = host.url(&format!("/v1/agents/{name}/revisions"));
+    let answer = host.client().post(url).multipart(form).send().await.unwrap();
+    let (status, problem) = (answer.status(), answer.json::<Value>().await.unwrap());
+    assert!(status == 422 && problem["detail"].as_str().unwrap().contains("other migrations"), "{problem}");
+    // A signature that is none does not keep the others from being seen.
+    registry.sign_badly("signed", &digest, &ci.key).await;
+    let deployed = deploy(&host, &[&pinned]).await;
+    assert!(deployed.status == 0 && deployed.err.contains("left out"), "{}{}", deployed.out, deployed.err);
     // What is signed with the module is what is deployed.
     let other = folder.path().join("other.toml");
     std::fs::write(&other, manifest(&name, "another")).unwrap();

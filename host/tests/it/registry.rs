@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use agent_host::signature::digest;
+use agent_host::signature::{Signature, SignedImage, digest};
 use base64::Engine as _;
 use oci_client::client::{ClientConfig, ClientProtocol, Config, ImageLayer};
 use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciImageManifest};
@@ -83,18 +83,44 @@ impl Registry {
 
     /// Pushes an image of one layer, as some other tool would.
     pub(crate) async fn push(&self, rest: &str, layer: ImageLayer, config_type: &str) -> String {
+        self.push_layers(rest, &[layer], config_type).await
+    }
+
+    async fn push_layers(&self, rest: &str, layers: &[ImageLayer], config_type: &str) -> String {
         let reference: Reference = format!("{}/{rest}", self.address).parse().unwrap();
         let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
         let config = Config::new(b"{}".to_vec(), config_type.to_owned(), None);
-        let mut manifest = OciImageManifest::build(std::slice::from_ref(&layer), &config, None);
+        let mut manifest = OciImageManifest::build(layers, &config, None);
         manifest.media_type = Some(OCI_IMAGE_MEDIA_TYPE.to_owned());
         let auth = RegistryAuth::Anonymous;
-        client.push(&reference, &[layer], config, &auth, Some(manifest)).await.unwrap();
+        client.push(&reference, layers, config, &auth, Some(manifest)).await.unwrap();
         client.fetch_manifest_digest(&reference, &auth).await.unwrap()
     }
 
     /// Puts a signature beside an image, as `cosign sign --key` does.
     pub(crate) async fn sign(&self, repository: &str, image_digest: &str, key: &rcgen::KeyPair) {
+        let payload = self.payload(repository, image_digest);
+        let value = signed(key, payload.as_bytes());
+        self.put_signatures(repository, image_digest, &[(payload, value)]).await;
+    }
+
+    /// Likewise, and after it one that is none.
+    pub(crate) async fn sign_badly(&self, repository: &str, image_digest: &str, key: &rcgen::KeyPair) {
+        let payload = self.payload(repository, image_digest);
+        let value = signed(key, payload.as_bytes());
+        let bad = (format!("{payload} "), "no base64!".to_owned());
+        self.put_signatures(repository, image_digest, &[(payload, value), bad]).await;
+    }
+
+    /// The signature as a host is sent it.
+    pub(crate) fn signature(&self, repository: &str, image_digest: &str, key: &rcgen::KeyPair) -> Signature {
+        let payload = self.payload(repository, image_digest);
+        let value = signed(key, payload.as_bytes());
+        let manifest = std::fs::read_to_string(self.blob(image_digest)).unwrap();
+        Signature::of_image(&value, SignedImage { payload, manifest }).unwrap()
+    }
+
+    fn payload(&self, repository: &str, image_digest: &str) -> String {
         let payload = serde_json::json!({
             "critical": {
                 "identity": { "docker-reference": format!("{}/{repository}", self.address) },
@@ -103,15 +129,18 @@ impl Registry {
             },
             "optional": null,
         });
-        let payload = payload.to_string().into_bytes();
-        let annotations = [("dev.cosignproject.cosign/signature".to_owned(), signed(key, &payload))];
-        let layer = ImageLayer::new(
-            payload,
-            "application/vnd.dev.cosign.simplesigning.v1+json".to_owned(),
-            Some(annotations.into()),
-        );
+        payload.to_string()
+    }
+
+    async fn put_signatures(&self, repository: &str, image_digest: &str, signatures: &[(String, String)]) {
+        let layer = |(payload, value): &(String, String)| {
+            let annotations = [("dev.cosignproject.cosign/signature".to_owned(), value.clone())];
+            let kind = "application/vnd.dev.cosign.simplesigning.v1+json".to_owned();
+            ImageLayer::new(payload.clone().into_bytes(), kind, Some(annotations.into()))
+        };
+        let layers: Vec<_> = signatures.iter().map(layer).collect();
         let tag = format!("{repository}:{}.sig", image_digest.replace(':', "-"));
-        self.push(&tag, layer, "application/vnd.oci.image.config.v1+json").await;
+        self.push_layers(&tag, &layers, "application/vnd.oci.image.config.v1+json").await;
     }
 
     /// Changes a byte of what it keeps.

@@ -51,12 +51,15 @@ async fn what_changes_in_the_agents_folder_is_deployed() {
     let rollback = host.client().post(host.url(&format!("/v1/agents/{first}/rollback")));
     assert_eq!(rollback.json(&serde_json::json!({ "revision": 1 })).send().await.unwrap().status(), 200);
     write(dir.path(), "1", &manifest(&first, "two"));
-    // A folder that appears, and is looked at after the other one.
+    // A folder that appears, and then changes. The first one is looked at before it in each look, and in the later one it
+    // has been quiet long since.
     write(dir.path(), "2", &manifest(&second, "new"));
     until(&host, &second, "new", 1).await;
+    write(dir.path(), "2", &manifest(&second, "newer"));
+    until(&host, &second, "newer", 2).await;
     assert_eq!(active(&host, &first).await, Some(("one".to_owned(), 1)));
     // A folder that goes leaves its agent.
     std::fs::remove_dir_all(dir.path().join("2")).unwrap();
     wait_until("it is told of", || std::future::ready(host.log().contains("/2 is gone").then_some(()))).await;
-    assert_eq!(active(&host, &second).await, Some(("new".to_owned(), 1)));
+    assert_eq!(active(&host, &second).await, Some(("newer".to_owned(), 2)));
 }

@@ -7,11 +7,13 @@ use futures::StreamExt as _;
 use oci_client::Reference;
 use oci_client::manifest::{IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE};
 
-use super::{Console, Failed, IMAGE_MANIFEST_BYTES_MAX, Repository, Transport, is_missing, within};
+use super::{Console, Exit, Failed, IMAGE_MANIFEST_BYTES_MAX, Repository, Transport, is_missing, one_line, within};
 use crate::agents::{MODULE_BYTES_MAX, Upload};
 use crate::manifest::Manifest;
 use crate::package;
-use crate::signature::{ImageManifest, Layer, MANIFEST_ANNOTATION, SIGNATURES_MAX, Signature, SignedImage, digest};
+use crate::signature::{
+    ImageManifest, Layer, MANIFEST_ANNOTATION, SIGNATURES_MAX, Signature, SignedImage, digest, merged,
+};
 
 /// What a manifest may come as: the OCI's form, and Docker's, which is the same for what is read here.
 const ACCEPTED: [&str; 2] = [OCI_IMAGE_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE];
@@ -34,7 +36,7 @@ impl Pulled {
         address: &str,
         transport: Transport,
         manifest: Option<&Path>,
-        console: &Console<'_>,
+        console: &mut Console<'_>,
     ) -> Result<Self, Failed> {
         // A wrong one is told of before anything is fetched.
         let given = manifest.map(package::described).transpose()?;
@@ -55,7 +57,7 @@ impl Pulled {
             };
             let layer = image.module().map_err(wrong)?;
             let module = repository.blob(layer, MODULE_BYTES_MAX.0, "the module").await?;
-            let signatures = repository.signatures(&pinned, &text).await?;
+            let signatures = repository.signatures(&pinned, &text, console).await?;
             Ok(Self { manifest, upload: Upload { module, manifest: toml, migrations, signatures } })
         })
         .await
@@ -74,6 +76,10 @@ impl Repository {
         }
         let fetched = self.client.fetch_manifest_digest(&self.reference, &self.auth).await;
         let now = fetched.map_err(|error| self.failed(&error))?;
+        // It goes into a command that somebody pastes.
+        if !is_digest(&now) {
+            return Err(Failed::usage(format!("{address}: what the registry calls its digest is no sha256 digest")));
+        }
         Err(Failed::usage(format!(
             "{address} names a tag, which may be another image tomorrow: pin the image that it is now: agent-host deploy {}",
             self.pinned(&now)
@@ -122,7 +128,12 @@ impl Repository {
     }
 
     /// What `cosign sign` put beside the image, the newest first. Whether it is any good, the host tells.
-    async fn signatures(&self, pinned: &str, manifest: &str) -> Result<Vec<Signature>, Failed> {
+    async fn signatures(
+        &self,
+        pinned: &str,
+        manifest: &str,
+        console: &mut Console<'_>,
+    ) -> Result<Vec<Signature>, Failed> {
         let (registry, repository) = (self.reference.registry(), self.reference.repository());
         let tag = format!("{}.sig", pinned.replace(':', "-"));
         let reference = Reference::with_tag(registry.to_owned(), repository.to_owned(), tag);
@@ -137,13 +148,51 @@ impl Repository {
         // cosign adds at the end.
         let layers = listed.layers.iter().rev().filter(|layer| layer.media_type == PAYLOAD_TYPE);
         for layer in layers.take(SIGNATURES_MAX) {
-            let Some(value) = layer.annotations.get(SIGNATURE_ANNOTATION) else { continue };
-            let payload = self.blob(layer, PAYLOAD_BYTES_MAX, "what was signed").await?;
-            let payload =
-                String::from_utf8(payload.into()).map_err(|_| wrong("what was signed is no text".to_owned()))?;
-            let image = SignedImage { payload, manifest: manifest.to_owned() };
-            signatures.push(Signature::of_image(value, image).map_err(|error| wrong(error.to_string()))?);
+            match self.signature(layer, manifest).await {
+                Ok(signature) => signatures.extend(signature),
+                Err(failed) if failed.exit == Exit::Usage => {
+                    // Anybody who may push can put one there: the others count all the same.
+                    let digest = one_line(&layer.digest);
+                    console.complain(&format!("a signature of the image is left out: {digest}: {}", failed.message));
+                }
+                Err(failed) => return Err(failed),
+            }
         }
-        Ok(signatures)
+        let kept = merged(&signatures, &[]);
+        if kept.len() < signatures.len() {
+            console
+                .complain(&format!("the newest {} signatures of the image are used: the rest is too much", kept.len()));
+        }
+        Ok(kept)
+    }
+
+    /// One of them; nothing where the layer holds none.
+    async fn signature(&self, layer: &Layer, manifest: &str) -> Result<Option<Signature>, Failed> {
+        let Some(value) = layer.annotations.get(SIGNATURE_ANNOTATION) else { return Ok(None) };
+        let payload = self.blob(layer, PAYLOAD_BYTES_MAX, "what was signed").await?;
+        let payload = String::from_utf8(payload.into()).map_err(|_| Failed::usage("what was signed is no text"))?;
+        let image = SignedImage { payload, manifest: manifest.to_owned() };
+        Signature::of_image(value, image).map(Some).map_err(|error| Failed::usage(error.to_string()))
+    }
+}
+
+/// Whether a text is `sha256:<hex>`.
+fn is_digest(text: &str) -> bool {
+    let is_hex = |hex: &str| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    text.strip_prefix("sha256:").is_some_and(is_hex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_nothing_else() {
+        assert!(is_digest(&digest(b"x")));
+        let hex = "0".repeat(64);
+        for text in ["", "sha256:", "sha256:00", &format!("sha512:{hex}"), &format!("sha256:{hex};reboot"), &hex] {
+            assert!(!is_digest(text), "{text}");
+        }
+        assert!(!is_digest(&format!("sha256:{}", "A".repeat(64))));
     }
 }

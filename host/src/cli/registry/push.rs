@@ -74,13 +74,9 @@ struct Image {
 impl Image {
     fn of(upload: Upload) -> Result<Self, Failed> {
         let mut annotations = BTreeMap::new();
-        if !upload.migrations.is_empty() {
-            // Names and texts: this cannot fail.
-            annotations.insert(
-                MIGRATIONS_ANNOTATION.to_owned(),
-                serde_json::to_string(&upload.migrations).unwrap_or_default(),
-            );
-        }
+        // Also where there are none, so that whoever signs it signs that. Names and texts: this cannot fail.
+        let migrations = serde_json::to_string(&upload.migrations).unwrap_or_default();
+        annotations.insert(MIGRATIONS_ANNOTATION.to_owned(), migrations);
         annotations.insert(MANIFEST_ANNOTATION.to_owned(), upload.manifest);
         let noted: usize = annotations.values().map(String::len).sum();
         if noted > NOTED_BYTES_MAX {

@@ -161,6 +161,9 @@ async fn a_refused_revision_is_422_and_an_absent_service_503() {
     doubles.lock().deploy_result = Some(Err(DeployError::Broker(BrokerError("hunter2".to_owned()))));
     let detail = deploy(&router, REVISIONS, &[MODULE, MANIFEST]).await.problem(503, "unavailable");
     assert!(!detail.contains("hunter2"), "{detail}");
+    doubles.lock().deploy_result = Some(Err(DeployError::Database("no connection".to_owned())));
+    let detail = deploy(&router, REVISIONS, &[MODULE, MANIFEST]).await.problem(503, "unavailable");
+    assert!(detail.contains("no connection"), "{detail}");
     doubles.lock().deploy_result = Some(Err(DeployError::Host("no space left".to_owned())));
     let detail = deploy(&router, REVISIONS, &[MODULE, MANIFEST]).await.problem(503, "unavailable");
     assert!(detail.contains("no space left"), "{detail}");
