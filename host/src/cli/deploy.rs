@@ -55,7 +55,7 @@ impl Deploy {
     }
 
     /// What is to be deployed, from wherever it is.
-    async fn read(&self, console: &Console<'_>) -> Result<(AgentName, Upload), Failed> {
+    async fn read(&self, console: &mut Console<'_>) -> Result<(AgentName, Upload), Failed> {
         let image = self.path.to_str().filter(|path| path.starts_with(SCHEME));
         let (manifest, mut upload) = match image {
             Some(image) => {

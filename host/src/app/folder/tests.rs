@@ -149,7 +149,7 @@ async fn a_signature_alone_activates_nothing() {
     assert_eq!(followed.look().await, []);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn what_may_pass_is_tried_again_ever_later() {
     let mut followed = Followed::start().await;
     followed.asked.taken();
@@ -157,16 +157,21 @@ async fn what_may_pass_is_tried_again_ever_later() {
     followed.write("1", "two");
     assert_eq!(followed.look().await.len(), 1);
     for after in [10, 20, 40, 60, 60] {
-        tokio::time::advance(Duration::from_secs(after - 1)).await;
+        let again = |followed: &mut Followed, at| {
+            let path = followed.path("1");
+            let retry = followed.folder.seen.get_mut(&path).unwrap().retry.as_mut().unwrap();
+            assert_eq!(retry.after, Duration::from_secs(after));
+            retry.at = at;
+        };
+        again(&mut followed, Instant::now() + Duration::from_secs(3_600));
         assert_eq!(followed.look().await, [], "before {after} s");
-        tokio::time::advance(Duration::from_secs(1)).await;
+        again(&mut followed, Instant::now());
         assert_eq!(followed.look().await, [(Activation::Always, 0)], "after {after} s");
     }
     // Something else is tried at once.
     *followed.asked.is_away.lock().unwrap() = false;
     followed.write("1", "three");
     assert_eq!(followed.look().await.len(), 1);
-    tokio::time::advance(Duration::from_secs(600)).await;
     assert_eq!(followed.look().await, []);
 }
 

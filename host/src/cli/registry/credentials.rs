@@ -76,7 +76,7 @@ pub(super) async fn of(registry: &str, vars: &dyn Vars) -> Result<RegistryAuth, 
         Err(CredentialRetrievalError::ConfigReadError) if !config(vars).is_some_and(|path| path.exists()) => {
             Ok(RegistryAuth::Anonymous)
         }
-        Err(CredentialRetrievalError::HelperFailure { stdout, stderr, .. })
+        Err(CredentialRetrievalError::HelperFailure { ref stdout, ref stderr, .. })
             if [stdout, stderr].iter().any(|said| said.contains(HELPER_HAS_NONE)) =>
         {
             Ok(RegistryAuth::Anonymous)
