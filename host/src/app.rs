@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::compile::{self, CompileJob};
-use crate::agent::{CompileLimits, Loader, Runner, RunnerConfig};
+use crate::agent::{CompileLimits, GuestThreads, Loader, Runner, RunnerConfig};
 use crate::agents::{Activation, Agents};
 use crate::capability::files::FilesRoot;
 use crate::catalog::Actor;
@@ -38,7 +38,7 @@ use crate::task::Task;
 use crate::telemetry;
 use crate::units::ByteSize;
 use backends::Backends;
-use guests::{AGENT_INSTANCES_MAX, GuestThreads, INSTANCES_MAX};
+use guests::{AGENT_INSTANCES_MAX, INSTANCES_MAX};
 use outside::Outside;
 
 /// What the command line starts.

@@ -2,12 +2,12 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use wasmtime::ResourceLimiterAsync;
 
+use super::turns::Turn;
 use crate::memory::Growth;
 
 /// Bytes of one table element on a 64-bit host.
@@ -155,6 +155,18 @@ pub(super) struct Clock {
     waited_ns: AtomicU64,
     /// When the current wait began, likewise.
     waiting_since_ns: AtomicU64,
+    /// By which clock the current poll is measured.
+    by_thread: AtomicBool,
+    pub(super) turn: Turn,
+}
+
+/// What a poll's time is measured by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MeasuredBy {
+    /// The wall clock, which costs next to nothing. Good where a poll is short, or has its core for itself.
+    Wall,
+    /// The processor time of the thread that polls, which takes a call of the system to tell.
+    Thread,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -167,6 +179,8 @@ impl Clock {
             polled_since_ns: AtomicU64::new(NEVER),
             waited_ns: AtomicU64::new(0),
             waiting_since_ns: AtomicU64::new(NEVER),
+            by_thread: AtomicBool::new(false),
+            turn: Turn::default(),
         })
     }
 
@@ -174,16 +188,22 @@ impl Clock {
         u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(NEVER - 1)
     }
 
-    /// The time so far, the current stretch included.
-    fn so_far(&self, total_ns: &AtomicU64, since_ns: &AtomicU64) -> Duration {
-        let since_ns = since_ns.load(Ordering::Relaxed);
-        let current_ns = if since_ns == NEVER { 0 } else { self.now_ns().saturating_sub(since_ns) };
-        Duration::from_nanos(total_ns.load(Ordering::Relaxed).saturating_add(current_ns))
+    /// Now, as polls are measured.
+    fn now_by_ns(&self, by: MeasuredBy) -> u64 {
+        match by {
+            MeasuredBy::Wall => self.now_ns(),
+            MeasuredBy::Thread => {
+                let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+                let seconds = Duration::from_secs(now.tv_sec.unsigned_abs());
+                let now = seconds.saturating_add(Duration::from_nanos(now.tv_nsec.unsigned_abs()));
+                u64::try_from(now.as_nanos()).unwrap_or(NEVER - 1)
+            }
+        }
     }
 
     /// How long it has waited for memory.
     pub(super) fn waited(&self) -> Duration {
-        self.so_far(&self.waited_ns, &self.waiting_since_ns)
+        so_far(&self.waited_ns, &self.waiting_since_ns, || self.now_ns())
     }
 
     /// It waits for memory until this is dropped.
@@ -192,23 +212,22 @@ impl Clock {
         WaitingForMemory(self)
     }
 
-    /// Processor time so far, the current poll included.
+    /// Processor time so far, the current poll included where the thread that polls asks.
     pub(super) fn spent(&self) -> Duration {
-        self.so_far(&self.spent_ns, &self.polled_since_ns)
+        let by = if self.by_thread.load(Ordering::Relaxed) { MeasuredBy::Thread } else { MeasuredBy::Wall };
+        so_far(&self.spent_ns, &self.polled_since_ns, || self.now_by_ns(by))
     }
 
-    /// Measures a future. By reference: this future would hold it twice, and it is large.
-    pub(super) async fn measure<F: Future>(self: Arc<Self>, mut future: Pin<&mut F>) -> F::Output {
-        std::future::poll_fn(move |context: &mut Context<'_>| -> Poll<F::Output> {
-            let began_ns = self.now_ns();
-            self.polled_since_ns.store(began_ns, Ordering::Relaxed);
-            let poll = future.as_mut().poll(context);
-            let took_ns = self.now_ns().saturating_sub(began_ns);
-            self.polled_since_ns.store(NEVER, Ordering::Relaxed);
-            self.spent_ns.fetch_add(took_ns, Ordering::Relaxed);
-            poll
-        })
-        .await
+    /// Counts the time of a poll.
+    pub(super) fn count<T>(&self, by: MeasuredBy, poll: impl FnOnce() -> T) -> T {
+        let began_ns = self.now_by_ns(by);
+        self.by_thread.store(by == MeasuredBy::Thread, Ordering::Relaxed);
+        self.polled_since_ns.store(began_ns, Ordering::Relaxed);
+        let polled = poll();
+        let took_ns = self.now_by_ns(by).saturating_sub(began_ns);
+        self.polled_since_ns.store(NEVER, Ordering::Relaxed);
+        self.spent_ns.fetch_add(took_ns, Ordering::Relaxed);
+        polled
     }
 
     /// Waits for a future no longer than this, apart from the time in which it waits for memory. Nothing if it takes longer.
@@ -227,6 +246,13 @@ impl Clock {
             until = later;
         }
     }
+}
+
+/// The time so far, the current stretch included.
+fn so_far(total_ns: &AtomicU64, since_ns: &AtomicU64, now_ns: impl FnOnce() -> u64) -> Duration {
+    let since_ns = since_ns.load(Ordering::Relaxed);
+    let current_ns = if since_ns == NEVER { 0 } else { now_ns().saturating_sub(since_ns) };
+    Duration::from_nanos(total_ns.load(Ordering::Relaxed).saturating_add(current_ns))
 }
 
 /// The shortest wait for memory that moves a time limit.
@@ -283,27 +309,33 @@ mod tests {
         assert_eq!(meter.was_refused(), None);
     }
 
-    #[tokio::test]
-    async fn only_polling_counts_as_processor_time() {
-        let meter = Clock::new();
-        let (release, held) = tokio::sync::oneshot::channel::<()>();
-        let measured = tokio::spawn({
-            let meter = Arc::clone(&meter);
-            async move { meter.measure(std::pin::pin!(async move { held.await.unwrap() })).await }
-        });
-        while meter.spent().is_zero() {
-            tokio::task::yield_now().await;
+    #[test]
+    fn only_polling_counts_as_processor_time() {
+        let clock = Clock::new();
+        for by in [MeasuredBy::Wall, MeasuredBy::Thread] {
+            let before = clock.spent();
+            clock.count(by, || {
+                while clock.spent() == before {
+                    std::hint::spin_loop();
+                }
+            });
+            let after = clock.spent();
+            assert!(after > before, "what it computes, {by:?}");
+            // Longer than what was counted, by any clock.
+            let (waits_since, counted) = (Instant::now(), after - before);
+            while waits_since.elapsed() < counted * 10 {
+                std::hint::spin_loop();
+            }
+            assert_eq!(clock.spent(), after, "waiting is free, {by:?}");
         }
-        let first_poll = meter.spent();
-        // Long enough that counting the wait would show, whatever the machine's mood.
-        let waited_since = Instant::now();
-        while waited_since.elapsed() < first_poll * 10 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(meter.spent(), first_poll, "waiting is free");
-        release.send(()).unwrap();
-        measured.await.unwrap();
-        assert!(meter.spent() > first_poll);
+    }
+
+    #[test]
+    fn a_thread_that_rests_has_no_processor_time() {
+        let clock = Clock::new();
+        let rested = Duration::from_millis(50);
+        clock.count(MeasuredBy::Thread, || std::thread::sleep(rested));
+        assert!(clock.spent() < rested, "{:?}", clock.spent());
     }
 
     #[tokio::test]
