@@ -1,6 +1,11 @@
 //! The host's engine and runner without the rest of a host, for what happens once a task is in the process.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark that does not run measures nothing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a benchmark that does not run measures nothing"
+)]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -124,7 +124,10 @@ fn each_alone(criterion: &mut Criterion, sides: &Sides) {
 fn in_pairs(sides: &Sides) {
     let timed = |hosted: bool| {
         let begun = Instant::now();
-        sides.threads.handle().block_on(async { if hosted { sides.hosted_batch().await } else { sides.bare_batch().await } });
+        sides
+            .threads
+            .handle()
+            .block_on(async { if hosted { sides.hosted_batch().await } else { sides.bare_batch().await } });
         begun.elapsed().as_secs_f64()
     };
     let mut ratios: Vec<f64> = (0..PAIRS)

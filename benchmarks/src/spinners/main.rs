@@ -67,7 +67,9 @@ impl Waits {
 
     fn print(&self, what: &str, spinners: usize) {
         let [p50, p99, longest] = [0.5, 0.99, 1.0].map(|part| self.at(part).as_secs_f64() * 1e3);
-        println!("{what}, beside {spinners:>3} spinning: p50 {p50:8.3} ms   p99 {p99:8.3} ms   longest {longest:8.3} ms");
+        println!(
+            "{what}, beside {spinners:>3} spinning: p50 {p50:8.3} ms   p99 {p99:8.3} ms   longest {longest:8.3} ms"
+        );
     }
 }
 

@@ -1,13 +1,12 @@
 //! What one instance may use: memory and tables through wasmtime's limiter, processor time through the epoch callback.
 
-use std::pin::Pin;
+mod clock;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use wasmtime::ResourceLimiterAsync;
 
-use super::turns::Turn;
+pub(super) use self::clock::{Clock, MeasuredBy};
 use crate::memory::Growth;
 
 /// Bytes of one table element on a 64-bit host.
@@ -135,140 +134,6 @@ impl ResourceLimiterAsync for MemoryMeter {
     }
 }
 
-/// The times of one run.
-///
-/// *Processor time* is the time in which its future is being polled. While it waits for a database or a timer it is not
-/// polled and pays nothing. What the host does for it between two waits counts, such as copying a key's value into its
-/// memory: it has the guests' thread to itself for that time, at the guest's request, and a guest that does nothing but call
-/// has to come to its limit too. wasmtime's call hooks could tell the two apart, at the price of two looks at the clock in
-/// each call.
-///
-/// *Waiting time* is what it waits for memory in the middle of its run: it counts against no limit.
-///
-/// Written and read by the thread that polls; atomics only because the future may move between threads.
-#[derive(Debug)]
-pub(super) struct Clock {
-    created: Instant,
-    spent_ns: AtomicU64,
-    /// When the current poll began, in ns since `created`; `u64::MAX` between polls.
-    polled_since_ns: AtomicU64,
-    waited_ns: AtomicU64,
-    /// When the current wait began, likewise.
-    waiting_since_ns: AtomicU64,
-    /// By which clock the current poll is measured.
-    by_thread: AtomicBool,
-    pub(super) turn: Turn,
-}
-
-/// What a poll's time is measured by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MeasuredBy {
-    /// The wall clock, which costs next to nothing. Good where a poll is short, or has its core for itself.
-    Wall,
-    /// The processor time of the thread that polls, which takes a call of the system to tell.
-    Thread,
-}
-
-const NEVER: u64 = u64::MAX;
-
-impl Clock {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            created: Instant::now(),
-            spent_ns: AtomicU64::new(0),
-            polled_since_ns: AtomicU64::new(NEVER),
-            waited_ns: AtomicU64::new(0),
-            waiting_since_ns: AtomicU64::new(NEVER),
-            by_thread: AtomicBool::new(false),
-            turn: Turn::default(),
-        })
-    }
-
-    fn now_ns(&self) -> u64 {
-        u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(NEVER - 1)
-    }
-
-    /// Now, as polls are measured.
-    fn now_by_ns(&self, by: MeasuredBy) -> u64 {
-        match by {
-            MeasuredBy::Wall => self.now_ns(),
-            MeasuredBy::Thread => {
-                let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-                let seconds = Duration::from_secs(now.tv_sec.unsigned_abs());
-                let now = seconds.saturating_add(Duration::from_nanos(now.tv_nsec.unsigned_abs()));
-                u64::try_from(now.as_nanos()).unwrap_or(NEVER - 1)
-            }
-        }
-    }
-
-    /// How long it has waited for memory.
-    pub(super) fn waited(&self) -> Duration {
-        so_far(&self.waited_ns, &self.waiting_since_ns, || self.now_ns())
-    }
-
-    /// It waits for memory until this is dropped.
-    fn waiting(&self) -> WaitingForMemory<'_> {
-        self.waiting_since_ns.store(self.now_ns(), Ordering::Relaxed);
-        WaitingForMemory(self)
-    }
-
-    /// Processor time so far, the current poll included where the thread that polls asks.
-    pub(super) fn spent(&self) -> Duration {
-        let by = if self.by_thread.load(Ordering::Relaxed) { MeasuredBy::Thread } else { MeasuredBy::Wall };
-        so_far(&self.spent_ns, &self.polled_since_ns, || self.now_by_ns(by))
-    }
-
-    /// Counts the time of a poll.
-    pub(super) fn count<T>(&self, by: MeasuredBy, poll: impl FnOnce() -> T) -> T {
-        let began_ns = self.now_by_ns(by);
-        self.by_thread.store(by == MeasuredBy::Thread, Ordering::Relaxed);
-        self.polled_since_ns.store(began_ns, Ordering::Relaxed);
-        let polled = poll();
-        let took_ns = self.now_by_ns(by).saturating_sub(began_ns);
-        self.polled_since_ns.store(NEVER, Ordering::Relaxed);
-        self.spent_ns.fetch_add(took_ns, Ordering::Relaxed);
-        polled
-    }
-
-    /// Waits for a future no longer than this, apart from the time in which it waits for memory. Nothing if it takes longer.
-    pub(super) async fn within<F: Future>(&self, timeout: Duration, mut future: Pin<&mut F>) -> Option<F::Output> {
-        let began = tokio::time::Instant::now();
-        let mut until = began + timeout;
-        loop {
-            if let Ok(output) = tokio::time::timeout_at(until, future.as_mut()).await {
-                return Some(output);
-            }
-            let later = began + timeout.saturating_add(self.waited());
-            // A wait that has just begun is not worth another look at once.
-            if later <= until + WAIT_MIN {
-                return None;
-            }
-            until = later;
-        }
-    }
-}
-
-/// The time so far, the current stretch included.
-fn so_far(total_ns: &AtomicU64, since_ns: &AtomicU64, now_ns: impl FnOnce() -> u64) -> Duration {
-    let since_ns = since_ns.load(Ordering::Relaxed);
-    let current_ns = if since_ns == NEVER { 0 } else { now_ns().saturating_sub(since_ns) };
-    Duration::from_nanos(total_ns.load(Ordering::Relaxed).saturating_add(current_ns))
-}
-
-/// The shortest wait for memory that moves a time limit.
-const WAIT_MIN: Duration = Duration::from_millis(1);
-
-struct WaitingForMemory<'a>(&'a Clock);
-
-impl Drop for WaitingForMemory<'_> {
-    fn drop(&mut self) {
-        let since_ns = self.0.waiting_since_ns.swap(NEVER, Ordering::Relaxed);
-        if since_ns != NEVER {
-            self.0.waited_ns.fetch_add(self.0.now_ns().saturating_sub(since_ns), Ordering::Relaxed);
-        }
-    }
-}
-
 /// Why the host stopped a guest, carried through wasmtime as the error of the call.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Stopped {
@@ -307,50 +172,5 @@ mod tests {
         let mut meter = MemoryMeter::new(1 << 20, admitted.growth(), Clock::new());
         assert!(!meter.memory_growing(0, 128 << 10, Some(64 << 10)).await.unwrap());
         assert_eq!(meter.was_refused(), None);
-    }
-
-    #[test]
-    fn only_polling_counts_as_processor_time() {
-        let clock = Clock::new();
-        for by in [MeasuredBy::Wall, MeasuredBy::Thread] {
-            let before = clock.spent();
-            clock.count(by, || {
-                while clock.spent() == before {
-                    std::hint::spin_loop();
-                }
-            });
-            let after = clock.spent();
-            assert!(after > before, "what it computes, {by:?}");
-            // Longer than what was counted, by any clock.
-            let (waits_since, counted) = (Instant::now(), after - before);
-            while waits_since.elapsed() < counted * 10 {
-                std::hint::spin_loop();
-            }
-            assert_eq!(clock.spent(), after, "waiting is free, {by:?}");
-        }
-    }
-
-    #[test]
-    fn a_thread_that_rests_has_no_processor_time() {
-        let clock = Clock::new();
-        let rested = Duration::from_millis(50);
-        clock.count(MeasuredBy::Thread, || std::thread::sleep(rested));
-        assert!(clock.spent() < rested, "{:?}", clock.spent());
-    }
-
-    #[tokio::test]
-    async fn waiting_for_memory_uses_up_no_time() {
-        let clock = Clock::new();
-        let sleep = || tokio::time::sleep(Duration::from_millis(5));
-        assert_eq!(clock.within(Duration::ZERO, std::pin::pin!(sleep())).await, None);
-        drop(clock.waiting());
-        assert!(clock.waited() < Duration::from_secs(60), "a wait that is over is not counted on");
-        clock.waited_ns.fetch_add(3_600_000_000_000, Ordering::Relaxed);
-        assert_eq!(
-            clock.within(Duration::ZERO, std::pin::pin!(sleep())).await,
-            Some(()),
-            "an hour, and no time of its own"
-        );
-        assert!(clock.waited() >= Duration::from_secs(3_600));
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use wasmtime::component::ResourceTable;
 use wasmtime::Store;
+use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiCtxBuilder;
 
 use self::answer::{classify, expired, lowered, timed_out, timeout_left};
@@ -233,7 +233,8 @@ impl Parts {
         // The call takes a copy of the body, and so has two for as long as it lasts.
         let lifted = self.account_for(task.body.len());
         let leave = admitted.leave();
-        let Called { completion, session, asked_bytes } = called(store, revision, task, (&self.turns, stops, leave), spent).await;
+        let Called { completion, session, asked_bytes } =
+            called(store, revision, task, (&self.turns, stops, leave), spent).await;
         drop((admitted, alive, lifted));
         let settled = settle_effects(session, completion, run.as_ref()).await;
         match settled.0.outcome {

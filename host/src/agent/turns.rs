@@ -64,9 +64,8 @@ impl Turns {
         loop {
             // The places are never closed.
             let place = if computes_on { self.places.acquire().await.ok() } else { None };
-            let polled = std::future::poll_fn(|context| {
-                Poll::Ready(self.turn(clock, guest.as_mut(), context, place.is_some()))
-            });
+            let polled =
+                std::future::poll_fn(|context| Poll::Ready(self.turn(clock, guest.as_mut(), context, place.is_some())));
             if let Poll::Ready(output) = polled.await {
                 return output;
             }
