@@ -95,9 +95,6 @@ impl Turns {
 
     /// For a guest that has come to the end of an epoch.
     pub(super) fn at_deadline(&self, turn: &Turn) -> UpdateDeadline {
-        if std::env::var_os("SPIN_OLD").is_some() {
-            return UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()));
-        }
         // The epoch ended while it waited: its turn has just begun.
         if turn.began_in.load(Ordering::Relaxed) == self.epochs.now() {
             return UpdateDeadline::Continue(1);
