@@ -128,7 +128,7 @@ fn no_guest_keeps_a_thread_of_the_runtime() {
     begun.recv().unwrap();
     assert_eq!(turns.places.available_permits(), 0);
     // It comes, waits for a timer, and is woken.
-    runtime.block_on(runtime.spawn(tokio::time::sleep(Duration::from_millis(1)))).unwrap();
+    runtime.block_on(runtime.spawn(async { tokio::time::sleep(Duration::from_millis(1)).await })).unwrap();
     let_go.send(()).unwrap();
     runtime.block_on(computing).unwrap();
     assert_eq!(turns.places.available_permits(), 1);
