@@ -86,7 +86,7 @@ pub async fn run(runner: &Runner, revision: &Arc<Revision>, body: &[u8]) -> Outc
 
 /// Likewise, unless it is stopped before.
 pub async fn run_until(runner: &Runner, revision: &Arc<Revision>, body: &[u8], stops: Stops) -> Outcome {
-    let attempt = Attempt { task: Task::new(revision.agent.clone(), body), revision: Arc::clone(revision) };
+    let attempt = Attempt { task: Task::new(revision.agent.clone(), body.to_vec()), revision: Arc::clone(revision) };
     runner.run(Arc::new(attempt), stops).await.0.outcome
 }
 
