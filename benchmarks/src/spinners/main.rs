@@ -35,8 +35,8 @@ description = "Computes for ever"
 module = "spinner.wasm"
 [limits]
 memory = "1MiB"
-timeout = "1h"
-cpu = "1h"
+timeout = "10m"
+cpu = "10m"
 "#;
 
 #[derive(Parser)]
