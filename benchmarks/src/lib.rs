@@ -1,6 +1,7 @@
 //! What the benchmarks share: the host under measurement, and queues that are filled as careful senders fill them.
 
 pub mod host;
+pub mod in_process;
 pub mod sender;
 
 use std::path::PathBuf;

@@ -24,9 +24,12 @@ mod run;
 mod shape;
 mod state;
 mod surface;
+mod threads;
+mod turns;
 
 pub use codes::Codes;
 pub use compile::{ChildCompiler, CompileError, CompileLimits, Compiler, InProcessCompiler};
 pub use engine::{Engine, EngineConfig};
 pub use load::{Code, LoadError, Loader, Revision};
 pub use run::{Recorded, Run, Runner, RunnerConfig, Stops};
+pub use threads::GuestThreads;

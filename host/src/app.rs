@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::compile::{self, CompileJob};
-use crate::agent::{CompileLimits, Loader, Runner, RunnerConfig};
+use crate::agent::{CompileLimits, GuestThreads, Loader, Runner, RunnerConfig};
 use crate::agents::Agents;
 use crate::capability::files::FilesRoot;
 use crate::cli::{CompileArguments, Composition, StartError};
@@ -43,7 +43,7 @@ use crate::units::ByteSize;
 use backends::Backends;
 use export::Export;
 use folder::AgentsFolder;
-use guests::{AGENT_INSTANCES_MAX, GuestThreads, INSTANCES_MAX};
+use guests::{AGENT_INSTANCES_MAX, INSTANCES_MAX};
 use outside::Outside;
 
 /// What the command line starts.

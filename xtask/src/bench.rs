@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the instance bench, then the end-to-end comparison, a backlog and starts, each on services of its own.
+//! `cargo xtask bench`: the instance bench, guests that spin, then the end-to-end comparison, a backlog and starts, each on services of its own.
 
 use std::process::Command;
 
@@ -45,6 +45,9 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
 
     // All are run, so that one that misses its aim costs no other's figures.
     let mut failed = Vec::new();
+    ui::step("short tasks beside guests that compute without end");
+    note(&mut failed, process::run("spinners", &mut built(workspace, "spinners")))?;
+
     for bench in &END_TO_END {
         ui::step(bench.title);
         // Of its own: agents stay in a database, and every host that starts on it runs them.
@@ -54,14 +57,22 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
             command.args(args).args(peers.arguments());
         }
         services.apply(&mut command);
-        match process::run(bench.program, &mut command) {
-            Err(error) if error.is::<process::Interrupted>() => return Err(error),
-            Err(error) => failed.push(error.to_string()),
-            Ok(()) => {}
-        }
+        note(&mut failed, process::run(bench.program, &mut command))?;
     }
     anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
+}
+
+/// Notes a bench that failed; one that was interrupted ends all.
+fn note(failed: &mut Vec<String>, ended: Result<()>) -> Result<()> {
+    match ended {
+        Err(error) if error.is::<process::Interrupted>() => Err(error),
+        Err(error) => {
+            failed.push(error.to_string());
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// The program itself, not `cargo run`: for the one package alone cargo would choose other features and build it anew.

@@ -12,26 +12,12 @@
     reason = "a benchmark that does not run measures nothing"
 )]
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agent_host::agent::{
-    Codes, Engine, EngineConfig, InProcessCompiler, Loader, Revision, Run, Runner, RunnerConfig, Stops,
-};
-use agent_host::capability::cache::MemoryCache;
-use agent_host::capability::files::Folders;
-use agent_host::capability::key_value::MemoryKeyValue;
-use agent_host::capability::outbound_http::{MemoryNetwork, Outbound};
-use agent_host::capability::secrets::EnvironmentSecrets;
-use agent_host::capability::sql::LazyDatabase;
-use agent_host::capability::tasks::ProgressSink;
-use agent_host::capability::{Backends, Capabilities};
-use agent_host::manifest::Manifest;
-use agent_host::memory::MemoryLedger;
-use agent_host::records::{Ending, Progress};
-use agent_host::task::{AgentName, Completion, Outcome, Task};
-use agent_host::units::ByteSize;
+use agent_host::agent::{Engine, GuestThreads, Revision, Runner};
+use agent_host::task::Outcome;
+use benchmarks::in_process::{self, Guests};
 use criterion::{Criterion, Throughput};
 use wasmtime::Store;
 use wasmtime::component::{Component, Linker, ResourceTable};
@@ -84,51 +70,14 @@ async fn bare(engine: wasmtime::Engine, pre: HostNativePre<BareState>) {
     assert_eq!(output.unwrap().unwrap().body, BODY);
 }
 
-/// An attempt that nobody watches.
-struct Attempt {
-    revision: Arc<Revision>,
-    task: Task,
-}
-
-impl ProgressSink for Attempt {
-    fn note(&self, _: Progress) {}
-}
-
-impl Run for Attempt {
-    fn task(&self) -> &Task {
-        &self.task
-    }
-
-    fn revision(&self) -> &Arc<Revision> {
-        &self.revision
-    }
-
-    fn ending(&self, _: &Completion) -> Ending {
-        panic!("echo commits nothing")
-    }
-}
-
 async fn hosted(runner: Runner, revision: Arc<Revision>) {
-    let task = Task::new(revision.agent.clone(), BODY);
-    let (completion, _) = runner.run(Arc::new(Attempt { revision, task }), Stops::default()).await;
-    assert!(matches!(completion.outcome, Outcome::Succeeded(Some(output)) if output.body == BODY));
-}
-
-/// Nothing real behind the capabilities: echo uses none.
-fn embedded_capabilities() -> Capabilities {
-    Capabilities::new(Backends {
-        database: Arc::new(LazyDatabase::new(std::env::temp_dir())),
-        key_value: Arc::new(MemoryKeyValue::new()),
-        cache: Arc::new(MemoryCache::new()),
-        secrets: Arc::new(EnvironmentSecrets::default()),
-        directory: Arc::new(|_: &AgentName| false),
-        outbound: Arc::new(Outbound::new(Arc::new(MemoryNetwork::new()))),
-    })
+    let outcome = in_process::run(&runner, &revision, BODY).await;
+    assert!(matches!(outcome, Outcome::Succeeded(Some(output)) if output.body == BODY));
 }
 
 /// Both sides, ready to run tasks.
 struct Sides {
-    threads: tokio::runtime::Runtime,
+    threads: GuestThreads,
     engine: Engine,
     pre: HostNativePre<BareState>,
     runner: Runner,
@@ -137,27 +86,18 @@ struct Sides {
 
 impl Sides {
     fn ready() -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agents/echo");
-        let module = std::fs::read(folder.join("echo.wasm")).expect("the echo agent is built: cargo xtask agents");
-        let manifest = Arc::new(Manifest::parse(&std::fs::read_to_string(folder.join("agent.toml")).unwrap()).unwrap());
-        let engine = Engine::new(&EngineConfig { instances_max: INSTANCES_MAX, memory_bytes_max: 500 << 20 }).unwrap();
-        let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let (module, manifest) = in_process::echo();
+        let threads = GuestThreads::start().unwrap();
+        let guests = Guests::on(threads.handle(), INSTANCES_MAX);
+        let engine = guests.engine.clone();
 
         let mut linker = Linker::<BareState>::new(engine.inner());
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
         let component = Component::new(engine.inner(), &module).unwrap();
         let pre = HostNativePre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
 
-        let compiler = Arc::new(InProcessCompiler::new().unwrap());
-        let codes = Codes::temporary(ByteSize(u64::MAX), &engine, compiler).unwrap();
-        let loader = Loader::new(&engine, codes).unwrap();
-        let code = threads.block_on(loader.load(&module.into(), &manifest)).unwrap();
-        let capabilities = embedded_capabilities();
-        let revision = Arc::new(code.into_revision(1, String::new(), manifest, &capabilities, Folders::default()));
-        let config = RunnerConfig { hostcall_bytes_max: 16 << 20 };
-        let ledger = MemoryLedger::new(300 << 20, INSTANCES_MAX);
-        let runner = Runner::new(&config, engine.clone(), ledger, capabilities, threads.handle().clone());
-        Self { threads, engine, pre, runner, revision }
+        let revision = threads.handle().block_on(guests.revision(module, &manifest));
+        Self { threads, engine, pre, runner: guests.runner, revision }
     }
 
     async fn bare_batch(&self) {
@@ -172,10 +112,11 @@ impl Sides {
 }
 
 fn each_alone(criterion: &mut Criterion, sides: &Sides) {
+    let threads = sides.threads.handle();
     let mut group = criterion.benchmark_group("fresh instance");
     group.throughput(Throughput::Elements(TASKS_AT_ONCE));
-    group.bench_function("bare wasmtime", |bencher| bencher.to_async(&sides.threads).iter(|| sides.bare_batch()));
-    group.bench_function("agent-host", |bencher| bencher.to_async(&sides.threads).iter(|| sides.hosted_batch()));
+    group.bench_function("bare wasmtime", |bencher| bencher.to_async(&threads).iter(|| sides.bare_batch()));
+    group.bench_function("agent-host", |bencher| bencher.to_async(&threads).iter(|| sides.hosted_batch()));
     group.finish();
 }
 
@@ -183,7 +124,10 @@ fn each_alone(criterion: &mut Criterion, sides: &Sides) {
 fn in_pairs(sides: &Sides) {
     let timed = |hosted: bool| {
         let begun = Instant::now();
-        sides.threads.block_on(async { if hosted { sides.hosted_batch().await } else { sides.bare_batch().await } });
+        sides
+            .threads
+            .handle()
+            .block_on(async { if hosted { sides.hosted_batch().await } else { sides.bare_batch().await } });
         begun.elapsed().as_secs_f64()
     };
     let mut ratios: Vec<f64> = (0..PAIRS)

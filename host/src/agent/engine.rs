@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::{Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, WasmFeatures};
 
 use super::preview1;
+use super::turns::Epochs;
 
 /// Settings of the engine.
 #[derive(Clone, Debug)]
@@ -26,8 +27,8 @@ pub struct EngineConfig {
     pub memory_bytes_max: usize,
 }
 
-/// How often guests are interrupted to look at their limits. 10 ms is what Spin uses: a spinning guest delays its
-/// thread's other tasks by no more than this.
+/// How often guests are interrupted to look at their limits and give way. 10 ms is what Spin uses: a spinning guest delays
+/// other tasks by no more than this.
 pub(super) const EPOCH_PERIOD: Duration = Duration::from_millis(10);
 
 /// Bytes of a linear memory that stay resident in a slot between instances, of those that were touched: the usual dirty set
@@ -95,6 +96,7 @@ const UNNEEDED_FEATURES: [WasmFeatures; 25] = [
 #[derive(Clone)]
 pub struct Engine {
     engine: wasmtime::Engine,
+    epochs: Epochs,
     _ticker: Arc<Ticker>,
 }
 
@@ -107,14 +109,20 @@ impl Engine {
         let mut settings = settings();
         settings.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config)));
         let engine = wasmtime::Engine::new(&settings)?;
-        let ticker = Ticker::start(engine.clone())?;
-        Ok(Self { engine, _ticker: Arc::new(ticker) })
+        let epochs = Epochs::default();
+        let ticker = Ticker::start(engine.clone(), epochs.clone())?;
+        Ok(Self { engine, epochs, _ticker: Arc::new(ticker) })
     }
 
     /// wasmtime's own handle.
     #[must_use]
     pub fn inner(&self) -> &wasmtime::Engine {
         &self.engine
+    }
+
+    /// The count of its epochs.
+    pub(super) fn epochs(&self) -> Epochs {
+        self.epochs.clone()
     }
 }
 
@@ -205,12 +213,13 @@ struct Ticker {
 }
 
 impl Ticker {
-    fn start(engine: wasmtime::Engine) -> std::io::Result<Self> {
+    fn start(engine: wasmtime::Engine, epochs: Epochs) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("epoch".into()).spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 std::thread::park_timeout(EPOCH_PERIOD);
+                epochs.begin();
                 engine.increment_epoch();
             }
         })?;

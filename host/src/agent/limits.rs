@@ -1,13 +1,12 @@
 //! What one instance may use: memory and tables through wasmtime's limiter, processor time through the epoch callback.
 
-use std::pin::Pin;
+mod clock;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use wasmtime::ResourceLimiterAsync;
 
+pub(super) use self::clock::{Clock, MeasuredBy};
 use crate::memory::Growth;
 
 /// Bytes of one table element on a 64-bit host.
@@ -135,114 +134,6 @@ impl ResourceLimiterAsync for MemoryMeter {
     }
 }
 
-/// The times of one run.
-///
-/// *Processor time* is the time in which its future is being polled. While it waits for a database or a timer it is not
-/// polled and pays nothing. What the host does for it between two waits counts, such as copying a key's value into its
-/// memory: it has the guests' thread to itself for that time, at the guest's request, and a guest that does nothing but call
-/// has to come to its limit too. wasmtime's call hooks could tell the two apart, at the price of two looks at the clock in
-/// each call.
-///
-/// *Waiting time* is what it waits for memory in the middle of its run: it counts against no limit.
-///
-/// Written and read by the thread that polls; atomics only because the future may move between threads.
-#[derive(Debug)]
-pub(super) struct Clock {
-    created: Instant,
-    spent_ns: AtomicU64,
-    /// When the current poll began, in ns since `created`; `u64::MAX` between polls.
-    polled_since_ns: AtomicU64,
-    waited_ns: AtomicU64,
-    /// When the current wait began, likewise.
-    waiting_since_ns: AtomicU64,
-}
-
-const NEVER: u64 = u64::MAX;
-
-impl Clock {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            created: Instant::now(),
-            spent_ns: AtomicU64::new(0),
-            polled_since_ns: AtomicU64::new(NEVER),
-            waited_ns: AtomicU64::new(0),
-            waiting_since_ns: AtomicU64::new(NEVER),
-        })
-    }
-
-    fn now_ns(&self) -> u64 {
-        u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(NEVER - 1)
-    }
-
-    /// The time so far, the current stretch included.
-    fn so_far(&self, total_ns: &AtomicU64, since_ns: &AtomicU64) -> Duration {
-        let since_ns = since_ns.load(Ordering::Relaxed);
-        let current_ns = if since_ns == NEVER { 0 } else { self.now_ns().saturating_sub(since_ns) };
-        Duration::from_nanos(total_ns.load(Ordering::Relaxed).saturating_add(current_ns))
-    }
-
-    /// How long it has waited for memory.
-    pub(super) fn waited(&self) -> Duration {
-        self.so_far(&self.waited_ns, &self.waiting_since_ns)
-    }
-
-    /// It waits for memory until this is dropped.
-    fn waiting(&self) -> WaitingForMemory<'_> {
-        self.waiting_since_ns.store(self.now_ns(), Ordering::Relaxed);
-        WaitingForMemory(self)
-    }
-
-    /// Processor time so far, the current poll included.
-    pub(super) fn spent(&self) -> Duration {
-        self.so_far(&self.spent_ns, &self.polled_since_ns)
-    }
-
-    /// Measures a future. By reference: this future would hold it twice, and it is large.
-    pub(super) async fn measure<F: Future>(self: Arc<Self>, mut future: Pin<&mut F>) -> F::Output {
-        std::future::poll_fn(move |context: &mut Context<'_>| -> Poll<F::Output> {
-            let began_ns = self.now_ns();
-            self.polled_since_ns.store(began_ns, Ordering::Relaxed);
-            let poll = future.as_mut().poll(context);
-            let took_ns = self.now_ns().saturating_sub(began_ns);
-            self.polled_since_ns.store(NEVER, Ordering::Relaxed);
-            self.spent_ns.fetch_add(took_ns, Ordering::Relaxed);
-            poll
-        })
-        .await
-    }
-
-    /// Waits for a future no longer than this, apart from the time in which it waits for memory. Nothing if it takes longer.
-    pub(super) async fn within<F: Future>(&self, timeout: Duration, mut future: Pin<&mut F>) -> Option<F::Output> {
-        let began = tokio::time::Instant::now();
-        let mut until = began + timeout;
-        loop {
-            if let Ok(output) = tokio::time::timeout_at(until, future.as_mut()).await {
-                return Some(output);
-            }
-            let later = began + timeout.saturating_add(self.waited());
-            // A wait that has just begun is not worth another look at once.
-            if later <= until + WAIT_MIN {
-                return None;
-            }
-            until = later;
-        }
-    }
-}
-
-/// The shortest wait for memory that moves a time limit.
-const WAIT_MIN: Duration = Duration::from_millis(1);
-
-struct WaitingForMemory<'a>(&'a Clock);
-
-impl Drop for WaitingForMemory<'_> {
-    fn drop(&mut self) {
-        let since_ns = self.0.waiting_since_ns.swap(NEVER, Ordering::Relaxed);
-        if since_ns != NEVER {
-            self.0.waited_ns.fetch_add(self.0.now_ns().saturating_sub(since_ns), Ordering::Relaxed);
-        }
-    }
-}
-
 /// Why the host stopped a guest, carried through wasmtime as the error of the call.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Stopped {
@@ -281,44 +172,5 @@ mod tests {
         let mut meter = MemoryMeter::new(1 << 20, admitted.growth(), Clock::new());
         assert!(!meter.memory_growing(0, 128 << 10, Some(64 << 10)).await.unwrap());
         assert_eq!(meter.was_refused(), None);
-    }
-
-    #[tokio::test]
-    async fn only_polling_counts_as_processor_time() {
-        let meter = Clock::new();
-        let (release, held) = tokio::sync::oneshot::channel::<()>();
-        let measured = tokio::spawn({
-            let meter = Arc::clone(&meter);
-            async move { meter.measure(std::pin::pin!(async move { held.await.unwrap() })).await }
-        });
-        while meter.spent().is_zero() {
-            tokio::task::yield_now().await;
-        }
-        let first_poll = meter.spent();
-        // Long enough that counting the wait would show, whatever the machine's mood.
-        let waited_since = Instant::now();
-        while waited_since.elapsed() < first_poll * 10 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(meter.spent(), first_poll, "waiting is free");
-        release.send(()).unwrap();
-        measured.await.unwrap();
-        assert!(meter.spent() > first_poll);
-    }
-
-    #[tokio::test]
-    async fn waiting_for_memory_uses_up_no_time() {
-        let clock = Clock::new();
-        let sleep = || tokio::time::sleep(Duration::from_millis(5));
-        assert_eq!(clock.within(Duration::ZERO, std::pin::pin!(sleep())).await, None);
-        drop(clock.waiting());
-        assert!(clock.waited() < Duration::from_secs(60), "a wait that is over is not counted on");
-        clock.waited_ns.fetch_add(3_600_000_000_000, Ordering::Relaxed);
-        assert_eq!(
-            clock.within(Duration::ZERO, std::pin::pin!(sleep())).await,
-            Some(()),
-            "an hour, and no time of its own"
-        );
-        assert!(clock.waited() >= Duration::from_secs(3_600));
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use wasmtime::Store;
 use wasmtime::component::ResourceTable;
-use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::WasiCtxBuilder;
 
 use self::answer::{classify, end_span, expired, lowered, timed_out, timeout_left};
@@ -23,6 +23,7 @@ use super::footprint::Returned;
 use super::limits::{Clock, MemoryMeter, Stopped};
 use super::load::{LoadError, Revision};
 use super::state::InstanceState;
+use super::turns::Turns;
 use crate::capability::files::TaskFiles;
 use crate::capability::log::Stdio;
 use crate::capability::outbound_http::OutboundHttp;
@@ -93,6 +94,7 @@ struct Parts {
     returned: Returned,
     live: AtomicU64,
     hostcall_bytes_max: usize,
+    turns: Arc<Turns>,
     threads: tokio::runtime::Handle,
 }
 
@@ -106,6 +108,7 @@ impl Runner {
         capabilities: Capabilities,
         threads: tokio::runtime::Handle,
     ) -> Self {
+        let turns = Arc::new(Turns::new(&threads, engine.epochs()));
         let parts = Parts {
             engine,
             ledger,
@@ -113,6 +116,7 @@ impl Runner {
             returned: Returned::default(),
             live: AtomicU64::new(0),
             hostcall_bytes_max: config.hostcall_bytes_max,
+            turns,
             threads,
         };
         Self { parts: Arc::new(parts) }
@@ -158,7 +162,8 @@ impl Runner {
             let limit = revision.manifest.limits.timeout.min(START_TIME_MAX);
             let started = {
                 let started = std::pin::pin!(revision.code.entry.instance().instantiate_async(&mut store));
-                clock.within(limit, started).await
+                let in_turns = std::pin::pin!(parts.turns.run(&clock, started));
+                clock.within(limit, in_turns).await
             };
             let used = store.data().memory.used_bytes();
             match started {
@@ -234,8 +239,9 @@ impl Parts {
         store.data_mut().span = scope.child(Kind::Internal, format_args!("instantiate"));
         // The call takes a copy of the body, and so has two for as long as it lasts.
         let lifted = self.account_for(task.body.len());
-        let stops = (stops, admitted.leave());
-        let Called { completion, session, asked_bytes } = called(store, revision, task, stops, spent).await;
+        let leave = admitted.leave();
+        let Called { completion, session, asked_bytes } =
+            called(store, revision, task, (&self.turns, stops, leave), spent).await;
         drop((admitted, alive, lifted));
         let settled = settle_effects(session, completion, run.as_ref()).await;
         match settled.0.outcome {
@@ -301,13 +307,12 @@ impl Parts {
         store.set_max_component_handles(HANDLES_MAX);
         // Before instantiation: with the initial deadline of 0 the very first function would stop to look at it.
         store.set_epoch_deadline(1);
-        let cpu_limit = limits.cpu;
+        let (cpu_limit, turns) = (limits.cpu, Arc::clone(&self.turns));
         store.epoch_deadline_callback(move |store| {
             if store.data().clock.spent() > cpu_limit {
                 return Err(Stopped::CpuTime.into());
             }
-            // tokio's own yield: wasmtime's plain one is run again at once by tokio's LIFO slot.
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+            Ok(turns.at_deadline(&store.data().clock.turn))
         });
         store
     }
@@ -318,20 +323,20 @@ async fn called(
     mut store: Store<InstanceState>,
     revision: &Revision,
     task: &Task,
-    (stops, leave): (&Stops, &Leave),
+    (turns, stops, leave): (&Turns, &Stops, &Leave),
     spent: Duration,
 ) -> Called {
     let began = Instant::now();
     let clock = Arc::clone(&store.data().clock);
     let answer = {
         let called = std::pin::pin!(revision.code.entry.call(&mut store, revision, task));
-        let measured = std::pin::pin!(Arc::clone(&clock).measure(called));
+        let in_turns = std::pin::pin!(turns.run(&clock, called));
         tokio::select! {
             biased;
             stopped = stops.stopped_running() => Err(stopped),
             () = leave.asked() => Err(Outcome::Interrupted),
             () = expired(task) => Err(Outcome::Expired),
-            called = clock.within(timeout_left(revision, spent), measured) => Ok(called),
+            called = clock.within(timeout_left(revision, spent), in_turns) => Ok(called),
         }
     };
     let answer = match answer {

@@ -1,8 +1,6 @@
-//! What guests run in: the engine, its threads, and the code that is compiled for it.
+//! What guests run in: the engine, and the code that is compiled for it.
 
 use std::sync::Arc;
-
-use tokio::runtime::{Handle, Runtime};
 
 use super::internal;
 use crate::agent::{ChildCompiler, Codes, CompileLimits, Engine, EngineConfig, Loader};
@@ -14,48 +12,8 @@ use crate::manifest::MEMORY_BYTES_MAX;
 pub(super) const INSTANCES_MAX: u32 = 1_000;
 /// Most of them of one agent: a backlog of one leaves places for the next task of another.
 pub(super) const AGENT_INSTANCES_MAX: u32 = INSTANCES_MAX / 4 * 3;
-/// How many guests a thread goes on with before it looks for a new one. Looking costs little; with tokio's default of up to
-/// 255, each of which may compute for an epoch of 10 ms, a new task could wait for seconds behind busy ones.
-const GUESTS_BEFORE_NEW: u32 = 4;
-/// After how many guests a thread looks at its timers and sockets, for the same reason: where all threads are busy, those
-/// of waiting guests are late by no more than as many epochs. With tokio's default of 61 that was 0.6 s for each answer of
-/// the database.
-const GUESTS_BEFORE_TIMERS: u32 = GUESTS_BEFORE_NEW;
 /// Folder of compiled code under the data folder.
 const CODE_FOLDER: &str = "code";
-
-/// The guests' threads. Dropping them does not wait: a guest may be in a bulk operation that nothing interrupts, and
-/// nobody is left who wants its answer.
-pub(super) struct GuestThreads {
-    handle: Handle,
-    runtime: Option<Runtime>,
-}
-
-impl GuestThreads {
-    /// As many as there are cores.
-    pub(super) fn start() -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .thread_name("guest")
-            .global_queue_interval(GUESTS_BEFORE_NEW)
-            .event_interval(GUESTS_BEFORE_TIMERS)
-            .enable_all()
-            .build()?;
-        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
-    }
-
-    /// Where to spawn what is to run on them.
-    pub(super) fn handle(&self) -> Handle {
-        self.handle.clone()
-    }
-}
-
-impl Drop for GuestThreads {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
 
 /// Compiles in processes of this program, and keeps what they make in the data folder.
 pub(super) fn loader(config: &Config, engine: &Engine) -> Result<Loader, StartError> {

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use agent_host::agent::GuestThreads;
 use agent_host::sim::{self, cli};
 use clap::Parser as _;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -23,14 +24,14 @@ fn main() -> ExitCode {
     let subscriber = tracing_subscriber::registry().with(recorder.clone());
     // Nothing else is started in this process that could have set one.
     let _ = tracing::subscriber::set_global_default(subscriber);
-    let runtime = |name: &str| tokio::runtime::Builder::new_multi_thread().thread_name(name).enable_all().build();
-    let (io, guests) = match (runtime("io"), runtime("guest")) {
+    let io = tokio::runtime::Builder::new_multi_thread().thread_name("io").enable_all().build();
+    let (io, guests) = match (io, GuestThreads::start()) {
         (Ok(io), Ok(guests)) => (io, guests),
         (Err(error), _) | (_, Err(error)) => {
             eprintln!("agent-sim: the runtime does not start: {error}");
             return ExitCode::from(70);
         }
     };
-    let exit = io.block_on(cli::run(cli, guests.handle().clone(), recorder));
+    let exit = io.block_on(cli::run(cli, guests.handle(), recorder));
     ExitCode::from(exit as u8)
 }

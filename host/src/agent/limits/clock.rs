@@ -1,0 +1,272 @@
+//! The times of one run: what it computed, and what it waited for memory.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::agent::turns::Turn;
+use crate::capability::GuestClock;
+
+/// The times of one run.
+///
+/// *Processor time* is the time in which its future is being polled and the host does not work for it in one of its own
+/// functions, the capabilities and folders: a guest that does nothing but call these comes to its wall-clock limit. While it
+/// waits for a database, a timer or its turn (`turns`) it is not polled and pays nothing. What wasmtime does for it counts:
+/// carrying a call's parameters and results, and the functions of WASI and `wasi:http` that it brings, which take little each
+/// and do no work for others. Only its call hooks could tell these apart too.
+///
+/// *Waiting time* is what it waits for memory in the middle of its run: it counts against no limit.
+///
+/// Written and read by the thread that polls; atomics only because the future may move between threads.
+#[derive(Debug)]
+pub(in crate::agent) struct Clock {
+    created: Instant,
+    spent_ns: AtomicU64,
+    /// Since when it computes, in ns since `created` or of its thread; `u64::MAX` where it does not.
+    computes_since_ns: AtomicU64,
+    waited_ns: AtomicU64,
+    /// When the current wait began, likewise.
+    waiting_since_ns: AtomicU64,
+    /// By which clock the current poll is measured.
+    by_thread: AtomicBool,
+    is_polled: AtomicBool,
+    /// Whether the host works for it.
+    is_stopped: AtomicBool,
+    pub(in crate::agent) turn: Turn,
+}
+
+/// What a poll's time is measured by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::agent) enum MeasuredBy {
+    /// The wall clock, which costs next to nothing. Good where a poll is short, or has its core for itself.
+    Wall,
+    /// The processor time of the thread that polls, which takes a call of the system to tell.
+    Thread,
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl Clock {
+    pub(in crate::agent) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            created: Instant::now(),
+            spent_ns: AtomicU64::new(0),
+            computes_since_ns: AtomicU64::new(NEVER),
+            waited_ns: AtomicU64::new(0),
+            waiting_since_ns: AtomicU64::new(NEVER),
+            by_thread: AtomicBool::new(false),
+            is_polled: AtomicBool::new(false),
+            is_stopped: AtomicBool::new(false),
+            turn: Turn::default(),
+        })
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(NEVER - 1)
+    }
+
+    /// Now, as polls are measured.
+    fn now_by_ns(&self, by: MeasuredBy) -> u64 {
+        match by {
+            MeasuredBy::Wall => self.now_ns(),
+            MeasuredBy::Thread => {
+                let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+                let seconds = Duration::from_secs(now.tv_sec.unsigned_abs());
+                let now = seconds.saturating_add(Duration::from_nanos(now.tv_nsec.unsigned_abs()));
+                u64::try_from(now.as_nanos()).unwrap_or(NEVER - 1)
+            }
+        }
+    }
+
+    /// How long it has waited for memory.
+    pub(in crate::agent) fn waited(&self) -> Duration {
+        so_far(&self.waited_ns, &self.waiting_since_ns, || self.now_ns())
+    }
+
+    /// It waits for memory until this is dropped.
+    pub(super) fn waiting(&self) -> WaitingForMemory<'_> {
+        self.waiting_since_ns.store(self.now_ns(), Ordering::Relaxed);
+        WaitingForMemory(self)
+    }
+
+    fn measured_by(&self) -> MeasuredBy {
+        if self.by_thread.load(Ordering::Relaxed) { MeasuredBy::Thread } else { MeasuredBy::Wall }
+    }
+
+    /// Processor time so far, the current poll included where the thread that polls asks.
+    pub(in crate::agent) fn spent(&self) -> Duration {
+        so_far(&self.spent_ns, &self.computes_since_ns, || self.now_by_ns(self.measured_by()))
+    }
+
+    /// Counts the time of a poll.
+    pub(in crate::agent) fn count<T>(&self, by: MeasuredBy, poll: impl FnOnce() -> T) -> T {
+        self.by_thread.store(by == MeasuredBy::Thread, Ordering::Relaxed);
+        self.is_polled.store(true, Ordering::Relaxed);
+        self.go_on();
+        let polled = poll();
+        self.halt();
+        self.is_polled.store(false, Ordering::Relaxed);
+        polled
+    }
+
+    /// It computes from now on, unless it is not polled or the host works for it.
+    fn go_on(&self) {
+        if self.is_polled.load(Ordering::Relaxed) && !self.is_stopped.load(Ordering::Relaxed) {
+            self.computes_since_ns.store(self.now_by_ns(self.measured_by()), Ordering::Relaxed);
+        }
+    }
+
+    /// It does not, from now on.
+    fn halt(&self) {
+        let since_ns = self.computes_since_ns.load(Ordering::Relaxed);
+        if since_ns != NEVER {
+            self.computes_since_ns.store(NEVER, Ordering::Relaxed);
+            let took_ns = self.now_by_ns(self.measured_by()).saturating_sub(since_ns);
+            self.spent_ns.fetch_add(took_ns, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for a future no longer than this, apart from the time in which it waits for memory. Nothing if it takes longer.
+    pub(in crate::agent) async fn within<F: Future>(
+        &self,
+        timeout: Duration,
+        mut future: Pin<&mut F>,
+    ) -> Option<F::Output> {
+        let began = tokio::time::Instant::now();
+        let mut until = began + timeout;
+        loop {
+            if let Ok(output) = tokio::time::timeout_at(until, future.as_mut()).await {
+                return Some(output);
+            }
+            let later = began + timeout.saturating_add(self.waited());
+            // A wait that has just begun is not worth another look at once.
+            if later <= until + WAIT_MIN {
+                return None;
+            }
+            until = later;
+        }
+    }
+}
+
+/// The time so far, the current stretch included.
+fn so_far(total_ns: &AtomicU64, since_ns: &AtomicU64, now_ns: impl FnOnce() -> u64) -> Duration {
+    let since_ns = since_ns.load(Ordering::Relaxed);
+    let current_ns = if since_ns == NEVER { 0 } else { now_ns().saturating_sub(since_ns) };
+    Duration::from_nanos(total_ns.load(Ordering::Relaxed).saturating_add(current_ns))
+}
+
+impl GuestClock for Clock {
+    fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+        self.halt();
+    }
+
+    fn start(&self) {
+        self.is_stopped.store(false, Ordering::Relaxed);
+        self.go_on();
+    }
+}
+
+/// The shortest wait for memory that moves a time limit.
+const WAIT_MIN: Duration = Duration::from_millis(1);
+
+pub(super) struct WaitingForMemory<'a>(&'a Clock);
+
+impl Drop for WaitingForMemory<'_> {
+    fn drop(&mut self) {
+        let since_ns = self.0.waiting_since_ns.swap(NEVER, Ordering::Relaxed);
+        if since_ns != NEVER {
+            self.0.waited_ns.fetch_add(self.0.now_ns().saturating_sub(since_ns), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capability::HostTime;
+
+    #[test]
+    fn only_polling_counts_as_processor_time() {
+        let clock = Clock::new();
+        for by in [MeasuredBy::Wall, MeasuredBy::Thread] {
+            let before = clock.spent();
+            clock.count(by, || {
+                while clock.spent() == before {
+                    std::hint::spin_loop();
+                }
+            });
+            let after = clock.spent();
+            assert!(after > before, "what it computes, {by:?}");
+            // Longer than what was counted, by any clock.
+            let (waits_since, counted) = (Instant::now(), after - before);
+            while waits_since.elapsed() < counted * 10 {
+                std::hint::spin_loop();
+            }
+            assert_eq!(clock.spent(), after, "waiting is free, {by:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_host_does_meanwhile_does_not_count() {
+        let clock = Clock::new();
+        for by in [MeasuredBy::Wall, MeasuredBy::Thread] {
+            let computes = || {
+                let before = clock.spent();
+                while clock.spent() == before {
+                    std::hint::spin_loop();
+                }
+            };
+            clock.count(by, || {
+                computes();
+                let call = HostTime::of(&*clock);
+                let before = clock.spent();
+                let (works_since, counted) = (Instant::now(), before);
+                while works_since.elapsed() < counted * 10 {
+                    std::hint::spin_loop();
+                }
+                assert_eq!(clock.spent(), before, "the host works, {by:?}");
+                drop(call);
+                computes();
+            });
+        }
+    }
+
+    #[test]
+    fn a_call_that_waits_counts_in_none_of_its_polls() {
+        let clock = Clock::new();
+        let call = clock.count(MeasuredBy::Wall, || HostTime::of(&*clock));
+        let before = clock.spent();
+        clock.count(MeasuredBy::Wall, std::thread::yield_now);
+        assert_eq!(clock.spent(), before);
+        // Dropped with the guest, while nobody polls it.
+        drop(call);
+        assert_eq!((clock.spent(), clock.spent()), (before, before));
+        clock.count(MeasuredBy::Wall, || while clock.spent() == before {});
+    }
+
+    #[test]
+    fn a_thread_that_rests_has_no_processor_time() {
+        let clock = Clock::new();
+        let rested = Duration::from_millis(10);
+        clock.count(MeasuredBy::Thread, || std::thread::sleep(rested));
+        assert!(clock.spent() < rested, "{:?}", clock.spent());
+    }
+
+    #[tokio::test]
+    async fn waiting_for_memory_uses_up_no_time() {
+        let clock = Clock::new();
+        let sleep = || tokio::time::sleep(Duration::from_millis(5));
+        assert_eq!(clock.within(Duration::ZERO, std::pin::pin!(sleep())).await, None);
+        drop(clock.waiting());
+        assert!(clock.waited() < Duration::from_secs(60), "a wait that is over is not counted on");
+        clock.waited_ns.fetch_add(3_600_000_000_000, Ordering::Relaxed);
+        assert_eq!(
+            clock.within(Duration::ZERO, std::pin::pin!(sleep())).await,
+            Some(()),
+            "an hour, and no time of its own"
+        );
+        assert!(clock.waited() >= Duration::from_secs(3_600));
+    }
+}
