@@ -52,7 +52,7 @@ pub struct Root;
 #[async_trait::async_trait(?Send)]
 impl Composition for Root {
     async fn serve(&self, config: Config) -> Result<(), StartError> {
-        if let Some((app, signals)) = started(config).await? {
+        if let Some((app, signals)) = Box::pin(started(config)).await? {
             app.run(signals).await;
         }
         Ok(())
@@ -61,7 +61,7 @@ impl Composition for Root {
     async fn dev(&self, config: Config, dir: PathBuf) -> Result<(), StartError> {
         // What `dev` deploys is what it watches.
         let config = Config { agents_dir: None, ..config };
-        let Some((app, signals)) = started(config).await? else { return Ok(()) };
+        let Some((app, signals)) = Box::pin(started(config)).await? else { return Ok(()) };
         let watching = tokio::spawn(dev::watch(app.agents(), dir, app.address()));
         app.run(signals).await;
         watching.abort();

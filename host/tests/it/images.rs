@@ -87,7 +87,7 @@ async fn an_agent_is_pushed_and_deployed_by_its_digest_alone() {
     deploy(&host, &[&registry.image(&format!("team/{name}@sha256:00"))]).await.refused("expected such as oci://");
     let (gone, _) = push(&folder, &registry.image("gone:1")).await;
     registry.corrupt(&echo());
-    deploy(&host, &[&gone]).await.refused("the module is not what the image's manifest says");
+    deploy(&host, &[&gone]).await.refused("Invalid digest");
 }
 
 #[tokio::test]
