@@ -158,13 +158,17 @@ impl Run {
 
     /// Waits until every accepted task has ended, with its follow-up, and nothing is on its way any more.
     async fn settled(&self) -> Result<()> {
+        println!("all is sent and promised; waiting for the last ends");
         self.ended(self.book.ids()).await;
+        println!("all have ended; waiting for what the outbox holds: {:?}", self.database.unsent().await);
         // Servers may still be on their way back; whether they are is for the clock that looks for a stuck run.
         while self.database.unsent().await.ok() != Some(0) {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
-        let follow_ups = self.database.ledger().await?.into_iter().filter_map(|row| row.follow_up).collect();
+        let follow_ups: Vec<_> = self.database.ledger().await?.into_iter().filter_map(|row| row.follow_up).collect();
+        println!("waiting for the ends of {} follow-ups", follow_ups.len());
         self.ended(follow_ups).await;
+        println!("waiting for the queues to be empty");
         loop {
             let left = async { Queues::connect(self.addresses.amqp()).await?.left().await };
             let is_empty = left.await.is_ok_and(|left| left.is_empty());
