@@ -3,6 +3,7 @@
 mod answer;
 mod caps;
 mod effects;
+mod recorded;
 mod stops;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use super::turns::Turns;
 use crate::capability::files::TaskFiles;
 use crate::capability::log::Stdio;
 use crate::capability::outbound_http::OutboundHttp;
+use crate::capability::recording::Taped;
 use crate::capability::stdout::Immediate;
 use crate::capability::tasks::ProgressSink;
 use crate::capability::{Capabilities, Session, Trouble};
@@ -64,6 +66,10 @@ pub trait Run: ProgressSink {
     /// Where what happens is told of in the attempt's trace; nowhere by default.
     fn scope(&self) -> Scope {
         Scope::default()
+    }
+    /// Whether it is played back from a recording: then it ends by itself at no time of day, and is run once.
+    fn is_replay(&self) -> bool {
+        false
     }
     /// The end that the task comes to with this answer.
     fn ending(&self, completion: &Completion) -> Ending;
@@ -195,12 +201,12 @@ impl Parts {
         let mut reruns = 0;
         let mut spent = Duration::ZERO;
         // What was committed statement by statement is not done again where the task can be retried as its manifest says.
-        let is_one_transaction = run.revision().manifest.effects.transaction == TransactionMode::Task;
+        let may_rerun = run.revision().manifest.effects.transaction == TransactionMode::Task && !run.is_replay();
         loop {
             let (completion, recorded, trouble) = self.once(run, stops, spent).await;
             spent += Duration::from_micros(completion.usage.wall_us);
             let in_the_way = trouble == Some(Trouble::Conflict) && may_be_a_conflicts_doing(&completion.outcome);
-            if !in_the_way || !is_one_transaction || reruns >= CONFLICT_RERUNS_MAX {
+            if !in_the_way || !may_rerun || reruns >= CONFLICT_RERUNS_MAX {
                 return (completion, recorded);
             }
             reruns += 1;
@@ -227,7 +233,7 @@ impl Parts {
             Err(stopped) => return (Completion::without_a_run(stopped), Recorded::No, None),
         };
         // It may have waited for its place until it was too late.
-        if task.is_expired(unix_ms_now()) {
+        if task.is_expired(unix_ms_now()) && !run.is_replay() {
             return (Completion::without_a_run(Outcome::Expired), Recorded::No, None);
         }
         let alive = Alive::start(&self.live);
@@ -241,9 +247,13 @@ impl Parts {
         let lifted = self.account_for(task.body.len());
         let leave = admitted.leave();
         let Called { completion, session, asked_bytes } =
-            called(store, revision, task, (&self.turns, stops, leave), spent).await;
+            called(store, run.as_ref(), (&self.turns, stops, leave), spent).await;
         drop((admitted, alive, lifted));
-        let settled = settle_effects(session, completion, run.as_ref()).await;
+        let recorder = session.recorder();
+        let mut settled = settle_effects(session, completion, run.as_ref()).await;
+        if let Some(recorder) = recorder {
+            recorded::keep(&recorder, &mut settled.0, run.as_ref(), &self.ledger).await;
+        }
         match settled.0.outcome {
             // Also where the host drains: it may come back to this one.
             Outcome::Interrupted => {
@@ -280,7 +290,14 @@ impl Parts {
         let mut wasi = WasiCtxBuilder::new();
         wasi.max_random_size(RANDOM_BYTES_MAX.0).stderr(Immediate(stderr.clone()));
         let gathered = revision.code.entry.wire(&mut wasi, revision, task, session.log(), &growth.holder());
-        wasi.monotonic_clock(CoarseInstant::starting_now()).wall_clock(CoarseUnixTime);
+        let clock = CoarseInstant::starting_now();
+        match session.tape() {
+            None => wasi.monotonic_clock(clock).wall_clock(CoarseUnixTime),
+            Some(tape) => {
+                tape.seed(&mut wasi);
+                wasi.monotonic_clock(Taped::new(tape, clock)).wall_clock(Taped::new(tape, CoarseUnixTime))
+            }
+        };
         if let Err(error) = revision.folders.preopen(&mut wasi) {
             // The agent finds its folder missing, and its answer says so.
             tracing::error!(agent = %revision.agent, %error, "a granted folder cannot be opened");
@@ -321,11 +338,11 @@ impl Parts {
 /// Calls the guest, unless it is stopped before it answers or takes too long, and takes the instance down.
 async fn called(
     mut store: Store<InstanceState>,
-    revision: &Revision,
-    task: &Task,
+    run: &dyn Run,
     (turns, stops, leave): (&Turns, &Stops, &Leave),
     spent: Duration,
 ) -> Called {
+    let (revision, task) = (run.revision().as_ref(), run.task());
     let began = Instant::now();
     let clock = Arc::clone(&store.data().clock);
     let answer = {
@@ -335,7 +352,7 @@ async fn called(
             biased;
             stopped = stops.stopped_running() => Err(stopped),
             () = leave.asked() => Err(Outcome::Interrupted),
-            () = expired(task) => Err(Outcome::Expired),
+            () = expired(task), if !run.is_replay() => Err(Outcome::Expired),
             called = clock.within(timeout_left(revision, spent), in_turns) => Ok(called),
         }
     };
@@ -365,8 +382,12 @@ async fn called(
         revision.footprint.used(needed_bytes);
     }
     let mut session = state.session;
+    if let Some(tape) = session.tape().filter(|_| state.files.was_used()) {
+        tape.note_files();
+    }
     session.add_calls(state.http.requests());
-    let completion = Completion { outcome, usage, init: state.init, follow_ups: Vec::new(), log: None };
+    let completion =
+        Completion { outcome, usage, init: state.init, follow_ups: Vec::new(), log: None, recording: None };
     Called { completion, session, asked_bytes }
 }
 

@@ -114,7 +114,7 @@ impl View<'_> {
             SqlError::Denied(text) => wit::Error::AccessDenied(text),
             SqlError::Unavailable { what, .. } => {
                 self.session.note_failed("sql", &error);
-                wit::Error::ConnectionFailed(what.to_owned())
+                wit::Error::ConnectionFailed(what.clone().into_owned())
             }
             SqlError::BadParameter(text) => wit::Error::BadParameter(text),
             SqlError::Query(error) => {

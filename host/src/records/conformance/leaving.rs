@@ -27,6 +27,7 @@ fn failed(task: &NewTask, generation: u32, failed_at_ms: u64) -> (Ending, DeadLe
         digest: Some("sha256:ab".to_owned()),
         host: "h1".to_owned(),
         message: Bytes::from_static(b"\0letter\xff"),
+        recording: None,
     };
     let update = Update { generation, ..ended(task, Status::Failed) };
     (Ending { update, outgoing: vec![outgoing("letter")], dead_letter: Some(letter.clone()), log: None }, letter)

@@ -1,0 +1,40 @@
+//! Keeping the recording of a run that failed.
+
+use std::sync::Arc;
+
+use super::Run;
+use crate::capability::recording::Recorder;
+use crate::memory::MemoryLedger;
+use crate::task::{Completion, Outcome, RunRecording};
+
+/// Makes the recording of a run that may be its task's last and was no success.
+pub(super) async fn keep(recorder: &Recorder, completion: &mut Completion, run: &dyn Run, ledger: &MemoryLedger) {
+    match completion.outcome {
+        // Nothing failed, or it is run again.
+        Outcome::Succeeded(_) | Outcome::Cancelled | Outcome::Interrupted => return,
+        Outcome::Retry { .. }
+        | Outcome::Rejected { .. }
+        | Outcome::Trapped { .. }
+        | Outcome::TimedOut(_)
+        | Outcome::OutOfMemory(_)
+        | Outcome::LimitExceeded(_)
+        | Outcome::Expired
+        | Outcome::HostError { .. }
+        | Outcome::HostKiller => {}
+    }
+    let (revision, task) = (run.revision(), run.task());
+    let ran = (revision.number, revision.digest.as_str(), revision.manifest.as_ref());
+    match recorder.finish(ran, task, completion).await {
+        Ok(file) => {
+            completion.recording = file.map(|file| {
+                let charge = ledger.charge(file.len() as u64);
+                Arc::new(RunRecording::new(file.into(), charge))
+            });
+        }
+        Err(error) => {
+            let (agent, task_id) = (&task.agent, &task.id);
+            tracing::warn!(%agent, %task_id, error = &error as &dyn std::error::Error,
+                "a run is not recorded: its secrets cannot be read, and so not be taken out");
+        }
+    }
+}
