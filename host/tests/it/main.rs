@@ -43,6 +43,7 @@ mod observed;
 mod operate;
 mod outbound;
 mod registry;
+mod replay;
 mod replies;
 mod samples;
 mod scripts;
