@@ -18,7 +18,7 @@ mod witness;
 
 pub use faults::{Call, Faults, InvalidFault, KillAt, Port, Slow};
 pub use log::{LogLine, Recorder};
-pub use replay::{Replayed, Verdict};
+use replay::{Replayed, Verdict};
 pub use witness::Tally;
 
 use std::collections::BTreeMap;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Cause;
-use super::recording::cause;
+use super::recording::forms::cause;
 use crate::task::AgentName;
 
 /// Longest key, in bytes.

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Cause;
-use super::recording::cause;
+use super::recording::forms::cause;
 use crate::task::AgentName;
 
 /// Longest key, in bytes. Keys are in every command and in every page of a listing; a value is the place for data.

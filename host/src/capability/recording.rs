@@ -13,6 +13,7 @@
 
 mod clocks;
 mod format;
+pub(crate) mod forms;
 mod http;
 mod player;
 mod ports;
@@ -25,7 +26,6 @@ mod writer;
 
 pub use clocks::Taped;
 pub use format::{Call, CannotRead, End, FORMAT, FollowedUp, Head, Readings, Recorded, Recording, TaskGiven};
-pub(super) use format::{bits, blob, cause};
 pub use player::{Difference, Over};
 pub(super) use ports::taped;
 pub use tape::{Recorder, Tape};

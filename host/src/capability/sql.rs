@@ -28,7 +28,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Cause;
-use super::recording::cause;
+use super::recording::forms::cause;
 use crate::catalog::Migration;
 use crate::manifest::{SqlGrant, TransactionMode};
 use crate::memory::{Holder, NoRoom};

@@ -63,7 +63,7 @@ impl Machine {
     ///
     /// # Errors
     /// What it needs beside the recording is not there.
-    pub async fn replay(
+    pub(super) async fn replay(
         &self,
         agent: &Agent,
         recording: Arc<Recording>,

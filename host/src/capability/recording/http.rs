@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::Tape;
-use super::blob::{Blob, Lent};
+use super::forms::blob::{Blob, Lent};
 use super::tape::Side;
 use crate::capability::secrets::HIDDEN;
 

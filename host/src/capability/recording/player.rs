@@ -182,7 +182,7 @@ impl Player {
         while let Some(index) = self.next_of_exchange(&mut at, exchange, call) {
             let part = self.recording.calls.get(index).and_then(|call| call.asked.get(1).cloned()).unwrap_or_default();
             first.get_or_insert(index);
-            let Ok(part) = super::blob::deserialize(&part) else { break };
+            let Ok(part) = super::forms::blob::deserialize(&part) else { break };
             recorded.extend(part);
         }
         let body = self.redacted_bytes(body);
@@ -195,9 +195,9 @@ impl Player {
     }
 
     fn redacted_bytes(&self, body: &[u8]) -> Vec<u8> {
-        let mut document = serde_json::to_value(super::blob::Lent(body)).unwrap_or_default();
+        let mut document = serde_json::to_value(super::forms::blob::Lent(body)).unwrap_or_default();
         self.redactor.document(&mut document);
-        super::blob::deserialize(&document).unwrap_or_default()
+        super::forms::blob::deserialize(&document).unwrap_or_default()
     }
 
     fn answer_of(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Tape;
-use super::blob::{Blob, Lent};
+use super::forms::blob::{Blob, Lent};
 use super::tape::Side;
 use crate::capability::Backends;
 use crate::capability::cache::{Cache, CacheError, Space};

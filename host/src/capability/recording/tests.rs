@@ -7,6 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::forms::blob;
 use super::tape::Side;
 use super::*;
 use crate::capability::cache::{Cache, MemoryCache, Space};

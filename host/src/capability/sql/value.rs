@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::capability::recording::{bits, blob};
+use crate::capability::recording::forms::{bits, blob};
 
 /// A calendar date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

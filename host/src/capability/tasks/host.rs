@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     BODY_BYTES_MAX, DELAY_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, NOTE_BYTES_MAX, Refused,
 };
-use crate::capability::recording::blob::Lent;
+use crate::capability::recording::forms::blob::Lent;
 use crate::capability::{View, denied, quoted};
 use crate::records::Progress;
 use crate::task::{AgentName, FollowUp, Task, TaskId};
