@@ -13,7 +13,7 @@ use super::*;
 use crate::capability::cache::{Cache, MemoryCache, Space};
 use crate::capability::key_value::{Bucket, KeyValue, MemoryKeyValue, Swap};
 use crate::capability::outbound_http::{MemoryNetwork, Outbound};
-use crate::capability::secrets::{EnvironmentSecrets, SecretSource, variable};
+use crate::capability::secrets::{EnvironmentSecrets, variable};
 use crate::capability::sql::{Column, Kind, LazyDatabase, RowBatch, SqlError, Value as SqlValue};
 use crate::capability::{Backends, chain};
 use crate::manifest::Manifest;
