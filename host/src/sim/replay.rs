@@ -19,7 +19,7 @@ use crate::task::AgentName;
 
 /// What a replay showed.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// It made the same calls and ended in the same way.
     Same,
     /// It did the same up to where the recorded run was stopped from outside. Where that was.
@@ -39,22 +39,22 @@ pub enum Verdict {
 impl Verdict {
     /// Whether the whole recorded run was met again.
     #[must_use]
-    pub fn is_same(&self) -> bool {
+    pub(super) fn is_same(&self) -> bool {
         matches!(self, Self::Same | Self::SameUntilStopped(_))
     }
 }
 
 /// What came of a replay.
 #[derive(Debug)]
-pub struct Replayed {
+pub(super) struct Replayed {
     /// What it showed.
-    pub verdict: Verdict,
+    pub(super) verdict: Verdict,
     /// How it ended here.
-    pub came_of_it: Recorded,
+    pub(super) came_of_it: Recorded,
     /// The module here, as `sha256:<hex>`.
-    pub digest: String,
+    pub(super) digest: String,
     /// What it said.
-    pub log: Vec<LogLine>,
+    pub(super) log: Vec<LogLine>,
 }
 
 impl Machine {

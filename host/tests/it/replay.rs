@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use super::common::{Host, HostBuilder, agent_host, agents_dir};
+use super::fleet::Fleet;
 use super::hostile::guests::{End, GUESTS, Leave};
 use super::scripts::{script, sql, unique};
 
@@ -146,7 +147,13 @@ fn scripts(port: u16) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn recorded_failures_of_the_fixtures_replay_identically() {
     let name = unique("replayed");
-    let host = HostBuilder::real().with_samples().env(&variable(&name), SECRET).start().await;
+    let fleet = Fleet::start().await;
+    let host = fleet.host().env(&variable(&name), SECRET).start().await;
+    let echo = agents_dir().join("echo");
+    let deployed =
+        deploy(&host, "echo", &std::fs::read_to_string(echo.join("agent.toml")).unwrap(), &echo.join("echo.wasm"))
+            .await;
+    assert_eq!(deployed.status(), 201, "{}", deployed.text().await.unwrap());
     let mut misfits = Vec::new();
     let mut met = 0;
     for (guest, leave, end) in GUESTS {
@@ -172,14 +179,18 @@ async fn recorded_failures_of_the_fixtures_replay_identically() {
     }
     assert!(misfits.is_empty(), "{} of {met}:\n{}", misfits.len(), misfits.join("\n"));
     assert!(met >= FAILURES_MIN, "{met}");
+    drop(host);
+    fleet.end().await;
 }
 
 #[tokio::test]
 async fn a_recording_has_no_secret_and_its_replay_may_be_given_it() {
     let name = unique("entrusted");
     let port = server().await;
-    let host = HostBuilder::real().env(&variable(&name), SECRET).start().await;
-    let grants = format!("{GRANTS}allowed_outbound_hosts = [\"http://localhost:*\"]\n{ENTRUSTED}{RECORD}");
+    // Alone: other hosts of a fleet would miss the secret.
+    let host = HostBuilder::bare().env(&variable(&name), SECRET).start().await;
+    let grants =
+        format!("[grants]\ncache = true\nallowed_outbound_hosts = [\"http://localhost:*\"]\n{ENTRUSTED}{RECORD}");
     deploy_fixtures(&host, &name, &grants).await;
     let login = json!({ "login": { "url": format!("http://localhost:{port}/"), "secret": "api-key" } });
     // Sent, stored, told by others, and in what the task was given.
@@ -210,8 +221,8 @@ async fn a_recording_has_no_secret_and_its_replay_may_be_given_it() {
 #[tokio::test]
 async fn another_module_shows_the_first_difference() {
     let name = unique("changed");
-    let host = HostBuilder::real().start().await;
-    deploy_fixtures(&host, &name, &format!("{GRANTS}{RECORD}")).await;
+    let host = HostBuilder::bare().start().await;
+    deploy_fixtures(&host, &name, &format!("[grants]\ncache = true\n{RECORD}")).await;
     let body = script(&[json!({ "cache": "a" }), json!({ "cache": "b" }), json!("refuse")]);
     let (_, recording) = recorded(&host, &name, &body).await;
     let folder = TempDir::new().unwrap();

@@ -215,7 +215,7 @@ fn a_file_that_is_no_recording_says_what_is_wrong() {
         ("hello".to_owned(), "line 1"),
         (without_end, "not whole"),
         (whole.replace("\"format\":1", "\"format\":2"), "format 2"),
-        (whole.replace("{\"call\"", "{\"cal\""), "line 2"),
+        (whole.replace("\"call\":", "\"cal\":"), "line 2"),
         (whole.replace(&"0".repeat(64), "0"), "random_seed"),
         (whole.replace("\"module\":\"a.wasm\"", "\"module\":\"/etc/passwd\""), "agent.module"),
     ] {
