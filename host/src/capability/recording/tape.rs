@@ -244,6 +244,12 @@ impl Recorder {
                 text
             }),
         };
-        Ok(Some(writer.finish(head, Recorded::of(completion))))
+        let (tape, came_of_it) = (Arc::clone(&self.tape), Recorded::of(completion));
+        // Some of it is looked through once for every form of every secret: not on a thread that agents wait for.
+        let finishing = tokio::task::spawn_blocking(move || match &tape.side {
+            Side::Writes(writer) => Some(writer.finish(head, came_of_it)),
+            Side::Plays(_) => None,
+        });
+        Ok(finishing.await.unwrap_or_default())
     }
 }

@@ -249,9 +249,14 @@ impl Drop for Asked<'_> {
 
 /// A recording of nothing but why it is none. What a task is given may hold the secret too.
 fn withheld(mut head: Head, why: String) -> Vec<u8> {
-    head.task.body.clear();
-    head.task.headers.clear();
+    let task = &mut head.task;
+    task.body.clear();
+    task.headers.clear();
+    task.content_type.clear();
+    (task.partition_key, task.traceparent) = (None, None);
     head.manifest.config.clear();
+    head.manifest.agent.description.clear();
+    head.manifest.command = None;
     let end = End {
         monotonic_ns: Readings::default(),
         wall_ms: Readings::default(),
