@@ -12,13 +12,16 @@ use crate::host::Host;
 use crate::workspace::Workspace;
 use crate::{process, ui};
 
-/// A template, and what brings its tools.
-const TEMPLATES: [(&str, &[&str]); 5] = [
-    ("rust", &[]),
-    ("js", &["npm", "install", "--silent", "--no-audit", "--no-fund"]),
-    ("python", &[]),
-    ("c", &[]),
-    ("go", &[]),
+/// A line of a shell: a program and its arguments; none where there is nothing to do.
+type Line = &'static [&'static str];
+
+/// A template, what brings its tools, and its language's own way to test it.
+const TEMPLATES: [(&str, Line, Line); 5] = [
+    ("rust", &[], &["cargo", "test"]),
+    ("js", &["npm", "install", "--silent", "--no-audit", "--no-fund"], &["npm", "test"]),
+    ("python", &[], &["pytest"]),
+    ("c", &[], &[]),
+    ("go", &[], &[]),
 ];
 
 /// What a template's agent is asked, and what it answers.
@@ -48,8 +51,8 @@ pub(super) fn run(workspace: &Workspace, tools: &Tools) -> Result<Vec<Starts>> {
     host.await_ready(&client)?;
     let url = format!("http://{}", host.address());
     let mut all = Vec::new();
-    for (template, prepare) in TEMPLATES {
-        let made = template_works(workspace, tools, folder.path(), (template, prepare), &url);
+    for (template, prepare, test) in TEMPLATES {
+        let made = template_works(workspace, tools, folder.path(), (template, prepare, test), &url);
         let deploy = made.with_context(|| format!("the template {template}"))?;
         let is_right = |answer: serde_json::Value| -> Result<()> {
             ensure!(answer == serde_json::json!({ "greeting": ANSWER }), "{template} answered {answer}");
@@ -83,7 +86,7 @@ fn template_works(
     workspace: &Workspace,
     tools: &Tools,
     folder: &Path,
-    (template, prepare): (&str, &[&str]),
+    (template, prepare, test): (&str, Line, Line),
     url: &str,
 ) -> Result<Duration> {
     let name = name(template);
@@ -102,6 +105,9 @@ fn template_works(
     }
     within(&agent, &["agent-host", "build"])?;
     within(&agent, &["agent-sim", "test", "scenarios"])?;
+    if !test.is_empty() {
+        within(&agent, test)?;
+    }
     let begun = Instant::now();
     within(&agent, &["agent-host", "--url", url, "deploy", "."])?;
     Ok(begun.elapsed())
