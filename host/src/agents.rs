@@ -211,6 +211,10 @@ pub trait Agents: Send + Sync + 'static {
     /// this one could not be loaded so far.
     fn may_be_deployed(&self, agent: &AgentName) -> bool;
 
+    /// Whether the fleet has an agent that is not deployed here: another host deployed it a moment ago, and this one loads it
+    /// soon. All who ask at once share one look, which is not made more often than ten times a second.
+    async fn is_elsewhere(&self, agent: &AgentName) -> Result<bool, CatalogError>;
+
     /// Whether every deployed agent that is not paused has a live consumer here: cheap, asked by readiness probes.
     fn all_consuming(&self) -> bool;
 

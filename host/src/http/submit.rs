@@ -139,7 +139,7 @@ impl ApiState {
         headers: &HeaderMap,
         body: Body,
     ) -> Result<(Reservation, Body), Problem> {
-        match self.can_take(agent).and_then(|()| self.intake.admit(agent)) {
+        match self.can_take(agent).await.and_then(|()| self.intake.admit(agent)) {
             Ok(reservation) => Ok((reservation, body)),
             Err(problem) => {
                 drain::small_body(headers, body).await;
@@ -149,7 +149,7 @@ impl ApiState {
     }
 
     /// Whether a task for this agent can be taken just now.
-    fn can_take(&self, agent: &AgentName) -> Result<(), Problem> {
+    async fn can_take(&self, agent: &AgentName) -> Result<(), Problem> {
         if self.ports.draining.is_cancelled() {
             let detail = "the host is draining and takes no new tasks; send the request to another host, or again soon";
             return Err(Problem::new(Kind::Unavailable, detail));
@@ -159,7 +159,10 @@ impl ApiState {
                 let detail = "the host has not loaded its agents yet; send the request again soon";
                 return Err(Problem::new(Kind::Unavailable, detail));
             }
-            return Err(Problem::unknown_agent(agent.as_str()));
+            // The fleet has a queue for it before the catalog names it.
+            if !self.ports.agents.is_elsewhere(agent).await? {
+                return Err(Problem::unknown_agent(agent.as_str()));
+            }
         }
         match *self.ports.connectivity.borrow() {
             Connectivity::Up => Ok(()),

@@ -46,6 +46,21 @@ async fn unknown_and_malformed_agents_are_404() {
 }
 
 #[tokio::test]
+async fn what_another_host_has_deployed_is_not_unknown() {
+    let (doubles, mut published) = Doubles::new();
+    let router = doubles.router(Config::default());
+    let new = AgentName::parse("new").unwrap();
+    doubles.lock().agents_elsewhere.push(new.clone());
+    assert_eq!(post(&router, "/v1/agents/new/tasks", &[], "x").await.status, 202);
+    assert_eq!(published.try_recv().unwrap().0.agent, new);
+    assert_eq!(post(&router, "/v1/agents/new/tasks:batch", &[], "x\n").await.status, 202);
+    get(&router, "/v1/agents/new").await.problem(503, "unavailable");
+    // Where nobody can tell, it is not called unknown.
+    doubles.lock().records_fail = true;
+    post(&router, "/v1/agents/nobody/tasks", &[], "x").await.problem(503, "unavailable");
+}
+
+#[tokio::test]
 async fn what_is_malformed_is_400_and_names_the_fault() {
     let (doubles, _published) = Doubles::new();
     let router = doubles.router(Config::default());
