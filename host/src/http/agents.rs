@@ -82,7 +82,9 @@ pub(crate) async fn show(
     match info {
         Some(info) => Ok(Json(info.into())),
         None if api.ports.agents.is_elsewhere(&agent).await? => {
-            let detail = format!("another host has deployed {agent}, and this one has not loaded it; send the request again soon");
+            let detail = format!(
+                "another host has deployed {agent}, and this one has not loaded it; send the request again soon"
+            );
             Err(Problem::new(Kind::Unavailable, detail))
         }
         None => Err(Problem::unknown_agent(agent.as_str())),

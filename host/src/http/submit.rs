@@ -13,7 +13,6 @@ use super::extract::{AgentPath, Params};
 use super::intake::Reservation;
 use super::problem::{Kind, Problem, ProblemDocument};
 use super::submission::{Submission, SubmitQuery};
-use super::tasks::raw_output;
 use super::view::AcceptedView;
 use super::{ApiState, drain};
 use crate::delivery::{Connectivity, PublishError};
@@ -88,7 +87,12 @@ pub(crate) async fn submit(
     if let Some(wait) = submission.wait
         && let Some(record) = api.terminal_record(&id, wait).await
     {
-        return result(record);
+        let now = record.status;
+        return match api.result(record) {
+            // It has run: only its result waits until there is room for it.
+            Err(problem) if problem.is_busy() => Ok(accepted(&id, &agent, now, submission.wait)),
+            answer => answer,
+        };
     }
     Ok(accepted(&id, &agent, status, submission.wait))
 }
@@ -101,18 +105,6 @@ fn accepted(id: &TaskId, agent: &AgentName, status: Status, waited: Option<Durat
         response.headers_mut().insert("preference-applied", applied);
     }
     response
-}
-
-/// What a client that waited gets.
-fn result(record: TaskRecord) -> Result<Response, Problem> {
-    if record.status == Status::Succeeded {
-        return Ok(raw_output(record));
-    }
-    let failure = record.failure.unwrap_or_else(|| match record.status {
-        Status::Cancelled => Failure { kind: "cancelled".to_owned(), message: "cancelled on request".to_owned() },
-        _ => Failure { kind: "host-error".to_owned(), message: "no reason was recorded".to_owned() },
-    });
-    Err(Problem::task_failed(record.id, &record.agent, failure))
 }
 
 pub(crate) fn new_task(task: &Task) -> NewTask {
@@ -146,6 +138,18 @@ impl ApiState {
                 Err(problem)
             }
         }
+    }
+
+    /// What a client that waited gets.
+    fn result(&self, record: TaskRecord) -> Result<Response, Problem> {
+        if record.status == Status::Succeeded {
+            return self.raw_output(record);
+        }
+        let failure = record.failure.unwrap_or_else(|| match record.status {
+            Status::Cancelled => Failure { kind: "cancelled".to_owned(), message: "cancelled on request".to_owned() },
+            _ => Failure { kind: "host-error".to_owned(), message: "no reason was recorded".to_owned() },
+        });
+        Err(Problem::task_failed(record.id, &record.agent, failure))
     }
 
     /// Whether a task for this agent can be taken just now.

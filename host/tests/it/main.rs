@@ -51,6 +51,7 @@ mod set_secrets;
 mod shapes;
 mod silence;
 mod sim;
+mod slow_clients;
 mod strangers;
 mod traces;
 mod voting;

@@ -2,7 +2,7 @@ use super::*;
 use crate::delivery::Connectivity;
 use crate::http::Config;
 use crate::records::Status;
-use crate::task::TaskId;
+use crate::task::{AgentName, TaskId};
 use std::time::Duration;
 
 const TASKS: &str = "/v1/agents/echo/tasks";
@@ -87,7 +87,7 @@ async fn a_failed_publication_is_503_and_leaves_no_record() {
     let detail = answer.problem(503, "unavailable");
     assert!(!detail.contains("hunter2"), "{detail}");
     assert_eq!(answer.header("retry-after"), Some("1"));
-    let id = TaskId::from_idempotency_key(&crate::task::AgentName::parse("echo").unwrap(), "k");
+    let id = TaskId::from_idempotency_key(&AgentName::parse("echo").unwrap(), "k");
     post(&router, TASKS, &[("idempotency-key", "k")], "x").await.problem(503, "unavailable");
     // The record of a keyed task stays: another request under the key may have been answered 202.
     assert_eq!(doubles.status_of(&id), Some(Status::Queued));
@@ -222,7 +222,7 @@ async fn a_batch_sent_again_under_its_key_completes_it_without_doubles() {
     post(&router, BATCH, &key, "1\n3\n4").await.problem(422, "idempotency-key-reused");
     assert!(published.try_recv().is_err());
     // Of the refused batch nothing stays behind.
-    let third = TaskId::from_idempotency_key(&crate::task::AgentName::parse("echo").unwrap(), "b\x002");
+    let third = TaskId::from_idempotency_key(&AgentName::parse("echo").unwrap(), "b\x002");
     assert_eq!(doubles.status_of(&third), None);
 }
 
