@@ -14,6 +14,12 @@ use crate::units::ByteSize;
 
 /// Largest module (contract, section 4).
 pub const MODULE_BYTES_MAX: ByteSize = ByteSize(128 << 20);
+/// Largest manifest: the longest that people write have a few KiB.
+pub const MANIFEST_BYTES_MAX: ByteSize = ByteSize(256 << 10);
+/// Largest migration: what creates an agent's tables, not what fills them.
+pub const MIGRATION_BYTES_MAX: ByteSize = ByteSize(1 << 20);
+/// Most migrations of a revision: years of changing the tables every day.
+pub const MIGRATIONS_MAX: usize = 1_000;
 
 /// A module and manifest as uploaded.
 #[derive(Clone, Debug)]
