@@ -25,6 +25,7 @@ mod dashboard;
 mod delays;
 mod delivery;
 mod doctor;
+mod encrypted;
 mod escapes;
 mod fair;
 mod files;
