@@ -127,7 +127,7 @@ async fn a_host_whose_api_and_servers_are_all_encrypted_works_and_trusts_nobody_
     let host = builder.start().await;
     assert!(host.url("").starts_with("https://"));
     // By way of the queue to the agent's own rows, and through the cache to another's.
-    let work = json!({ "kind": "mail", "payload": { "to": unique("somebody") } });
+    let work = json!({ "kind": "email", "payload": { "to": unique("somebody") } });
     assert_eq!(host.run("task-worker", "application/json", work.to_string()).await.status(), 200);
     host.run_json("cache-reader", &json!({ "key": unique("key") })).await;
     let plain = reqwest::Client::new().get(host.url("/healthz").replacen("https", "http", 1)).send().await;
