@@ -74,9 +74,11 @@ impl Outgoing {
     pub(crate) fn stream(&self, response: Response) -> Response {
         let outgoing = self.clone();
         response.map(|body| {
-            Body::from_stream(body.into_data_stream().map_while(move |part| match part {
-                Ok(bytes) => outgoing.hold(bytes).ok().map(Ok),
-                Err(error) => Some(Err(error)),
+            Body::from_stream(body.into_data_stream().scan(outgoing, |outgoing, part| {
+                std::future::ready(match part {
+                    Ok(bytes) => outgoing.hold(bytes).ok().map(Ok),
+                    Err(error) => Some(Err(error)),
+                })
             }))
         })
     }
