@@ -236,14 +236,14 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_takes_nothing_of_an_endless_answer_is_let_go() {
         let (sender, gone) = tokio::sync::oneshot::channel();
-        let held = std::sync::Mutex::new(Some(Held(Some(sender))));
+        let held = Arc::new(std::sync::Mutex::new(Some(Held(Some(sender)))));
         let endless = move || {
             let held = held.lock().unwrap().take();
             let chunks = futures::stream::repeat_with(move || {
                 let _held = &held;
                 Ok::<_, io::Error>(vec![0_u8; 64 << 10])
             });
-            async { axum::body::Body::from_stream(chunks) }
+            async move { axum::body::Body::from_stream(chunks) }
         };
         let impatient = Patience { answer: Duration::from_millis(20), ..PATIENCE };
         let router = Router::new().route("/", axum::routing::get(endless));
@@ -256,7 +256,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_may_be_slow_and_may_not_drip() {
         use axum::extract::rejection::BytesRejection;
-        let read = |body: Result<bytes::Bytes, BytesRejection>| async { body.map(|body| body.len().to_string()) };
+        let read = |body: Result<bytes::Bytes, BytesRejection>| async move { body.map(|body| body.len().to_string()) };
         let router = Router::new().route("/", axum::routing::post(read));
         // Each byte buys 2 ms.
         let impatient = Patience { body: Duration::from_millis(40), ..PATIENCE };

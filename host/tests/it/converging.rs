@@ -24,8 +24,8 @@ async fn right_after_a_deploy_every_host_takes_tasks_of_the_new_agent() {
     assert_eq!(first.deploy(&name, &manifest(&name, "one"), echo()).await.status(), 201);
     // While the other one is busy with it: unknown is what no host has, however many ask.
     let unknown = (0..100).map(|number| {
-        let url = second.url(&format!("/v1/agents/{name}-{number}/tasks"));
-        async { second.client().post(url).body("x").send().await.unwrap().status() }
+        let request = second.client().post(second.url(&format!("/v1/agents/{name}-{number}/tasks"))).body("x");
+        async move { request.send().await.unwrap().status() }
     });
     let (id, unknown) = tokio::join!(second.submit(&name, "", "x"), futures::future::join_all(unknown));
     assert!(unknown.iter().all(|status| *status == 404), "{unknown:?}");

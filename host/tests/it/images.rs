@@ -182,7 +182,7 @@ async fn endless(at: &'static str) -> (String, tokio::task::JoinHandle<()>) {
         (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)]).into_response()
     };
     let serving = axum::serve(listener, axum::Router::new().fallback(answer));
-    (format!("oci://{address}/team/agent"), tokio::spawn(async { serving.await.unwrap() }))
+    (format!("oci://{address}/team/agent"), tokio::spawn(async move { serving.await.unwrap() }))
 }
 
 /// A registry, or who answers in its place, may send without end. No more is read than there may be.
