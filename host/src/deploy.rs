@@ -158,6 +158,11 @@ impl Deployer {
             None => self.forget(&entry.agent),
             Some(traffic) => {
                 let revisions = self.revisions(&entry.agent, traffic, fresh).await.map_err(|(_, error)| error)?;
+                // Loading takes its time. What was changed meanwhile is followed next: nothing starts on what it withdrew.
+                let now = self.entry(&entry.agent).await?;
+                if now.is_none_or(|now| now.change != entry.change) {
+                    return Ok(());
+                }
                 self.cut_over(entry, traffic, revisions).await.map_err(DeployError::Broker)?;
             }
         }

@@ -14,6 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use super::common::{HANG, HostBuilder, agent_host, service};
 use super::scripts::unique;
 
+/// A host that others can reach has to have one.
+const TOKEN: (&str, &str) = ("AGENT_HOST_ADMIN_TOKEN", "of-the-operator");
 /// What a client of PostgreSQL sends before it speaks TLS, and what it is answered (the protocol's `SSLRequest`).
 const TLS_ASKED: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 const TLS_GRANTED: &[u8] = b"S";
@@ -122,6 +124,7 @@ async fn a_host_whose_api_and_servers_are_all_encrypted_works_and_trusts_nobody_
     }
     let builder = builder
         .env("SSL_CERT_FILE", &authority)
+        .env(TOKEN.0, TOKEN.1)
         .env("AGENT_HOST_TLS_CERT", &certified.path("cert.pem"))
         .env("AGENT_HOST_TLS_KEY", &certified.path("key.pem"));
     let host = builder.start().await;
@@ -135,7 +138,7 @@ async fn a_host_whose_api_and_servers_are_all_encrypted_works_and_trusts_nobody_
 
     // The command line trusts the same authority, where it is told to.
     let mut listed = agent_host();
-    listed.args(["agents", "list", "--url", &host.url("")]);
+    listed.args(["agents", "list", "--url", &host.url("")]).env(TOKEN.0, TOKEN.1);
     assert!(!listed.output().await.unwrap().status.success());
     assert!(listed.env("SSL_CERT_FILE", &authority).output().await.unwrap().status.success());
 

@@ -52,13 +52,14 @@ async fn agent(host: &Host, name: &str) -> Value {
     host.get(&format!("/v1/agents/{name}")).await.unwrap().json().await.unwrap()
 }
 
-/// Waits until every host has the agent so, and answers how long that took.
+/// Waits until every host has the agent so, and says that it is done with all that was changed before. Answers how long that took.
 async fn converged(hosts: &[&Host], name: &str, traffic: Value, state: &str) -> Duration {
     let began = Instant::now();
     for host in hosts {
         wait_until("the host follows", async || {
             let agent = agent(host, name).await;
-            (agent["traffic"] == traffic && agent["state"] == state).then_some(())
+            let all_followed = agent["hosts"].as_array()?.iter().all(|host| host["change"] == agent["change"]);
+            (agent["traffic"] == traffic && agent["state"] == state && all_followed).then_some(())
         })
         .await;
     }

@@ -44,8 +44,11 @@ async fn serves_others(host: &Host, name: &str) {
 async fn a_thousand_event_streams_that_nobody_reads_bother_nobody() {
     let (host, name) = host().await;
     // Each is of a task of its own, which has not begun.
-    let submitted = futures::stream::iter(0..TASK_STREAMS_MAX).map(|_| host.submit(&name, "?delay=1h", "x"));
-    let ids: Vec<String> = submitted.buffer_unordered(AT_ONCE).collect().await;
+    let url = host.url(&format!("/v1/agents/{name}/tasks:batch?delay=1h"));
+    let submitted = host.client().post(url).body("1\n".repeat(TASK_STREAMS_MAX)).send().await.unwrap();
+    assert_eq!(submitted.status(), 202);
+    let accepted: serde_json::Value = submitted.json().await.unwrap();
+    let ids: Vec<&str> = accepted["ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect();
     let paths: Vec<String> = ids.iter().map(|id| format!("/v1/tasks/{id}/events")).collect();
     let all = paths.iter().map(String::as_str).chain(std::iter::repeat_n("/v1/live", STREAMS_MAX));
     let open = futures::stream::iter(all).map(|path| ask(&host, path));

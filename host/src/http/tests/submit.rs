@@ -53,7 +53,7 @@ async fn what_another_host_has_deployed_is_not_unknown() {
     doubles.lock().agents_elsewhere.push(new.clone());
     assert_eq!(post(&router, "/v1/agents/new/tasks", &[], "x").await.status, 202);
     assert_eq!(published.try_recv().unwrap().0.agent, new);
-    assert_eq!(post(&router, "/v1/agents/new/tasks:batch", &[], "x\n").await.status, 202);
+    assert_eq!(post(&router, "/v1/agents/new/tasks:batch", &[], "1\n").await.status, 202);
     get(&router, "/v1/agents/new").await.problem(503, "unavailable");
     // Where nobody can tell, it is not called unknown.
     doubles.lock().records_fail = true;
