@@ -20,7 +20,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
 /// Serves a component over HTTP, as `wasmtime serve` does.
 #[derive(Parser)]
@@ -38,8 +38,25 @@ const MEMORY_BYTES_MAX: usize = 500 << 20;
 struct State {
     wasi: WasiCtx,
     http: WasiHttpCtx,
+    hooks: NoRequests,
     table: ResourceTable,
 }
+
+/// The component asks nobody.
+struct NoRequests;
+
+impl WasiHttpHooks for NoRequests {
+    fn send_request(
+        &mut self,
+        _request: Request<WasiBody>,
+        _options: Option<RequestOptions>,
+        _processed: Promise<()>,
+    ) -> Promise<(Response<WasiBody>, Promise<()>)> {
+        Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
+    }
+}
+
+type Promise<T> = Box<dyn Future<Output = Result<T, Error>> + Send>;
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
@@ -49,8 +66,7 @@ impl WasiView for State {
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let hooks = wasmtime_wasi_http::default_hooks();
-        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks }
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
     }
 }
 
@@ -81,7 +97,12 @@ async fn main() -> Result<()> {
 }
 
 async fn answer(pre: ProxyPre<State>, request: Request<Incoming>) -> Result<Response<HyperOutgoingBody>> {
-    let state = State { wasi: WasiCtxBuilder::new().build(), http: WasiHttpCtx::new(), table: ResourceTable::new() };
+    let state = State {
+        wasi: WasiCtxBuilder::new().build(),
+        http: WasiHttpCtx::new(),
+        hooks: NoRequests,
+        table: ResourceTable::new(),
+    };
     let mut store = Store::new(pre.engine(), state);
     store.set_epoch_deadline(u64::MAX / 2);
     let (respond, responded) = oneshot::channel();
