@@ -36,13 +36,13 @@ struct Options {
     /// A `wasmtime` of the command line, to compare it with `wasmtime serve` itself.
     #[arg(long, conflicts_with = "serve")]
     wasmtime: Option<PathBuf>,
-    /// The component: it answers with a text that the body says.
-    #[arg(long, default_value = "agents/shapes/manifest/shapes.wasm")]
+    /// The component: it answers with the body it was sent.
+    #[arg(long, default_value = "agents/http-echo/manifest/http_echo.wasm")]
     component: PathBuf,
 }
 
 /// What is sent, and answered with.
-const BODY: &str = r#"{"text":"an answer of some length, as an agent might give it"}"#;
+const BODY: &[u8] = &[b'x'; 256];
 /// The more connections, the more of both sides' work is done at a time; the target is about the most of them.
 const FIGURE: &str = "http.rate";
 

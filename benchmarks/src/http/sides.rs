@@ -42,7 +42,7 @@ impl Program {
             }
             Self::Wasmtime(program) => {
                 let mut command = Command::new(program);
-                command.args(["serve", "-Scli", "-Wunknown-imports-trap", "-Opooling-allocator", "--addr"]);
+                command.args(["serve", "-Scli", "-Opooling-allocator", "--addr"]);
                 command.arg(listen.to_string()).arg(component);
                 command
             }
@@ -80,7 +80,7 @@ impl Side {
     /// The component as an agent of a host with everything embedded.
     pub(super) async fn hosted(program: PathBuf, component: &Path) -> Result<Self> {
         let manifest = format!(
-            "manifest_version = 1\n[agent]\nname = \"{AGENT}\"\ndescription = \"Answers\"\nmodule = \"{}\"\nshape = \"http\"\n",
+            "manifest_version = 1\n[agent]\nname = \"{AGENT}\"\ndescription = \"Answers\"\nmodule = \"{}\"\n",
             host::MODULE
         );
         let agent = Agent { name: AGENT.to_owned(), manifest, module: host::read(component)? };
@@ -105,9 +105,9 @@ impl Side {
 }
 
 /// Has the component answer.
-pub(super) async fn ask(client: &mut Client, path: &str, body: &'static str) -> Result<()> {
-    let headers = [("content-type", "application/json"), ("prefer", "wait=10")];
+pub(super) async fn ask(client: &mut Client, path: &str, body: &'static [u8]) -> Result<()> {
+    let headers = [("content-type", "application/octet-stream"), ("prefer", "wait=10")];
     let answer = client.ask(Method::POST, path, &headers, body).await?.expect(StatusCode::OK)?;
-    ensure!(answer.body.starts_with(b"an answer"), "answered with something else: {:?}", answer.body);
+    ensure!(answer.body == body, "answered with something else: {:?}", answer.body);
     Ok(())
 }
