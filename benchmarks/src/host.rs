@@ -217,6 +217,14 @@ impl RunningHost {
         self.took
     }
 
+    /// Its process id.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn pid(&self) -> Result<u32> {
+        self.child.id().context("the host is gone")
+    }
+
     /// How much memory it has in RAM, in bytes.
     ///
     /// # Errors
@@ -234,7 +242,7 @@ impl RunningHost {
     }
 
     fn memory_bytes(&self, what: &str) -> Result<u64> {
-        let pid = self.child.id().context("the host is gone")?;
+        let pid = self.pid()?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("there is no /proc to read")?;
         let line = status.lines().find_map(|line| line.strip_prefix(what));
         let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());

@@ -1,6 +1,7 @@
 //! What the benchmarks share: the host under measurement, its clients, queues that are filled as careful senders fill them, and figures.
 
 pub mod client;
+pub mod cpu;
 pub mod driver;
 pub mod figures;
 pub mod host;

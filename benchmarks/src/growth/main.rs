@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use benchmarks::cpu::Spent;
 use benchmarks::driver::{Driver, Load};
 use benchmarks::figures::{self, megabytes};
 use benchmarks::host::{Agent, Echo, Host, Services};
@@ -87,23 +88,29 @@ async fn rates(options: &Options, host: &Host, driver: &mut Driver) -> Result<()
     let warm = Load { queues: &queues, tasks: options.tasks, outstanding: OUTSTANDING, body_bytes: BODY_BYTES };
     driver.run(&warm).await?;
 
-    println!("tasks at once   tasks per second   per core   peak resident so far");
-    let cores = f64::from(u32::try_from(std::thread::available_parallelism()?.get())?);
-    let mut measured: Vec<Vec<f64>> = vec![Vec::new(); options.concurrency.len()];
+    println!("tasks at once   tasks per second   per processor second of the host   peak resident so far");
+    let mut measured: Vec<Vec<(f64, f64)>> = vec![Vec::new(); options.concurrency.len()];
     for _ in 0..options.rounds {
         for (rates, outstanding) in measured.iter_mut().zip(&options.concurrency) {
             let tasks = options.tasks.max(outstanding * 4);
-            rates.push(driver.run(&Load { tasks, outstanding: *outstanding, ..warm }).await?);
+            let before = Spent::now(running.pid()?);
+            let rate = driver.run(&Load { tasks, outstanding: *outstanding, ..warm }).await?;
+            let spent = Spent::now(running.pid()?).since(before).consumer.as_secs_f64();
+            rates.push((rate, f64::from(tasks) / spent));
         }
     }
-    let medians: Vec<f64> = measured.into_iter().map(figures::median).collect();
-    for (rate, outstanding) in medians.iter().zip(&options.concurrency) {
+    // The most of any lower concurrency, and what is lost of that at a higher one.
+    let (mut most, mut lost_percent) = (0.0_f64, 0.0_f64);
+    for (rates, outstanding) in measured.into_iter().zip(&options.concurrency) {
+        let (rates, effective): (Vec<_>, Vec<_>) = rates.into_iter().unzip();
+        let (rate, effective) = (figures::median(rates), figures::median(effective));
         let peak = megabytes(running.peak_resident_bytes()?);
-        println!("{outstanding:>13}   {rate:>16.0}   {:>8.0}   {peak:>17.1} MB", rate / cores);
+        println!("{outstanding:>13}   {rate:>16.0}   {effective:>32.0}   {peak:>17.1} MB");
+        most = most.max(effective);
+        lost_percent = lost_percent.max((1.0 - effective / most) * 100.0);
     }
-    let (least, most) = (figures::quantile(medians.clone(), 0.0), figures::quantile(medians, 1.0));
-    println!("the lowest rate is {:.0} % below the highest\n", (1.0 - least / most) * 100.0);
-    figures::note("growth.concurrency_spread_percent", (1.0 - least / most) * 100.0)?;
+    println!("of the tasks per processor second, at most {lost_percent:.0} % are lost as more are under way\n");
+    figures::note("growth.lost_percent", lost_percent)?;
 
     println!("bytes of a body   tasks per second   MB per second, in and out   peak resident so far");
     for &body_bytes in &options.body_bytes {
@@ -127,7 +134,8 @@ async fn agents(options: &Options, program: &std::path::Path, echo: &Echo, drive
     let names = |count: u32| (1..=count).map(|number| format!("growth-{number}"));
     for &count in &options.agents {
         let agents: Vec<Agent> = names(count).map(|name| echo.named(&name)).collect();
-        let running = host(program, &agents)?.start().await?;
+        let host = host(program, &agents)?;
+        let running = host.start().await?;
         tokio::time::sleep(SETTLING).await;
         let resident = megabytes(running.resident_bytes()?);
         let (count_first, resident_first) = *first.get_or_insert((count, resident));

@@ -9,7 +9,6 @@
 
 mod bare;
 mod broker;
-mod cpu;
 mod peer;
 mod table;
 
