@@ -8,7 +8,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+#[cfg(target_family = "wasm")]
 use crate::bindings::agent::runtime::cache as raw;
+#[cfg(not(target_family = "wasm"))]
+use crate::testing::cache as raw;
 
 /// Why an operation on the cache failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

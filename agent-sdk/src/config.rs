@@ -3,7 +3,10 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+#[cfg(target_family = "wasm")]
 use crate::bindings::wasi::config::store as raw;
+#[cfg(not(target_family = "wasm"))]
+use crate::testing::config as raw;
 
 /// Why a setting could not be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,7 +5,10 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+#[cfg(target_family = "wasm")]
 use crate::bindings::wasi::keyvalue0_2_0_draft2::{atomics, batch, store as raw};
+#[cfg(not(target_family = "wasm"))]
+use crate::testing::key_value::{atomics, batch, store as raw};
 
 /// How often [`Bucket::update`] tries when others write the same key.
 const UPDATE_ATTEMPTS_MAX: u32 = 64;

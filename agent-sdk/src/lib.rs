@@ -49,8 +49,8 @@
 //!
 //! # Building
 //!
-//! Agents are `cdylib` crates built for `wasm32-wasip2`. On any other target this crate compiles too, so that an
-//! agent's own logic is unit-tested natively; only a call to the host panics there.
+//! Agents are `cdylib` crates built for `wasm32-wasip2`. On any other target this crate compiles too, so that an agent is
+//! tested natively: there [`testing`] answers what it calls.
 
 extern crate self as agent_sdk;
 
@@ -69,6 +69,8 @@ pub mod log;
 pub mod secrets;
 pub mod sql;
 pub mod tasks;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
 
 #[allow(
     missing_docs,

@@ -3,7 +3,10 @@
 //! The macros format like `format!`: `agent_sdk::info!("{count} votes")`. What the agent prints to standard output
 //! and standard error is logged as well, at `info` and `warn`.
 
+#[cfg(target_family = "wasm")]
 use crate::bindings::wasi::logging::logging as raw;
+#[cfg(not(target_family = "wasm"))]
+use crate::testing::log as raw;
 
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,7 +4,10 @@
 
 use std::fmt;
 
+#[cfg(target_family = "wasm")]
 use crate::bindings::agent::runtime::secrets as raw;
+#[cfg(not(target_family = "wasm"))]
+use crate::testing::secrets as raw;
 
 /// Why a secret was not given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

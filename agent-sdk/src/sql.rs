@@ -28,13 +28,17 @@ use std::rc::Rc;
 pub use error::{Error, QueryError};
 pub use value::{FromValue, ToParam};
 
+#[cfg(target_family = "wasm")]
 use crate::bindings::agent::runtime::sql as raw;
+use crate::bindings::agent::runtime::sql as types;
+#[cfg(not(target_family = "wasm"))]
+use crate::testing::sql as raw;
 
 /// A value for a parameter; see [`params!`](crate::params).
-pub use raw::ParameterValue as Param;
+pub use types::ParameterValue as Param;
 
 /// A value of a row, as the database gave it.
-pub use raw::DbValue as Value;
+pub use types::DbValue as Value;
 
 /// How many rows one call to the host fetches: enough to make its cost small, few enough to hold in memory.
 const BATCH_ROWS: u32 = 256;

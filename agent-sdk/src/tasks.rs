@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+#[cfg(target_family = "wasm")]
 use crate::bindings::agent::runtime::tasks as raw;
+#[cfg(not(target_family = "wasm"))]
+use crate::testing::tasks as raw;
 use crate::{Failure, IntoOutput, Output};
 
 /// Why a task was not submitted.

@@ -1,24 +1,30 @@
 //! The host under measurement: the released binary, as an operator starts it.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+
+use super::client::Client;
 
 /// How long a start may take before it counts as hung: a hundred modules may have to be compiled.
 const START_MAX: Duration = Duration::from_secs(600);
 /// How often the host is asked whether it consumes: what the figures of a start are exact to.
 const ASK_EVERY: Duration = Duration::from_millis(5);
 
-/// An agent to deploy: its name, and the bytes of its module.
+/// What an agent's module is called beside its manifest here.
+pub const MODULE: &str = "module.wasm";
+
+/// An agent to deploy.
 pub struct Agent {
     /// Its name.
     pub name: String,
+    /// Its manifest, which calls its module [`MODULE`].
+    pub manifest: String,
     /// Its module.
     pub module: Vec<u8>,
 }
@@ -36,17 +42,67 @@ impl Echo {
     /// # Errors
     /// It is not there, or not built.
     pub fn read(folder: &Path) -> Result<Self> {
-        let read = |file: &str| {
-            let path = folder.join(file);
-            std::fs::read(&path).with_context(|| format!("{} (run cargo xtask agents)", path.display()))
-        };
-        Ok(Self { manifest: String::from_utf8(read("agent.toml")?)?, module: read("echo.wasm")? })
+        let manifest = String::from_utf8(read(&folder.join("agent.toml"))?)?;
+        Ok(Self { manifest: manifest.replace("echo.wasm", MODULE), module: read(&folder.join("echo.wasm"))? })
     }
 
     /// A copy with another name.
     #[must_use]
     pub fn named(&self, name: &str) -> Agent {
-        Agent { name: name.to_owned(), module: self.module.clone() }
+        let manifest = self.manifest.replace("\"echo\"", &format!("{name:?}"));
+        Agent { name: name.to_owned(), manifest, module: self.module.clone() }
+    }
+
+    /// A copy with another name and a module of its own, which does the same and has to be compiled again.
+    #[must_use]
+    pub fn distinct(&self, name: &str, number: u32) -> Agent {
+        let agent = self.named(name);
+        Agent { module: distinct(&agent.module, number), ..agent }
+    }
+}
+
+/// A module with a custom section of its own at its end: its id, its size, the size of its name, its name, four bytes.
+#[must_use]
+pub fn distinct(module: &[u8], number: u32) -> Vec<u8> {
+    [module, &[0, 6, 1, b'n'], &number.to_le_bytes()].concat()
+}
+
+/// A file that `cargo xtask agents` makes.
+///
+/// # Errors
+/// It is not there.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("{} (run cargo xtask agents)", path.display()))
+}
+
+/// The addresses of what a host needs; each may be `embedded`.
+pub struct Services {
+    /// The broker.
+    pub amqp: String,
+    /// The database.
+    pub database: String,
+    /// Cache and key-value.
+    pub redis: String,
+}
+
+impl Services {
+    /// The broker and the database that `AMQP_URL` and `DATABASE_URL` name.
+    ///
+    /// # Errors
+    /// One is not named.
+    pub fn named() -> Result<Self> {
+        Ok(Self {
+            amqp: super::service("AMQP_URL")?,
+            database: super::service("DATABASE_URL")?,
+            redis: "embedded".to_owned(),
+        })
+    }
+
+    /// Everything in the process.
+    #[must_use]
+    pub fn embedded() -> Self {
+        let [amqp, database, redis] = ["embedded"; 3].map(str::to_owned);
+        Self { amqp, database, redis }
     }
 }
 
@@ -55,28 +111,24 @@ pub struct Host {
     program: PathBuf,
     agents: Option<TempDir>,
     data: TempDir,
-    amqp_url: String,
-    database_url: String,
-    port: u16,
+    services: Services,
+    address: SocketAddr,
 }
 
 impl Host {
-    /// A host with these agents, which have the manifest of `echo` but for their names, on the services that `AMQP_URL` and
-    /// `DATABASE_URL` name.
+    /// A host with these agents.
     ///
     /// # Errors
-    /// A service is not named, or a file cannot be written.
-    pub fn new(program: PathBuf, echo: &Echo, agents: &[Agent]) -> Result<Self> {
+    /// A file cannot be written, or there is no free port.
+    pub fn new(program: PathBuf, agents: &[Agent], services: Services) -> Result<Self> {
         let folder = TempDir::new()?;
-        for Agent { name, module } in agents {
+        for Agent { name, manifest, module } in agents {
             let own = folder.path().join(name);
             std::fs::create_dir(&own)?;
-            std::fs::write(own.join("agent.toml"), echo.manifest.replace("\"echo\"", &format!("{name:?}")))?;
-            std::fs::write(own.join("echo.wasm"), module)?;
+            std::fs::write(own.join("agent.toml"), manifest)?;
+            std::fs::write(own.join(MODULE), module)?;
         }
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let (amqp_url, database_url) = (super::service("AMQP_URL")?, super::service("DATABASE_URL")?);
-        Ok(Self { program, agents: Some(folder), data: TempDir::new()?, amqp_url, database_url, port })
+        Ok(Self { program, agents: Some(folder), data: TempDir::new()?, services, address: free_address()? })
     }
 
     /// From now on its agents come from the catalog alone.
@@ -92,11 +144,11 @@ impl Host {
         let mut command = Command::new(&self.program);
         command
             .arg("serve")
-            .env("AGENT_HOST_LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("AGENT_HOST_LISTEN", self.address.to_string())
             .env("AGENT_HOST_DATA_DIR", self.data.path())
-            .env("AMQP_URL", &self.amqp_url)
-            .env("DATABASE_URL", &self.database_url)
-            .env("REDIS_URL", "embedded")
+            .env("AMQP_URL", &self.services.amqp)
+            .env("DATABASE_URL", &self.services.database)
+            .env("REDIS_URL", &self.services.redis)
             .env("RUST_LOG", "warn,lapin=off")
             .stdin(Stdio::null())
             .kill_on_drop(true);
@@ -129,34 +181,27 @@ impl Host {
     }
 
     async fn is_ready(&self) -> bool {
-        self.ask("GET /readyz", "").await.is_ok_and(|status| status == 200)
-    }
-
-    /// Submits a batch, one body a line. Returns when the host has taken all of it.
-    ///
-    /// # Errors
-    /// The host's refusal.
-    pub async fn submit_batch(&self, agent: &str, query: &str, lines: &str) -> Result<()> {
-        match self.ask(&format!("POST /v1/agents/{agent}/tasks:batch{query}"), lines).await? {
-            202 => Ok(()),
-            status => bail!("the host answered a batch with {status}"),
+        match self.client().await {
+            Ok(mut client) => client.get("/readyz").await.is_ok(),
+            Err(_) => false,
         }
     }
 
-    /// Makes one request; the status that it is answered with.
-    async fn ask(&self, request: &str, body: &str) -> Result<u16> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        let length = body.len();
-        let head =
-            format!("{request} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
-        stream.write_all(head.as_bytes()).await?;
-        stream.write_all(body.as_bytes()).await?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await?;
-        let answer = String::from_utf8_lossy(&answer);
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-        status.context("the host answered something that is not HTTP")
+    /// A connection to its HTTP API.
+    ///
+    /// # Errors
+    /// It does not listen.
+    pub async fn client(&self) -> Result<Client> {
+        Client::connect(self.address).await
     }
+}
+
+/// An address of this machine that nobody listens on.
+///
+/// # Errors
+/// There is none.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
 /// A host that is running.
@@ -172,16 +217,36 @@ impl RunningHost {
         self.took
     }
 
+    /// Its process id.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn pid(&self) -> Result<u32> {
+        self.child.id().context("the host is gone")
+    }
+
     /// How much memory it has in RAM, in bytes.
     ///
     /// # Errors
     /// It is gone.
     pub fn resident_bytes(&self) -> Result<u64> {
-        let pid = self.child.id().context("the host is gone")?;
+        self.memory_bytes("VmRSS:")
+    }
+
+    /// The most memory that it had in RAM so far, in bytes.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn peak_resident_bytes(&self) -> Result<u64> {
+        self.memory_bytes("VmHWM:")
+    }
+
+    fn memory_bytes(&self, what: &str) -> Result<u64> {
+        let pid = self.pid()?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("there is no /proc to read")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes: u64 = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).context("no VmRSS")?;
-        Ok(kilobytes * 1024)
+        let line = status.lines().find_map(|line| line.strip_prefix(what));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        Ok(kilobytes.with_context(|| format!("no {what}"))? * 1024)
     }
 
     /// Stops it the way an operator does.

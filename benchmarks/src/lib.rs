@@ -1,5 +1,9 @@
-//! What the benchmarks share: the host under measurement, and queues that are filled as careful senders fill them.
+//! What the benchmarks share: the host under measurement, its clients, queues that are filled as careful senders fill them, and figures.
 
+pub mod client;
+pub mod cpu;
+pub mod driver;
+pub mod figures;
 pub mod host;
 pub mod in_process;
 pub mod sender;

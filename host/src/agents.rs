@@ -14,6 +14,12 @@ use crate::units::ByteSize;
 
 /// Largest module (contract, section 4).
 pub const MODULE_BYTES_MAX: ByteSize = ByteSize(128 << 20);
+/// Largest manifest: the longest that people write have a few KiB.
+pub const MANIFEST_BYTES_MAX: ByteSize = ByteSize(256 << 10);
+/// Largest migration: what creates an agent's tables, not what fills them.
+pub const MIGRATION_BYTES_MAX: ByteSize = ByteSize(1 << 20);
+/// Most migrations of a revision: years of changing the tables every day.
+pub const MIGRATIONS_MAX: usize = 1_000;
 
 /// A module and manifest as uploaded.
 #[derive(Clone, Debug)]
@@ -210,6 +216,10 @@ pub trait Agents: Send + Sync + 'static {
     /// Whether an agent that is not deployed here may yet be: while those of before the start are being loaded, and where
     /// this one could not be loaded so far.
     fn may_be_deployed(&self, agent: &AgentName) -> bool;
+
+    /// Whether the fleet has an agent that is not deployed here: another host deployed it a moment ago, and this one loads it
+    /// soon. All who ask at once share one look, which is not made more often than ten times a second.
+    async fn is_elsewhere(&self, agent: &AgentName) -> Result<bool, CatalogError>;
 
     /// Whether every deployed agent that is not paused has a live consumer here: cheap, asked by readiness probes.
     fn all_consuming(&self) -> bool;

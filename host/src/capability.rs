@@ -164,38 +164,8 @@ impl std::fmt::Debug for Capabilities {
     }
 }
 
-/// A guest's clock, which does not run while the host works for it.
-pub trait GuestClock: Send + Sync {
-    /// A call begins.
-    fn stop(&self);
-    /// It has ended.
-    fn start(&self);
-}
-
-/// Keeps a guest's clock stopped for as long as it lives, through all the waits of a call.
-#[derive(Default)]
-pub struct HostTime<'a>(Option<&'a dyn GuestClock>);
-
-impl<'a> HostTime<'a> {
-    /// From now on.
-    pub fn of(clock: &'a dyn GuestClock) -> Self {
-        clock.stop();
-        Self(Some(clock))
-    }
-}
-
-impl Drop for HostTime<'_> {
-    fn drop(&mut self) {
-        if let Some(clock) = self.0 {
-            clock.start();
-        }
-    }
-}
-
 /// What a host call works on: the task's session, and the store's table of resources.
 pub struct View<'a> {
-    /// Whose time it is.
-    pub time: HostTime<'a>,
     /// The running task's session.
     pub session: &'a mut Session,
     /// The instance's resources.

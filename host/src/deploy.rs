@@ -3,6 +3,7 @@
 mod canary;
 mod change;
 mod check;
+mod elsewhere;
 mod follow;
 mod plan;
 mod report;
@@ -19,6 +20,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::elsewhere::Elsewhere;
 use self::follow::NotLoaded;
 pub use self::report::Seen;
 use self::room::Room;
@@ -75,6 +77,8 @@ pub struct DeployedAgents {
     moved: Notify,
     /// For modules that are loaded.
     room: Arc<Room>,
+    /// What other hosts have.
+    elsewhere: Elsewhere,
 }
 
 impl DeployedAgents {
@@ -154,6 +158,11 @@ impl Deployer {
             None => self.forget(&entry.agent),
             Some(traffic) => {
                 let revisions = self.revisions(&entry.agent, traffic, fresh).await.map_err(|(_, error)| error)?;
+                // Loading takes its time. What was changed meanwhile is followed next: nothing starts on what it withdrew.
+                let now = self.entry(&entry.agent).await?;
+                if now.is_none_or(|now| now.change != entry.change) {
+                    return Ok(());
+                }
                 self.cut_over(entry, traffic, revisions).await.map_err(DeployError::Broker)?;
             }
         }
@@ -338,6 +347,10 @@ impl Agents for Deployer {
 
     fn may_be_deployed(&self, agent: &AgentName) -> bool {
         !self.deployed.loaded.load(Ordering::Relaxed) || self.deployed.not_loaded().contains_key(agent)
+    }
+
+    async fn is_elsewhere(&self, agent: &AgentName) -> Result<bool, CatalogError> {
+        self.is_elsewhere(agent).await
     }
 
     fn all_consuming(&self) -> bool {

@@ -121,6 +121,7 @@ impl Dispatcher {
                     continue;
                 }
             };
+            slot.took(&task);
             let mut span = self.processing(&mut task, redelivered);
             // Admission before the run: a delivery that cannot run yet stays unsettled, and the prefetch holds the rest back.
             let (revision, entered, started_at_ms) = match slot.admit(&task).await {

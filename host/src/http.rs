@@ -26,7 +26,9 @@ mod intake;
 mod lifecycle;
 mod live;
 mod openapi;
+mod outgoing;
 mod paging;
+mod patience;
 mod problem;
 mod revisions;
 mod secrets;
@@ -71,6 +73,7 @@ use crate::trace::Traces;
 use crate::units::ByteSize;
 use failures::Failures;
 use intake::Intake;
+use outgoing::Outgoing;
 
 /// Largest body of one task, by default (contract, section 4).
 pub const PAYLOAD_BYTES_MAX_DEFAULT: ByteSize = ByteSize(8 << 20);
@@ -157,6 +160,7 @@ struct ApiState {
     config: Config,
     ports: Ports,
     intake: Intake,
+    outgoing: Outgoing,
     uploads: Semaphore,
     failures: Failures,
     streams: Arc<Semaphore>,
@@ -166,10 +170,12 @@ struct ApiState {
 /// The API as a service: `axum::serve` it.
 pub fn router(config: Config, ports: Ports) -> Router {
     let intake = Intake::new(&config, ports.memory.clone());
+    let outgoing = Outgoing::new(ports.memory.clone());
     let state = Arc::new(ApiState {
         config,
         ports,
         intake,
+        outgoing,
         uploads: Semaphore::new(UPLOADS_MAX),
         failures: Failures::default(),
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),

@@ -5,11 +5,12 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use crate::agents::{MODULE_BYTES_MAX, Upload};
+use crate::agents::{MANIFEST_BYTES_MAX, MIGRATION_BYTES_MAX, MIGRATIONS_MAX, MODULE_BYTES_MAX, Upload};
 use crate::catalog::Migration;
 use crate::manifest::{Manifest, ManifestErrors};
 use crate::signature::{InvalidSignature, SIGNATURE_BYTES_MAX, Signature};
 use crate::task::AgentName;
+use crate::units::ByteSize;
 
 /// The manifest's file name.
 pub const MANIFEST_NAME: &str = "agent.toml";
@@ -64,10 +65,22 @@ pub enum PackageError {
         /// The file.
         path: PathBuf,
     },
-    /// The module is larger than any that a host takes.
-    #[error("{path}: more than {MODULE_BYTES_MAX}, the most that a host takes of a module")]
-    ModuleTooLarge {
+    /// A file is larger than any that a host takes.
+    #[error("{path}: more than {bytes_max}, the most that a host takes of a {what}")]
+    TooLarge {
         /// The file.
+        path: PathBuf,
+        /// What it is: a module, a manifest or a migration.
+        what: &'static str,
+        /// How much a host takes of such.
+        bytes_max: ByteSize,
+    },
+    /// There are more migrations than a host takes.
+    #[error(
+        "{path}: more than {MIGRATIONS_MAX} migrations, the most that a host takes; put some of them into one file"
+    )]
+    TooManyMigrations {
+        /// The folder.
         path: PathBuf,
     },
     /// Two folders have a migration of the same name.
@@ -92,11 +105,30 @@ impl Package {
             Some(build) => format!("the module is not there; build it first: {}", build.command),
             None => "the module is not there; build it first, or correct agent.module".to_owned(),
         }))?;
-        let module = module.ok_or(PackageError::ModuleTooLarge { path: module_path.clone() })?;
+        let module = module.ok_or_else(|| too_large(&module_path, "module", MODULE_BYTES_MAX))?;
         let migrations = read_migrations(folder, &manifest)?;
         let signatures = read_signature(&signature_path(&module_path))?.into_iter().collect();
         Ok(Self { manifest, upload: Upload { module: module.into(), manifest: text, migrations, signatures } })
     }
+}
+
+fn too_large(path: &Path, what: &'static str, bytes_max: ByteSize) -> PackageError {
+    PackageError::TooLarge { path: path.to_path_buf(), what, bytes_max }
+}
+
+/// The text of a file that `what` names, which has so many bytes at most.
+fn read_text(
+    path: &Path,
+    what: &'static str,
+    bytes_max: ByteSize,
+    expected: &'static str,
+) -> Result<String, PackageError> {
+    let unreadable = unreadable(path, || expected.to_owned());
+    let bytes = match read_at_most(path, bytes_max.0) {
+        Ok(bytes) => bytes.ok_or_else(|| too_large(path, what, bytes_max))?,
+        Err(error) => return Err(unreadable(error)),
+    };
+    String::from_utf8(bytes).map_err(|error| unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))
 }
 
 /// What a file holds; nothing where that is more. No more of it is read.
@@ -180,9 +212,8 @@ pub fn manifest(path: &Path) -> Result<Manifest, PackageError> {
 
 fn read_manifest(path: &Path) -> Result<(PathBuf, String, Manifest), PackageError> {
     let path = if path.is_dir() { path.join(MANIFEST_NAME) } else { path.to_path_buf() };
-    let text = std::fs::read_to_string(&path).map_err(unreadable(&path, || {
-        "expected the agent's manifest, agent.toml, or the folder that has it".to_owned()
-    }))?;
+    let expected = "expected the agent's manifest, agent.toml, or the folder that has it";
+    let text = read_text(&path, "manifest", MANIFEST_BYTES_MAX, expected)?;
     match Manifest::parse(&text) {
         Ok(manifest) => Ok((path, text, manifest)),
         Err(source) => Err(PackageError::Manifest { path, source }),
@@ -220,8 +251,10 @@ fn read_migrations(folder: &Path, manifest: &Manifest) -> Result<Vec<Migration>,
             if migrations.iter().any(|migration| migration.name == name) {
                 return Err(PackageError::MigrationTwice { path });
             }
-            let sql =
-                std::fs::read_to_string(&path).map_err(unreadable(&path, || "expected a file of SQL".to_owned()))?;
+            if migrations.len() == MIGRATIONS_MAX {
+                return Err(PackageError::TooManyMigrations { path: folder });
+            }
+            let sql = read_text(&path, "migration", MIGRATION_BYTES_MAX, "expected a file of SQL")?;
             migrations.push(Migration { name, sql });
         }
     }
@@ -286,9 +319,28 @@ mod tests {
         // Sparse: it takes no room.
         let set_len = |name: &str, bytes: u64| std::fs::File::create(path.join(name)).unwrap().set_len(bytes).unwrap();
         set_len("a.wasm", MODULE_BYTES_MAX.0 + 1);
-        assert!(matches!(Package::read(path), Err(PackageError::ModuleTooLarge { .. })));
+        let too_large = |what: &str| {
+            let error = Package::read(path).unwrap_err().to_string();
+            assert!(error.contains("the most that a host takes") && error.ends_with(what), "{error}");
+        };
+        too_large("module");
         std::fs::write(path.join("a.wasm"), b"\0asm").unwrap();
         assert!(Package::read(path).is_ok());
+        std::fs::write(path.join("agent.toml"), MANIFEST).unwrap();
+        std::fs::create_dir(path.join("migrations")).unwrap();
+        set_len("migrations/0001_a.sql", MIGRATION_BYTES_MAX.0 + 1);
+        too_large("migration");
+        std::fs::remove_file(path.join("migrations/0001_a.sql")).unwrap();
+        for number in 0..=MIGRATIONS_MAX {
+            set_len(&format!("migrations/{number}.sql"), 0);
+        }
+        let many = Package::read(path).unwrap_err();
+        assert!(matches!(many, PackageError::TooManyMigrations { .. }), "{many}");
+        std::fs::remove_file(path.join("migrations/0.sql")).unwrap();
+        assert_eq!(Package::read(path).unwrap().upload.migrations.len(), MIGRATIONS_MAX);
+        set_len("agent.toml", MANIFEST_BYTES_MAX.0 + 1);
+        too_large("manifest");
+        std::fs::write(path.join("agent.toml"), MANIFEST).unwrap();
         set_len("a.wasm.sig", SIGNATURE_BYTES_MAX + 1);
         assert!(matches!(Package::read(path), Err(PackageError::SignatureTooLarge { .. })));
         let small = path.join("small");

@@ -29,7 +29,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 
 use self::fixtures::World;
 use self::witness::Witness;
@@ -235,8 +234,8 @@ impl<'a> Simulation<'a> {
 
     /// Runs a task; whether the host died over it.
     async fn once(&self, task: &Task, faults: &Faults) -> Result<(Ran, bool), SimError> {
-        let dies = CancellationToken::new();
-        let witness = Witness::new(faults.clone(), dies.clone());
+        let stops = Stops::default();
+        let witness = Witness::new(faults.clone(), stops.clone());
         let capabilities = Capabilities::new(self.backends(&witness));
         let manifest = Arc::clone(&self.agent.manifest);
         let folders = self.world.files.grant(&manifest.grants.files);
@@ -246,10 +245,10 @@ impl<'a> Simulation<'a> {
         let runner = self.machine.runner(capabilities);
         let run = Arc::new(SimulatedRun { task: task.clone(), revision, is_replay: false, progress: Mutex::default() });
         self.machine.recorder.take();
-        let stops = Stops { interrupt: dies.clone(), cancel: CancellationToken::new() };
-        let (mut completion, _) = runner.run(Arc::clone(&run) as Arc<dyn Run>, stops).await;
+        let (mut completion, _) = runner.run(Arc::clone(&run) as Arc<dyn Run>, stops.clone()).await;
         // Without SQL there is no commit to die at: the host does so before it tells the broker.
-        let died = dies.is_cancelled() || witness.injected().iter().any(|what| what.contains("at the commit"));
+        let died =
+            stops.interrupt.is_cancelled() || witness.injected().iter().any(|what| what.contains("at the commit"));
         let died = died || witness.dies_at_commit();
         if died {
             completion.outcome = Outcome::Interrupted;

@@ -14,7 +14,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     ui::step("formatting");
     process::run("cargo fmt --check", workspace.cargo().args(["fmt", "--all", "--check"]))
         .context("`cargo fmt --all` mends this")?;
-    for apart in ["fuzz/Cargo.toml", "fuzz/modules/Cargo.toml"] {
+    for apart in ["benchmarks/instructions/Cargo.toml", "fuzz/Cargo.toml", "fuzz/modules/Cargo.toml"] {
         let mend = format!("`cargo fmt --manifest-path {apart}` mends this");
         process::run("cargo fmt --check", workspace.cargo().args(["fmt", "--manifest-path", apart, "--check"]))
             .context(mend)?;

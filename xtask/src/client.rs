@@ -8,6 +8,8 @@ use serde_json::Value;
 
 /// Every call used here answers at once; this only bounds a host that hangs.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// For a task's answer; less than that.
+const WAIT: &str = "wait=25";
 
 /// A client of one host.
 pub(crate) struct Client {
@@ -80,6 +82,13 @@ impl Client {
         let request = self.agent.post(format!("{}/v1/agents/{agent}/tasks", self.base));
         let answer = self.read(request.header("Content-Type", content_type).send(body), 202)?;
         Ok(answer.get("id").and_then(Value::as_str).context("the answer to a submission has no `id`")?.to_owned())
+    }
+
+    /// Hands in a task and waits for its answer.
+    pub(crate) fn run(&self, agent: &str, content_type: &str, body: &[u8]) -> Result<Value> {
+        let request = self.agent.post(format!("{}/v1/agents/{agent}/tasks", self.base));
+        let request = request.header("Content-Type", content_type).header("Prefer", WAIT);
+        self.read(request.send(body), 200)
     }
 
     /// Where a task stands.

@@ -14,6 +14,7 @@ mod conformance;
 mod demo;
 mod fuzz;
 mod host;
+mod instructions;
 mod load;
 mod peers;
 mod process;
@@ -86,12 +87,16 @@ enum Command {
         #[arg(long)]
         write: bool,
     },
-    /// Run the benchmarks, then the end-to-end throughput comparison
+    /// Run the benchmarks, and hold their figures against the targets
     Bench {
+        /// Names of benchmarks, such as `growth`; all of them when none is given
+        names: Vec<String>,
         /// Passed on to the throughput comparison
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Count the instructions of the host's hot path, and compare them with what they may be
+    Instructions,
     /// Put the reference load on a real host and servers, and write a report with plots
     Load(load::Options),
     /// Make a run's report again, or compare two runs, or a run and the reference
@@ -126,7 +131,8 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Services { keep } => services::run(&workspace, *keep),
         Command::Agents { names } => agents::build(&workspace, names),
         Command::Conformance { write } => conformance::run(&workspace, *write),
-        Command::Bench { args } => bench::run(&workspace, args),
+        Command::Bench { names, args } => bench::run(&workspace, names, args),
+        Command::Instructions => instructions::run(&workspace),
         Command::Load(options) => load::run(&workspace, options),
         Command::Report(options) => report::run(&workspace, options),
     }

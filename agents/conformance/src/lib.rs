@@ -8,6 +8,8 @@ use serde_json::json;
 const INSERT: &str = "INSERT INTO notes (text, number) VALUES ($1, $2)";
 const NUMBER: i32 = 7;
 const A_MINUTE: Duration = Duration::from_secs(60);
+const LATER: Duration = Duration::from_secs(90);
+const SOON: Duration = Duration::from_millis(5);
 
 #[agent_sdk::agent]
 fn handle(task: Task) -> Result<Option<Output>, Failure> {
@@ -22,6 +24,7 @@ fn handle(task: Task) -> Result<Option<Output>, Failure> {
         "header" => header(&task, "colour"),
         "reject" => return Err(Failure::reject(text)),
         "retry" => return Err(Failure::retry(text)),
+        "retry-after" => return Err(Failure::retry_after(LATER, text)),
         "second-attempt" if task.attempt < 2 => return Err(Failure::retry("not yet")),
         "second-attempt" => format!("attempt {}", task.attempt),
         "trap" => mistake(),
@@ -54,6 +57,17 @@ fn calls(deed: &str, text: String) -> Result<Option<Output>, Failure> {
         "cache" => {
             cache::set_for("key", text, A_MINUTE)?;
             String::from_utf8_lossy(&cache::get("key")?.unwrap_or_default()).into_owned()
+        }
+        "cache-ttl" => {
+            cache::set_for("key", text, SOON)?;
+            while cache::get("key")?.is_some() {}
+            "forgotten".to_owned()
+        }
+        "cancel" => {
+            cache::set("key", "half done")?;
+            while !tasks::is_cancelled() {}
+            agent_sdk::info!("stopped tidily");
+            return Ok(None);
         }
         "sql" => {
             let database = sql::Connection::open("main")?;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use benchmarks::host::{Echo, Host, RunningHost};
+use benchmarks::host::{Echo, Host, RunningHost, Services};
 use clap::Parser;
 
 use broker::Broker;
@@ -61,8 +61,8 @@ const SETTLING: Duration = Duration::from_secs(3);
 async fn main() -> Result<()> {
     let options = Options::parse();
     let echo = Echo::read(&options.agent)?;
-    let host =
-        Host::new(benchmarks::program(options.agent_host.clone())?, &echo, &[echo.named(BUSY), echo.named(SINGLE)])?;
+    let agents = [echo.named(BUSY), echo.named(SINGLE)];
+    let host = Host::new(benchmarks::program(options.agent_host.clone())?, &agents, Services::named()?)?;
     let broker = Broker::connect(&benchmarks::service("AMQP_URL")?).await?;
     let kept = beside_a_backlog(&options, &host, &broker).await?;
     waiting_tasks(&options, &host, &broker).await?;
@@ -114,7 +114,7 @@ async fn waiting_tasks(options: &Options, host: &Host, broker: &Broker) -> Resul
     let mut taken = 0;
     while taken < options.delayed {
         let batch = BATCH_TASKS.min(options.delayed - taken);
-        host.submit_batch(BUSY, DELAY, &"\"later\"\n".repeat(usize::try_from(batch)?)).await?;
+        host.client().await?.submit_batch(BUSY, DELAY, "\"later\"\n".repeat(usize::try_from(batch)?)).await?;
         taken += batch;
         if taken == batch || taken == options.delayed {
             println!("resident, {taken:>6} delayed    {}", resident(&running).await?);

@@ -1,7 +1,8 @@
 //! What a task costs in a fresh instance: agent-host's runner against bare wasmtime doing the same with the same module,
-//! engine settings and threads.
+//! engine settings and threads, and against instances of bare wasmtime that are called again and again.
 //!
-//! The difference is what the host adds: admission, memory rationing, limits, timeouts, capability sessions, outcomes.
+//! The first difference is what the host adds: admission, memory rationing, limits, timeouts, capability sessions, outcomes.
+//! The second one is the price of a sandbox for each task.
 //! Tasks are started 64 at a time, as a busy host does, so that neither side measures the wake-up of an idle thread.
 
 #![allow(
@@ -17,8 +18,10 @@ use std::time::Instant;
 
 use agent_host::agent::{Engine, GuestThreads, Revision, Runner};
 use agent_host::task::Outcome;
+use benchmarks::figures;
 use benchmarks::in_process::{self, Guests};
 use criterion::{Criterion, Throughput};
+use tokio::sync::Mutex;
 use wasmtime::Store;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -27,8 +30,8 @@ mod bindings {
     #![allow(missing_docs, unreachable_pub, reason = "generated from documented WIT")]
     wasmtime::component::bindgen!({ path: "../wit", world: "host-native", imports: { default: async | trappable }, exports: { default: async } });
 }
-use bindings::HostNativePre;
 use bindings::exports::agent::runtime::handler;
+use bindings::{HostNative, HostNativePre};
 
 const TASKS_AT_ONCE: u64 = 64;
 const INSTANCES_MAX: u32 = 128;
@@ -49,11 +52,33 @@ impl WasiView for BareState {
 
 /// The least that an embedder writes: a store, an instance, a call.
 async fn bare(engine: wasmtime::Engine, pre: HostNativePre<BareState>) {
-    let state = BareState { wasi: WasiCtxBuilder::new().build(), table: ResourceTable::new() };
-    let mut store = Store::new(&engine, state);
-    store.set_epoch_deadline(u64::MAX / 2);
-    let instance = pre.instantiate_async(&mut store).await.unwrap();
-    let task = handler::Task {
+    let mut reused = Reused::start(&engine, &pre).await;
+    reused.call().await;
+}
+
+/// An instance of bare wasmtime.
+struct Reused {
+    store: Store<BareState>,
+    instance: HostNative,
+}
+
+impl Reused {
+    async fn start(engine: &wasmtime::Engine, pre: &HostNativePre<BareState>) -> Self {
+        let state = BareState { wasi: WasiCtxBuilder::new().build(), table: ResourceTable::new() };
+        let mut store = Store::new(engine, state);
+        store.set_epoch_deadline(u64::MAX / 2);
+        let instance = pre.instantiate_async(&mut store).await.unwrap();
+        Self { store, instance }
+    }
+
+    async fn call(&mut self) {
+        let output = self.instance.agent_runtime_handler().call_handle(&mut self.store, &task()).await.unwrap();
+        assert_eq!(output.unwrap().unwrap().body, BODY);
+    }
+}
+
+fn task() -> handler::Task {
+    handler::Task {
         id: "benchmark".into(),
         agent: "echo".into(),
         revision: 1,
@@ -65,9 +90,7 @@ async fn bare(engine: wasmtime::Engine, pre: HostNativePre<BareState>) {
         content_type: "application/octet-stream".into(),
         body: BODY.to_vec(),
         traceparent: None,
-    };
-    let output = instance.agent_runtime_handler().call_handle(&mut store, &task).await.unwrap();
-    assert_eq!(output.unwrap().unwrap().body, BODY);
+    }
 }
 
 async fn hosted(runner: Runner, revision: Arc<Revision>) {
@@ -82,6 +105,7 @@ struct Sides {
     pre: HostNativePre<BareState>,
     runner: Runner,
     revision: Arc<Revision>,
+    reused: Vec<Arc<Mutex<Reused>>>,
 }
 
 impl Sides {
@@ -97,7 +121,13 @@ impl Sides {
         let pre = HostNativePre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
 
         let revision = threads.handle().block_on(guests.revision(module, &manifest));
-        Self { threads, engine, pre, runner: guests.runner, revision }
+        let workers = threads.handle().metrics().num_workers();
+        let reused = (0..workers).map(|_| {
+            let reused = threads.handle().block_on(Reused::start(engine.inner(), &pre));
+            Arc::new(Mutex::new(reused))
+        });
+        let reused = reused.collect();
+        Self { threads, engine, pre, runner: guests.runner, revision, reused }
     }
 
     async fn bare_batch(&self) {
@@ -109,43 +139,70 @@ impl Sides {
         let task = |_| tokio::spawn(hosted(self.runner.clone(), Arc::clone(&self.revision)));
         futures::future::try_join_all((0..TASKS_AT_ONCE).map(task)).await.unwrap();
     }
+
+    /// One instance for each thread, each called in turn.
+    async fn reused_batch(&self) {
+        let share = TASKS_AT_ONCE / self.reused.len() as u64;
+        let calls = self.reused.iter().map(|reused| {
+            let reused = Arc::clone(reused);
+            tokio::spawn(async move {
+                let mut reused = reused.lock().await;
+                for _ in 0..share {
+                    reused.call().await;
+                }
+            })
+        });
+        futures::future::try_join_all(calls).await.unwrap();
+    }
+
+    fn timed(&self, side: Side) -> f64 {
+        let begun = Instant::now();
+        self.threads.handle().block_on(async {
+            match side {
+                Side::Bare => self.bare_batch().await,
+                Side::Hosted => self.hosted_batch().await,
+                Side::Reused => self.reused_batch().await,
+            }
+        });
+        begun.elapsed().as_secs_f64()
+    }
+}
+
+/// Who runs a batch.
+#[derive(Clone, Copy)]
+enum Side {
+    Bare,
+    Hosted,
+    Reused,
 }
 
 fn each_alone(criterion: &mut Criterion, sides: &Sides) {
     let threads = sides.threads.handle();
-    let mut group = criterion.benchmark_group("fresh instance");
+    let mut group = criterion.benchmark_group("one task");
     group.throughput(Throughput::Elements(TASKS_AT_ONCE));
     group.bench_function("bare wasmtime", |bencher| bencher.to_async(&threads).iter(|| sides.bare_batch()));
     group.bench_function("agent-host", |bencher| bencher.to_async(&threads).iter(|| sides.hosted_batch()));
+    group.bench_function("bare wasmtime, reused", |bencher| bencher.to_async(&threads).iter(|| sides.reused_batch()));
     group.finish();
 }
 
-/// Batches of both sides in turn, so that a machine that slows down slows both: the ratio of each pair, and their quartiles.
-fn in_pairs(sides: &Sides) {
-    let timed = |hosted: bool| {
-        let begun = Instant::now();
-        sides
-            .threads
-            .handle()
-            .block_on(async { if hosted { sides.hosted_batch().await } else { sides.bare_batch().await } });
-        begun.elapsed().as_secs_f64()
-    };
-    let mut ratios: Vec<f64> = (0..PAIRS)
+/// Batches of agent-host and another side in turn, so that a machine that slows down slows both: the ratio of each pair, and
+/// their quartiles. Gives the median.
+fn in_pairs(sides: &Sides, name: &str, other: Side) -> f64 {
+    let ratios: Vec<f64> = (0..PAIRS)
         .map(|pair| {
             // Who goes first alternates too.
             if pair % 2 == 0 {
-                let bare = timed(false);
-                timed(true) / bare
+                let others = sides.timed(other);
+                sides.timed(Side::Hosted) / others
             } else {
-                timed(true) / timed(false)
+                sides.timed(Side::Hosted) / sides.timed(other)
             }
         })
         .collect();
-    ratios.sort_by(f64::total_cmp);
-    let [low, median, high] = [PAIRS / 4, PAIRS / 2, PAIRS / 4 * 3].map(|at| ratios[at]);
-    println!(
-        "agent-host / bare wasmtime, {PAIRS} pairs of batches: median {median:.2}, quartiles {low:.2} and {high:.2}"
-    );
+    let [low, median, high] = [0.25, 0.5, 0.75].map(|part| figures::quantile(ratios.clone(), part));
+    println!("agent-host / {name}, {PAIRS} pairs of batches: median {median:.2}, quartiles {low:.2} and {high:.2}");
+    median
 }
 
 fn main() {
@@ -153,5 +210,7 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     each_alone(&mut criterion, &sides);
     criterion.final_summary();
-    in_pairs(&sides);
+    in_pairs(&sides, "bare wasmtime, reused", Side::Reused);
+    let ratio = in_pairs(&sides, "bare wasmtime", Side::Bare);
+    figures::note("instance.time", ratio).unwrap();
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use benchmarks::host::{Agent, Echo, Host};
+use benchmarks::host::{Agent, Echo, Host, Services};
 use clap::Parser;
 
 /// Measures the start of a host with many agents.
@@ -30,8 +30,9 @@ struct Options {
 async fn main() -> Result<()> {
     let options = Options::parse();
     let echo = Echo::read(&options.agent)?;
-    let agents: Vec<Agent> = (1..=options.agents).map(|number| distinct(&echo, number)).collect();
-    let mut host = Host::new(benchmarks::program(options.agent_host)?, &echo, &agents)?;
+    let agents: Vec<Agent> =
+        (1..=options.agents).map(|number| echo.distinct(&format!("start-{number}"), number)).collect();
+    let mut host = Host::new(benchmarks::program(options.agent_host)?, &agents, Services::named()?)?;
     let first = host.start().await?;
     println!("first start, {} modules compiled: {:.2} s", options.agents, first.took().as_secs_f64());
     first.crash().await?;
@@ -43,11 +44,4 @@ async fn main() -> Result<()> {
         again.crash().await?;
     }
     Ok(())
-}
-
-/// The agent `start-N`: echo, with a custom section of its own at the end (its id, its size, the size of its name, its name,
-/// four bytes).
-fn distinct(echo: &Echo, number: u32) -> Agent {
-    let own = [&[0, 6, 1, b'n'], number.to_le_bytes().as_slice()].concat();
-    Agent { name: format!("start-{number}"), module: [echo.module.as_slice(), &own].concat() }
 }

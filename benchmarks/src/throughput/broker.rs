@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use benchmarks::cpu::Spent;
 use benchmarks::sender;
 use futures::StreamExt;
 use lapin::options::{
@@ -13,7 +14,6 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 
 use super::ROUND_MAX;
-use super::cpu::Spent;
 use super::peer::Shape;
 
 /// Where results are counted.

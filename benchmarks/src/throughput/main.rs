@@ -9,7 +9,6 @@
 
 mod bare;
 mod broker;
-mod cpu;
 mod peer;
 mod table;
 
@@ -17,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use benchmarks::host::{Echo, Host};
+use benchmarks::host::{Echo, Host, Services};
 use clap::Parser;
 
 use broker::Broker;
@@ -76,7 +75,7 @@ async fn main() -> Result<()> {
     let amqp_url = benchmarks::service("AMQP_URL")?;
     let echo = Echo::read(&options.agent)?;
     let peers = options.peers();
-    let host = Host::new(benchmarks::program(options.agent_host)?, &echo, &[echo.named("echo")])?;
+    let host = Host::new(benchmarks::program(options.agent_host)?, &[echo.named("echo")], Services::named()?)?;
     let broker = Broker::connect(&amqp_url).await?;
     // A first start declares the agent's queue with the host's own arguments.
     host.start().await?.stop().await?;
@@ -124,8 +123,7 @@ async fn main() -> Result<()> {
     for queue in peers.iter().map(|peer| peer.queue).chain([BARE_QUEUE]) {
         broker.delete(queue).await?;
     }
-    table.print_medians();
-    Ok(())
+    table.print_medians()
 }
 
 /// How long a round may take before it counts as hung.

@@ -1,5 +1,8 @@
 //! What is printed: a line for each side of each round, and the medians.
 
+use anyhow::Result;
+use benchmarks::figures::{self, median};
+
 use super::broker::Round;
 
 /// What the host's line is called.
@@ -34,18 +37,21 @@ impl Table {
         self.rounds.push((hosted, others));
     }
 
-    /// Prints the median of each column; that of the relations is of the rounds' relations.
-    pub(crate) fn print_medians(&self) {
-        let Some((_, sides)) = self.rounds.first() else { return };
+    /// Prints the median of each column; that of the relations is of the rounds' relations, and is a figure.
+    pub(crate) fn print_medians(&self) -> Result<()> {
+        let Some((_, sides)) = self.rounds.first() else { return Ok(()) };
         for (place, (name, _)) in sides.iter().enumerate() {
             let of_side = |(hosted, others): &(Round, Vec<(_, Round)>)| {
                 others.get(place).map(|(_, round)| (*round, hosted.rate / round.rate))
             };
             let (rounds, ratios): (Vec<_>, Vec<_>) = self.rounds.iter().filter_map(of_side).unzip();
-            print_line("median", name, &medians(&rounds), Some(median(ratios)));
+            let ratio = median(ratios);
+            print_line("median", name, &medians(&rounds), Some(ratio));
+            figures::note(&format!("throughput.{}", name.split(' ').next().unwrap_or(name)), ratio)?;
         }
         let hosted: Vec<_> = self.rounds.iter().map(|(hosted, _)| *hosted).collect();
         print_line("median", HOST, &medians(&hosted), None);
+        Ok(())
     }
 }
 
@@ -56,11 +62,6 @@ fn print_line(round: &str, name: &str, figures: &Round, ratio: Option<f64>) {
         "{round:>6}  {name:<18}  {:>14.0}/s   {ratio:>11}   {worker_us:>6.0} + {broker_us:.0} + {database_us:.0}",
         figures.rate
     );
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn medians(rounds: &[Round]) -> Round {

@@ -324,6 +324,10 @@ impl Parts {
         store.set_max_component_handles(HANDLES_MAX);
         // Before instantiation: with the initial deadline of 0 the very first function would stop to look at it.
         store.set_epoch_deadline(1);
+        store.call_hook(|store, hook| {
+            store.data().clock.crossed(hook);
+            Ok(())
+        });
         let (cpu_limit, turns) = (limits.cpu, Arc::clone(&self.turns));
         store.epoch_deadline_callback(move |store| {
             if store.data().clock.spent() > cpu_limit {

@@ -11,7 +11,7 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 use super::limits::{Clock, MemoryMeter};
 use super::shape::Gathered;
 use crate::capability::files::{FilesView, TaskFiles};
-use crate::capability::{self, HostTime, log::Stdio, outbound_http::OutboundHttp};
+use crate::capability::{self, log::Stdio, outbound_http::OutboundHttp};
 use crate::trace::Span;
 
 /// The data of one instance's store.
@@ -35,13 +35,12 @@ pub(super) struct InstanceState {
 
 impl InstanceState {
     pub(super) fn capabilities(&mut self) -> capability::View<'_> {
-        let time = HostTime::of(&*self.clock);
-        capability::View { time, session: &mut self.session, table: &mut self.table }
+        capability::View { session: &mut self.session, table: &mut self.table }
     }
 
     pub(super) fn files(&mut self) -> FilesView<'_> {
         let wasi = WasiFilesystemCtxView { ctx: self.wasi.filesystem(), table: &mut self.table };
-        FilesView { time: HostTime::of(&*self.clock), wasi, files: &mut self.files }
+        FilesView { wasi, files: &mut self.files }
     }
 }
 

@@ -29,6 +29,7 @@ struct Counts {
     /// Deliveries that took at most so many seconds.
     took: Vec<(f64, u64)>,
     queue_depth: f64,
+    queue_age_seconds: f64,
     dead_letters: f64,
 }
 
@@ -89,6 +90,7 @@ fn sample(registry: &Registry) -> Sample {
                         buckets.iter().map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect();
                 }
                 "agent_queue_depth" => counts.queue_depth = metric.get_gauge().get_value(),
+                "agent_queue_age_seconds" => counts.queue_age_seconds = metric.get_gauge().get_value(),
                 "agent_dead_letter_depth" => counts.dead_letters = metric.get_gauge().get_value(),
                 _ => {}
             }
@@ -128,6 +130,7 @@ impl Counts {
             self.took.iter_mut().zip(&other.took).for_each(|((_, all), (_, more))| *all += more);
         }
         self.queue_depth += other.queue_depth;
+        self.queue_age_seconds = self.queue_age_seconds.max(other.queue_age_seconds);
         self.dead_letters += other.dead_letters;
     }
 
@@ -146,6 +149,7 @@ impl Counts {
                 .map(|(reason, count)| ErrorLive { reason: reason.clone(), per_second: rate(*count) })
                 .collect(),
             queue_depth: whole(self.queue_depth),
+            queue_age_seconds: whole(self.queue_age_seconds),
             dead_letters: whole(self.dead_letters),
             ..AgentLive::default()
         }

@@ -1,5 +1,6 @@
 //! The state of the host for `/metrics`, and for a collector that it is pushed to.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agents::Agents;
 use crate::deploy::{Deployer, Seen};
 use crate::memory::MemoryLedger;
+use crate::task::{AgentName, UnixMs, unix_ms_now};
 use crate::telemetry::{HostMetrics, HostReadings, rendered};
 
 /// How often queue depths are asked for; each costs the broker a passive declare per agent.
@@ -78,6 +80,7 @@ impl Observer {
     pub(super) async fn watch_queues(self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(QUEUE_WATCH_PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ages = QueueAges::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -86,9 +89,48 @@ impl Observer {
             // Depths are asked for agent by agent; while the broker is away the last ones stand.
             for agent in self.deployer.list().await.unwrap_or_default() {
                 if let (Some(ready), Some(dead)) = (agent.queue_depth, agent.dead_letters) {
-                    self.metrics.queue_depth(&agent.name, ready, dead);
+                    let newest = self.deployer.newest_enqueued_ms(&agent.name);
+                    let age_ms = ages.age_ms(&agent.name, ready, newest, unix_ms_now());
+                    self.metrics.queue_depth(&agent.name, ready, age_ms, dead);
                 }
             }
         }
+    }
+}
+
+/// Since when each queue may have held what it holds. The broker does not tell, but queues are in order.
+#[derive(Default)]
+struct QueueAges {
+    /// When a queue was first looked at, and when it was last seen empty.
+    looked: BTreeMap<AgentName, (UnixMs, Option<UnixMs>)>,
+}
+
+impl QueueAges {
+    /// How long the oldest ready task has waited, at most, in milliseconds: it was enqueued after the youngest that came here, and
+    /// after the queue was last empty. Of a queue where neither is known, no more than since it was first looked at.
+    fn age_ms(&mut self, agent: &AgentName, ready: u64, newest: Option<UnixMs>, now: UnixMs) -> u64 {
+        let (first, empty) = self.looked.entry(agent.clone()).or_insert((now, None));
+        if ready == 0 {
+            *empty = Some(now);
+        }
+        now.saturating_sub(newest.max(*empty).unwrap_or(*first))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_as_old_as_what_may_wait_in_it() {
+        let (mut ages, agent) = (QueueAges::default(), AgentName::parse("a").unwrap());
+        let mut at = |now, ready, newest| ages.age_ms(&agent, ready, newest, now);
+        assert_eq!(at(10_000, 5, None), 0);
+        assert_eq!(at(15_000, 5, None), 5_000, "since somebody looks");
+        assert_eq!(at(20_000, 5, Some(2_000)), 18_000, "what comes is as old as that");
+        assert_eq!(at(25_000, 0, Some(2_000)), 0);
+        assert_eq!(at(30_000, 5, Some(2_000)), 5_000, "it was empty since");
+        assert_eq!(at(35_000, 5, Some(34_000)), 1_000);
+        assert_eq!(at(40_000, 5, Some(90_000)), 0, "by a clock that is ahead");
     }
 }

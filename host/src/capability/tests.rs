@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Linker, Resource, ResourceTable};
 
 use super::outbound_http::{MemoryNetwork, Outbound};
-use super::{Backends, Capabilities, Finished, HostTime, MakeEnding, Session, View, cache, key_value, secrets, sql};
+use super::{Backends, Capabilities, Finished, MakeEnding, Session, View, cache, key_value, secrets, sql};
 use crate::manifest::Manifest;
 use crate::records::Progress;
 use crate::task::{AgentName, FollowUp, Task, TaskId};
@@ -60,7 +60,7 @@ impl Guest {
     }
 
     fn view(&mut self) -> View<'_> {
-        View { time: HostTime::default(), session: &mut self.session, table: &mut self.table }
+        View { session: &mut self.session, table: &mut self.table }
     }
 
     fn submit(&mut self, agent: &str, options: own::tasks::SubmitOptions) -> Result<String, own::tasks::Error> {
@@ -89,12 +89,7 @@ fn everything_that_the_host_offers_links_beside_wasi() {
     let engine = wasmtime::Engine::default();
     let mut linker = Linker::<Store>::new(&engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
-    super::add_to_linker(&mut linker, |store| View {
-        time: HostTime::default(),
-        session: &mut store.0,
-        table: &mut store.1,
-    })
-    .unwrap();
+    super::add_to_linker(&mut linker, |store| View { session: &mut store.0, table: &mut store.1 }).unwrap();
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Format;
-use super::client::Client;
+use super::client::{Client, ClientError};
 use super::failed::{Exit, Failed};
 use super::output::{Console, one_line};
 use super::show::field;
@@ -75,7 +75,14 @@ impl Wait {
         let unreachable = |failed: Failed| Lagging { hosts: Vec::new(), reason: String::new(), failed: Some(failed) };
         loop {
             let asked = client.json(client.request(Method::GET, &["v1", "agents", agent])).await;
-            let document = asked.map_err(|error| unreachable(error.into()))?;
+            let document = match asked {
+                // Behind a load balancer it may be a host that has not heard of the agent.
+                Err(ClientError::Refused(refused)) if refused.status == 503 && Instant::now() < until => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    continue;
+                }
+                asked => asked.map_err(|error| unreachable(error.into()))?,
+            };
             let change = document.get("change").and_then(Value::as_u64).unwrap_or(0);
             let hosts = document.get("hosts").and_then(Value::as_array).cloned().unwrap_or_default();
             for host in &hosts {

@@ -30,8 +30,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long one command may talk to a registry: the largest module over a slow line.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(600);
-/// Largest manifest of an image: what registries take.
-const IMAGE_MANIFEST_BYTES_MAX: usize = 4 << 20;
 
 /// The client takes the environment's proxies unless it is given one. Where it is given one for nobody, it takes none.
 const NO_PROXY_USED: &str = "http://127.0.0.1:9";

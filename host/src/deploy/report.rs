@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use super::{DeployedAgent, Deployer};
 use crate::agents::{AgentInfo, AgentState};
 use crate::catalog::{CatalogError, Traffic};
-use crate::task::AgentName;
+use crate::task::{AgentName, UnixMs};
 
 /// Events of an agent that are shown with it.
 pub(super) const HISTORY_EVENTS: u32 = 20;
@@ -44,6 +44,12 @@ impl Deployer {
             running: deployed.slot.running(),
         };
         self.all().iter().map(seen).collect()
+    }
+
+    /// When the youngest task of an agent was enqueued that came here so far.
+    #[must_use]
+    pub fn newest_enqueued_ms(&self, agent: &AgentName) -> Option<UnixMs> {
+        self.find(agent)?.slot.newest_enqueued_ms()
     }
 
     pub(super) async fn report(&self, deployed: &DeployedAgent) -> Result<Option<AgentInfo>, CatalogError> {

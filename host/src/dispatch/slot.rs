@@ -32,6 +32,8 @@ pub struct AgentSlot {
     gate: Arc<Gate>,
     concurrency_max: u32,
     running: Arc<AtomicU64>,
+    /// When the youngest task was enqueued that came here so far; 0 before the first.
+    newest_enqueued_ms: AtomicU64,
     /// How first attempts ended since the split began.
     counted: Mutex<Counted>,
 }
@@ -92,6 +94,7 @@ impl AgentSlot {
             pinned: tokio::sync::Mutex::default(),
             concurrency_max,
             running: Arc::default(),
+            newest_enqueued_ms: AtomicU64::new(0),
             counted: Mutex::default(),
         }
     }
@@ -134,6 +137,17 @@ impl AgentSlot {
     #[must_use]
     pub fn running(&self) -> u64 {
         self.running.load(Ordering::Relaxed)
+    }
+
+    /// When the youngest task was enqueued that came here so far; nothing before the first.
+    #[must_use]
+    pub fn newest_enqueued_ms(&self) -> Option<UnixMs> {
+        Some(self.newest_enqueued_ms.load(Ordering::Relaxed)).filter(|newest| *newest > 0)
+    }
+
+    /// Notes that a task came here.
+    pub(super) fn took(&self, task: &Task) {
+        self.newest_enqueued_ms.fetch_max(task.enqueued_at_ms, Ordering::Relaxed);
     }
 
     /// Waits until a task may run on the revision that it is pinned to, or on the one that its id goes to at that moment.

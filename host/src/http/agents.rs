@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::ApiState;
 use super::extract::{AgentPath, Params};
-use super::problem::{Problem, ProblemDocument};
+use super::problem::{Kind, Problem, ProblemDocument};
 use super::view::{AgentView, Page};
 
 /// Items of a page where the client names no limit.
@@ -70,7 +70,7 @@ pub(crate) async fn list(
         (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Unknown agent", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "The catalog is away", body = ProblemDocument,
+        (status = 503, description = "The catalog is away, or this host has not loaded the agent yet", body = ProblemDocument,
             content_type = "application/problem+json"),
     ),
 )]
@@ -79,5 +79,14 @@ pub(crate) async fn show(
     AgentPath(agent): AgentPath,
 ) -> Result<Json<AgentView>, Problem> {
     let info = api.ports.agents.get(&agent).await?;
-    info.map(|info| Json(info.into())).ok_or_else(|| Problem::unknown_agent(agent.as_str()))
+    match info {
+        Some(info) => Ok(Json(info.into())),
+        None if api.ports.agents.is_elsewhere(&agent).await? => {
+            let detail = format!(
+                "another host has deployed {agent}, and this one has not loaded it; send the request again soon"
+            );
+            Err(Problem::new(Kind::Unavailable, detail))
+        }
+        None => Err(Problem::unknown_agent(agent.as_str())),
+    }
 }

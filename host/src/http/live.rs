@@ -64,6 +64,8 @@ pub struct AgentLive {
     pub running: u64,
     /// Ready messages in its queue, fleet-wide, as they were a few seconds ago.
     pub queue_depth: u64,
+    /// Seconds that the oldest of them has waited, at most, likewise; of all together the most.
+    pub queue_age_seconds: u64,
     /// Dead letters in its queue, likewise.
     pub dead_letters: u64,
     /// Deliveries settled here per second.

@@ -235,6 +235,11 @@ impl Problem {
         )
     }
 
+    /// Whether the same request may do a moment later.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.kind == Kind::Busy
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         self.kind.parts().2
     }

@@ -10,19 +10,14 @@ use axum::{Extension, Json};
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 
+use super::ApiState;
 use super::extract::{AgentPath, Params};
 use super::problem::{Kind, Problem, ProblemDocument};
 use super::view::{DeployedOrPlanView, DeployedView, PlanView};
-use super::{ApiState, MODULE_BYTES_MAX};
-use crate::agents::{Activation, Upload};
+use crate::agents::{Activation, MANIFEST_BYTES_MAX, MIGRATION_BYTES_MAX, MIGRATIONS_MAX, MODULE_BYTES_MAX, Upload};
 use crate::catalog::{Actor, Migration};
 use crate::signature::{SIGNATURE_BYTES_MAX, SIGNATURES_BYTES_MAX, SIGNATURES_MAX, Signature};
 
-/// Largest manifest: the longest that people write have a few KiB.
-const MANIFEST_BYTES_MAX: u64 = 256 << 10;
-/// Largest migration, and most migrations of a revision.
-const MIGRATION_BYTES_MAX: u64 = 1 << 20;
-const MIGRATIONS_MAX: usize = 1_000;
 /// Longest file name of a migration.
 const MIGRATION_NAME_BYTES_MAX: usize = 255;
 
@@ -125,7 +120,7 @@ async fn read(request: Request) -> Result<Upload, Problem> {
         let name = field.name().unwrap_or_default().to_owned();
         match name.as_str() {
             "module" if module.is_none() => module = Some(part(field, &name, MODULE_BYTES_MAX.0).await?),
-            "manifest" if manifest.is_none() => manifest = Some(text(field, &name, MANIFEST_BYTES_MAX).await?),
+            "manifest" if manifest.is_none() => manifest = Some(text(field, &name, MANIFEST_BYTES_MAX.0).await?),
             "migration" => {
                 if migrations.len() == MIGRATIONS_MAX {
                     return Err(Problem::new(
@@ -188,7 +183,7 @@ async fn migration(field: Field<'_>) -> Result<Migration, Problem> {
             "a part \"migration\" has no file name, or one that is no plain name: expected such as 0001_create.sql",
         ));
     }
-    let sql = text(field, &format!("migration {name}"), MIGRATION_BYTES_MAX).await?;
+    let sql = text(field, &format!("migration {name}"), MIGRATION_BYTES_MAX.0).await?;
     Ok(Migration { name, sql })
 }
 

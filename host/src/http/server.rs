@@ -1,4 +1,4 @@
-//! Connections of the API: plain or TLS, with a time for what clients have to say first.
+//! Connections of the API: plain or TLS, with a time for what clients have to say and to take.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,9 +21,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long a client may take to send the head of a request, and so also how long a connection may be idle in between, and
-/// to agree on TLS. Clients that keep connections open for reuse see the end and open another one.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+use super::patience::{PATIENCE, Paced, Patience, Taken};
+
 /// Pause after the system had no more file descriptors, or the like, for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -91,11 +90,11 @@ impl std::fmt::Debug for Tls {
 
 /// Serves until the host closes, and then until what was asked is answered.
 pub async fn serve(listener: TcpListener, router: Router, tls: Option<Tls>, closing: CancellationToken) {
-    serve_within(HEAD_TIMEOUT, listener, router, tls, closing).await;
+    serve_within(PATIENCE, listener, router, tls, closing).await;
 }
 
 async fn serve_within(
-    head_timeout: Duration,
+    patience: Patience,
     listener: TcpListener,
     router: Router,
     tls: Option<Tls>,
@@ -113,7 +112,7 @@ async fn serve_within(
         };
         let (router, tls, closing) = (router.clone(), tls.clone(), closing.clone());
         connections.spawn(async move {
-            if let Err(error) = connection(head_timeout, (stream, peer), router, tls, closing).await {
+            if let Err(error) = connection(patience, (stream, peer), router, tls, closing).await {
                 tracing::debug!(%peer, %error, "a connection ended early");
             }
         });
@@ -124,7 +123,7 @@ async fn serve_within(
 }
 
 async fn connection(
-    head_timeout: Duration,
+    patience: Patience,
     (stream, peer): (TcpStream, SocketAddr),
     router: Router,
     tls: Option<Tls>,
@@ -132,16 +131,16 @@ async fn connection(
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     match tls {
-        None => exchange(head_timeout, stream, peer, router, closing).await,
+        None => exchange(patience, stream, peer, router, closing).await,
         Some(Tls(acceptor)) => {
-            let agreed = tokio::time::timeout(head_timeout, acceptor.accept(stream)).await;
-            exchange(head_timeout, agreed.map_err(|_| io::ErrorKind::TimedOut)??, peer, router, closing).await
+            let agreed = tokio::time::timeout(patience.head, acceptor.accept(stream)).await;
+            exchange(patience, agreed.map_err(|_| io::ErrorKind::TimedOut)??, peer, router, closing).await
         }
     }
 }
 
 async fn exchange(
-    head_timeout: Duration,
+    patience: Patience,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
     router: Router,
@@ -150,12 +149,12 @@ async fn exchange(
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.call(request)
+        router.call(request.map(|body| Paced::new(body, patience.body)))
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(head_timeout)
-        .serve_connection(TokioIo::new(stream), service);
+        .header_read_timeout(patience.head)
+        .serve_connection(TokioIo::new(Taken::new(stream, patience.answer)), service);
     tokio::pin!(serving);
     let served = tokio::select! {
         served = serving.as_mut() => served,
@@ -173,19 +172,27 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     async fn started(tls: Option<Tls>) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
-        started_within(HEAD_TIMEOUT, tls).await
+        started_within(PATIENCE, tls).await
     }
 
     async fn started_within(
-        head_timeout: Duration,
+        patience: Patience,
+        tls: Option<Tls>,
+    ) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+        let router = Router::new()
+            .route("/", axum::routing::get(|info: ConnectInfo<SocketAddr>| async move { info.0.ip().to_string() }));
+        serving(patience, router, tls).await
+    }
+
+    async fn serving(
+        patience: Patience,
+        router: Router,
         tls: Option<Tls>,
     ) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let closing = CancellationToken::new();
-        let router = Router::new()
-            .route("/", axum::routing::get(|info: ConnectInfo<SocketAddr>| async move { info.0.ip().to_string() }));
-        let serving = tokio::spawn(serve_within(head_timeout, listener, router, tls, closing.clone()));
+        let serving = tokio::spawn(serve_within(patience, listener, router, tls, closing.clone()));
         (address, closing, serving)
     }
 
@@ -207,13 +214,76 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_finish_its_head_is_let_go() {
-        let (address, _closing, _serving) = started_within(Duration::from_millis(20), None).await;
+        let impatient = Patience { head: Duration::from_millis(20), ..PATIENCE };
+        let (address, _closing, _serving) = started_within(impatient, None).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
         let mut rest = Vec::new();
         // It ends: that is what is shown.
         let _ = stream.read_to_end(&mut rest).await;
         assert!(!rest.starts_with(b"HTTP/1.1 200"), "{rest:?}");
+    }
+
+    /// What a request holds, and when it goes.
+    struct Held(Option<tokio::sync::oneshot::Sender<()>>);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            let _ = self.0.take().unwrap().send(());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_of_an_endless_answer_is_let_go() {
+        let (sender, gone) = tokio::sync::oneshot::channel();
+        let held = Arc::new(std::sync::Mutex::new(Some(Held(Some(sender)))));
+        let endless = move || {
+            let held = held.lock().unwrap().take();
+            let chunks = futures::stream::repeat_with(move || {
+                let _held = &held;
+                Ok::<_, io::Error>(vec![0_u8; 64 << 10])
+            });
+            async move { axum::body::Body::from_stream(chunks) }
+        };
+        let impatient = Patience { answer: Duration::from_millis(20), ..PATIENCE };
+        let router = Router::new().route("/", axum::routing::get(endless));
+        let (address, _closing, _serving) = serving(impatient, router, None).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        gone.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_body_may_be_slow_and_may_not_drip() {
+        use axum::extract::rejection::BytesRejection;
+        let read = |body: Result<bytes::Bytes, BytesRejection>| async move { body.map(|body| body.len().to_string()) };
+        let router = Router::new().route("/", axum::routing::post(read));
+        // Each byte buys 2 ms.
+        let impatient = Patience { body: Duration::from_millis(40), ..PATIENCE };
+        let (address, _closing, _serving) = serving(impatient, router, None).await;
+        let head = b"POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n";
+
+        let (mut answers, mut body) = TcpStream::connect(address).await.unwrap().into_split();
+        body.write_all(head).await.unwrap();
+        let dripping = tokio::spawn(async move {
+            // A byte now and then, until nobody takes it any more. Far more would come than the time that there is.
+            while body.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let mut answer = Vec::new();
+        // Reset or not, it ends.
+        let _ = answers.read_to_end(&mut answer).await;
+        assert!(answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+        drop(answers);
+        dripping.await.unwrap();
+
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(head).await.unwrap();
+        stream.write_all(&[b'x'; 1_000]).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("1000"), "{answer}");
     }
 
     #[tokio::test]

@@ -13,7 +13,6 @@ use super::extract::{AgentPath, Params};
 use super::intake::Reservation;
 use super::problem::{Kind, Problem, ProblemDocument};
 use super::submission::{Submission, SubmitQuery};
-use super::tasks::raw_output;
 use super::view::AcceptedView;
 use super::{ApiState, drain};
 use crate::delivery::{Connectivity, PublishError};
@@ -88,7 +87,12 @@ pub(crate) async fn submit(
     if let Some(wait) = submission.wait
         && let Some(record) = api.terminal_record(&id, wait).await
     {
-        return result(record);
+        let now = record.status;
+        return match api.result(record) {
+            // It has run: only its result waits until there is room for it.
+            Err(problem) if problem.is_busy() => Ok(accepted(&id, &agent, now, submission.wait)),
+            answer => answer,
+        };
     }
     Ok(accepted(&id, &agent, status, submission.wait))
 }
@@ -101,18 +105,6 @@ fn accepted(id: &TaskId, agent: &AgentName, status: Status, waited: Option<Durat
         response.headers_mut().insert("preference-applied", applied);
     }
     response
-}
-
-/// What a client that waited gets.
-fn result(record: TaskRecord) -> Result<Response, Problem> {
-    if record.status == Status::Succeeded {
-        return Ok(raw_output(record));
-    }
-    let failure = record.failure.unwrap_or_else(|| match record.status {
-        Status::Cancelled => Failure { kind: "cancelled".to_owned(), message: "cancelled on request".to_owned() },
-        _ => Failure { kind: "host-error".to_owned(), message: "no reason was recorded".to_owned() },
-    });
-    Err(Problem::task_failed(record.id, &record.agent, failure))
 }
 
 pub(crate) fn new_task(task: &Task) -> NewTask {
@@ -139,7 +131,7 @@ impl ApiState {
         headers: &HeaderMap,
         body: Body,
     ) -> Result<(Reservation, Body), Problem> {
-        match self.can_take(agent).and_then(|()| self.intake.admit(agent)) {
+        match self.can_take(agent).await.and_then(|()| self.intake.admit(agent)) {
             Ok(reservation) => Ok((reservation, body)),
             Err(problem) => {
                 drain::small_body(headers, body).await;
@@ -148,8 +140,20 @@ impl ApiState {
         }
     }
 
+    /// What a client that waited gets.
+    fn result(&self, record: TaskRecord) -> Result<Response, Problem> {
+        if record.status == Status::Succeeded {
+            return self.raw_output(record);
+        }
+        let failure = record.failure.unwrap_or_else(|| match record.status {
+            Status::Cancelled => Failure { kind: "cancelled".to_owned(), message: "cancelled on request".to_owned() },
+            _ => Failure { kind: "host-error".to_owned(), message: "no reason was recorded".to_owned() },
+        });
+        Err(Problem::task_failed(record.id, &record.agent, failure))
+    }
+
     /// Whether a task for this agent can be taken just now.
-    fn can_take(&self, agent: &AgentName) -> Result<(), Problem> {
+    async fn can_take(&self, agent: &AgentName) -> Result<(), Problem> {
         if self.ports.draining.is_cancelled() {
             let detail = "the host is draining and takes no new tasks; send the request to another host, or again soon";
             return Err(Problem::new(Kind::Unavailable, detail));
@@ -159,7 +163,10 @@ impl ApiState {
                 let detail = "the host has not loaded its agents yet; send the request again soon";
                 return Err(Problem::new(Kind::Unavailable, detail));
             }
-            return Err(Problem::unknown_agent(agent.as_str()));
+            // The fleet has a queue for it before the catalog names it.
+            if !self.ports.agents.is_elsewhere(agent).await? {
+                return Err(Problem::unknown_agent(agent.as_str()));
+            }
         }
         match *self.ports.connectivity.borrow() {
             Connectivity::Up => Ok(()),

@@ -89,12 +89,14 @@ fn cursor(text: &str) -> Option<TaskCursor> {
         (status = 200, description = "The task", body = TaskView),
         (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Unknown task", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too much is held for slow clients", body = ProblemDocument,
+            content_type = "application/problem+json"),
         (status = 503, description = "The records are away", body = ProblemDocument,
             content_type = "application/problem+json"),
     ),
 )]
-pub(crate) async fn show(State(api): State<Arc<ApiState>>, TaskPath(id): TaskPath) -> Result<Json<TaskView>, Problem> {
-    Ok(Json(api.record(&id).await?.into()))
+pub(crate) async fn show(State(api): State<Arc<ApiState>>, TaskPath(id): TaskPath) -> Result<Response, Problem> {
+    api.outgoing.json(&TaskView::from(api.record(&id).await?))
 }
 
 /// Cancels a task, queued or running.
@@ -153,6 +155,8 @@ fn how_it_ended(status: Status) -> &'static str {
         (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Unknown task, or one that has not succeeded", body = ProblemDocument,
             content_type = "application/problem+json"),
+        (status = 429, description = "Too much is held for slow clients", body = ProblemDocument,
+            content_type = "application/problem+json"),
         (status = 503, description = "The records are away", body = ProblemDocument,
             content_type = "application/problem+json"),
     ),
@@ -160,7 +164,7 @@ fn how_it_ended(status: Status) -> &'static str {
 pub(crate) async fn output(State(api): State<Arc<ApiState>>, TaskPath(id): TaskPath) -> Result<Response, Problem> {
     let record = api.record(&id).await?;
     match record.status {
-        Status::Succeeded => Ok(raw_output(record)),
+        Status::Succeeded => api.raw_output(record),
         Status::Queued | Status::Running | Status::Retrying => {
             Err(Problem::new(Kind::NoOutput, "the task has not ended yet; /events tells when it does"))
         }
@@ -183,17 +187,16 @@ pub(crate) async fn output(State(api): State<Arc<ApiState>>, TaskPath(id): TaskP
         (status = 200, description = "The runs that said something, in their order, on one page", body = Page<RunLogView>),
         (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Unknown task", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too much is held for slow clients", body = ProblemDocument,
+            content_type = "application/problem+json"),
         (status = 503, description = "The records are away", body = ProblemDocument,
             content_type = "application/problem+json"),
     ),
 )]
-pub(crate) async fn logs(
-    State(api): State<Arc<ApiState>>,
-    TaskPath(id): TaskPath,
-) -> Result<Json<Page<RunLogView>>, Problem> {
+pub(crate) async fn logs(State(api): State<Arc<ApiState>>, TaskPath(id): TaskPath) -> Result<Response, Problem> {
     api.record(&id).await?;
-    let items = api.ports.records.logs(&id).await?.iter().map(RunLogView::from).collect();
-    Ok(Json(Page { items, next: None }))
+    let items: Vec<_> = api.ports.records.logs(&id).await?.iter().map(RunLogView::from).collect();
+    api.outgoing.json(&Page { items, next: None })
 }
 
 /// Server-Sent Events until the task ends. Each is the task as `GET /v1/tasks/{id}` would show it.
@@ -213,10 +216,7 @@ pub(crate) async fn logs(
             content_type = "application/problem+json"),
     ),
 )]
-pub(crate) async fn events(
-    State(api): State<Arc<ApiState>>,
-    TaskPath(id): TaskPath,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+pub(crate) async fn events(State(api): State<Arc<ApiState>>, TaskPath(id): TaskPath) -> Result<Response, Problem> {
     let Ok(place) = Arc::clone(&api.task_streams).try_acquire_owned() else {
         return Err(Problem::new(
             Kind::Busy,
@@ -231,9 +231,10 @@ pub(crate) async fn events(
     let events = changes.take_until(draining.cancelled_owned()).map(move |record| {
         // Held for as long as the stream is.
         let _place = &place;
-        Ok(event(record))
+        Ok::<_, Infallible>(event(record))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    let streamed = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    Ok(api.outgoing.stream(streamed.into_response()))
 }
 
 /// The states of a task from `now` on, the terminal one last. What changes back within one poll is not seen.
@@ -257,20 +258,21 @@ fn event(record: TaskRecord) -> Event {
     Event::default().data(json.replace(['\r', '\n'], " "))
 }
 
-/// A succeeded task's output as a response body.
-pub(crate) fn raw_output(record: TaskRecord) -> Response {
-    let output = record.output.unwrap_or_default();
-    // The agent's own words: what is no header value is left out.
-    let content_type = output.content_type.and_then(|text| HeaderValue::try_from(text).ok());
-    let content_type = content_type.unwrap_or(HeaderValue::from_static(CONTENT_TYPE_DEFAULT));
-    let mut response = ([(header::CONTENT_TYPE, content_type)], Body::from(output.body)).into_response();
-    if let Ok(id) = HeaderValue::from_str(record.id.as_str()) {
-        response.headers_mut().insert("task-id", id);
-    }
-    response
-}
-
 impl ApiState {
+    /// A succeeded task's output as a response body.
+    pub(crate) fn raw_output(&self, record: TaskRecord) -> Result<Response, Problem> {
+        let output = record.output.unwrap_or_default();
+        // The agent's own words: what is no header value is left out.
+        let content_type = output.content_type.and_then(|text| HeaderValue::try_from(text).ok());
+        let content_type = content_type.unwrap_or(HeaderValue::from_static(CONTENT_TYPE_DEFAULT));
+        let body = Body::from(self.outgoing.hold(output.body)?);
+        let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
+        if let Ok(id) = HeaderValue::from_str(record.id.as_str()) {
+            response.headers_mut().insert("task-id", id);
+        }
+        Ok(response)
+    }
+
     async fn record(&self, id: &TaskId) -> Result<TaskRecord, Problem> {
         self.ports.records.get(id).await?.ok_or_else(|| Problem::unknown_task(id.as_str()))
     }

@@ -86,6 +86,9 @@ struct FaultFlags {
     /// Let the host die: at the `commit`, or at a call such as sql:2; the task is then delivered again
     #[arg(long, value_name = "WHEN")]
     kill_at: Option<KillAt>,
+    /// Have somebody cancel the task at a call such as kv:1
+    #[arg(long, value_name = "CALL")]
+    cancel_at: Option<Call>,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -204,8 +207,8 @@ impl RunCommand {
         let agent = machine.load(package).await?;
         let world = World::open(self.files_root.as_deref())?;
         let simulation = Simulation::start(machine, agent, world).await?;
-        let FaultFlags { fail, slow, kill_at } = self.faults.clone();
-        Ok(simulation.run(task, &Faults { fail, slow, kill_at }).await?)
+        let FaultFlags { fail, slow, kill_at, cancel_at } = self.faults.clone();
+        Ok(simulation.run(task, &Faults { fail, slow, kill_at, cancel_at }).await?)
     }
 
     fn task(&self, package: &Package) -> Result<Task, Failed> {

@@ -1,11 +1,14 @@
 //! What a scenario expects, held against what came of it.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};
 
 use super::scenario::{Expect, Present};
 use super::{Port, Ran, Simulation};
 use crate::task::{AgentName, Outcome};
+use crate::units::{format_duration, parse_duration};
 
 /// Something that is not as expected: what, and how it differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +121,16 @@ fn answer(expect: &Expect, ran: &Ran, found: &mut Differences) {
     }
     if let Some(message) = &expect.message {
         found.part("message", message, &failure);
+    }
+    if let Some(expected) = &expect.after {
+        let Outcome::Retry { after_ms, .. } = outcome else {
+            return found.text("after", expected, "(no other attempt is asked for)");
+        };
+        let after =
+            after_ms.map_or("(the manifest's backoff)".to_owned(), |ms| format_duration(Duration::from_millis(ms)));
+        // As the host writes it: 90s is 1m30s there.
+        let expected = parse_duration(expected).map_or(expected.clone(), format_duration);
+        found.text("after", &expected, &after);
     }
     let output = outcome.output();
     let text = output.map(|output| String::from_utf8_lossy(&output.body).into_owned()).unwrap_or_default();

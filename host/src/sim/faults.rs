@@ -136,6 +136,8 @@ pub struct Faults {
     pub slow: Vec<Slow>,
     /// When the host dies, the first time that the task runs.
     pub kill_at: Option<KillAt>,
+    /// At which call somebody cancels the task.
+    pub cancel_at: Option<Call>,
 }
 
 impl Faults {
@@ -152,6 +154,11 @@ impl Faults {
     /// Whether the host dies at this call.
     pub(super) fn kills(&self, port: Port, number: u64) -> bool {
         matches!(self.kill_at, Some(KillAt::Call(call)) if call.is(port, number))
+    }
+
+    /// Whether the task is cancelled at this call.
+    pub(super) fn cancels(&self, port: Port, number: u64) -> bool {
+        self.cancel_at.is_some_and(|call| call.is(port, number))
     }
 
     /// What is left of it once the host has died: it does so once.
@@ -191,6 +198,8 @@ mod tests {
         let dying = Faults { kill_at: Some("sql:1".parse().unwrap()), ..faults };
         assert!(dying.kills(Port::Sql, 1) && !dying.kills(Port::Sql, 2));
         assert!(!dying.after_a_death().kills(Port::Sql, 1));
+        let cancelled = Faults { cancel_at: Some("cache:2".parse().unwrap()), ..Faults::default() };
+        assert!(cancelled.cancels(Port::Cache, 2) && !cancelled.cancels(Port::Cache, 1));
     }
 
     proptest! {

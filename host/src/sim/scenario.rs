@@ -107,6 +107,7 @@ pub(crate) struct GivenFaults {
     fail: Vec<String>,
     slow: Vec<String>,
     kill_at: Option<String>,
+    cancel_at: Option<String>,
 }
 
 /// What must come of a task. What is not named may be anything, but a task that is not said to fail must succeed.
@@ -117,6 +118,8 @@ pub(crate) struct Expect {
     pub(crate) outcome: Option<String>,
     /// A part of the failure's message.
     pub(crate) message: Option<String>,
+    /// The least time to the next attempt that it asked for, such as `90s`.
+    pub(crate) after: Option<String>,
     /// The output's text.
     pub(crate) output: Option<String>,
     /// The output's JSON.
@@ -271,6 +274,7 @@ impl GivenFaults {
             fail: self.fail.iter().map(|text| text.parse::<Call>()).collect::<Result<_, _>>().map_err(wrong)?,
             slow: self.slow.iter().map(|text| text.parse::<Slow>()).collect::<Result<_, _>>().map_err(wrong)?,
             kill_at: self.kill_at.as_ref().map(|text| text.parse::<KillAt>()).transpose().map_err(wrong)?,
+            cancel_at: self.cancel_at.as_ref().map(|text| text.parse::<Call>()).transpose().map_err(wrong)?,
         })
     }
 }

@@ -10,9 +10,8 @@ mod sql;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio_util::sync::CancellationToken;
-
 use super::faults::{Faults, KillAt, Port};
+use crate::agent::Stops;
 use crate::capability::cache::Cache;
 use crate::capability::key_value::KeyValue;
 use crate::capability::outbound_http::Network;
@@ -36,8 +35,8 @@ pub struct Tally {
 #[derive(Debug)]
 pub(super) struct Witness {
     state: Mutex<State>,
-    /// Stops the run where its host is to die.
-    dies: CancellationToken,
+    /// Stops the run where its host is to die, or it is to be cancelled.
+    stops: Stops,
 }
 
 #[derive(Debug, Default)]
@@ -58,8 +57,8 @@ pub(super) struct Injected {
 
 impl Witness {
     /// One that lets these things break.
-    pub(super) fn new(faults: Faults, dies: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { faults, ..State::default() }), dies })
+    pub(super) fn new(faults: Faults, stops: Stops) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State { faults, ..State::default() }), stops })
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
@@ -78,7 +77,7 @@ impl Witness {
 
     /// Begins a call with what goes there.
     async fn call(&self, port: Port, bytes_out: usize) -> Result<(), Injected> {
-        let (number, delay, fails, kills) = self.with(|state| {
+        let (number, delay, fails, kills, cancels) = self.with(|state| {
             let tally = state.tallies.entry(port).or_default();
             tally.calls += 1;
             tally.bytes_out += bytes_out as u64;
@@ -89,10 +88,17 @@ impl Witness {
             } else if fails {
                 state.injected.push(format!("call {number} of {port} failed"));
             }
-            (number, state.faults.delay(port), fails, kills)
+            let cancels = state.faults.cancels(port, number);
+            if cancels {
+                state.injected.push(format!("the task was cancelled at call {number} of {port}"));
+            }
+            (number, state.faults.delay(port), fails, kills, cancels)
         });
+        if cancels {
+            self.stops.cancel.cancel();
+        }
         if kills {
-            self.dies.cancel();
+            self.stops.interrupt.cancel();
             // The run ends with its host, and never hears of this call again.
             std::future::pending::<()>().await;
         }

@@ -16,6 +16,7 @@ pub struct HostMetrics {
     waiting: IntGauge,
     live_instances: IntGauge,
     queue_depth: IntGaugeVec,
+    queue_age_seconds: IntGaugeVec,
     dead_letter_depth: IntGaugeVec,
     revision_info: IntGaugeVec,
     connections_used: IntGauge,
@@ -81,6 +82,11 @@ impl HostMetrics {
             waiting: gauge("host_tasks_waiting_for_memory", "Tasks that wait for memory.")?,
             live_instances: gauge("host_live_instances", "Instances alive.")?,
             queue_depth: labelled("agent_queue_depth", "Ready messages in an agent's queue.", &["agent"])?,
+            queue_age_seconds: labelled(
+                "agent_queue_age_seconds",
+                "How long the oldest ready message in an agent's queue has waited, at most.",
+                &["agent"],
+            )?,
             dead_letter_depth: labelled(
                 "agent_dead_letter_depth",
                 "Messages in an agent's dead-letter queue.",
@@ -98,8 +104,9 @@ impl HostMetrics {
         })
     }
 
-    /// Notes what waits in an agent's queues.
-    pub fn queue_depth(&self, agent: &AgentName, ready: u64, dead: u64) {
+    /// Notes what waits in an agent's queues, and how long it has, in milliseconds.
+    pub fn queue_depth(&self, agent: &AgentName, ready: u64, age_ms: u64, dead: u64) {
+        self.queue_age_seconds.with_label_values(&[agent.as_str()]).set(gauge_value(age_ms / 1_000));
         self.queue_depth.with_label_values(&[agent.as_str()]).set(gauge_value(ready));
         self.dead_letter_depth.with_label_values(&[agent.as_str()]).set(gauge_value(dead));
     }

@@ -43,6 +43,7 @@ pub(crate) fn agent_host() -> Command {
 pub(crate) struct HostBuilder {
     command: Command,
     data: TempDir,
+    client: reqwest::Client,
 }
 
 /// A running host.
@@ -71,11 +72,18 @@ impl HostBuilder {
         let data = TempDir::new().unwrap();
         let mut command = agent_host();
         command.arg("serve").env("AGENT_HOST_LISTEN", "127.0.0.1:0").env("AGENT_HOST_DATA_DIR", data.path());
-        Self { command, data }
+        Self { command, data, client: reqwest::Client::new() }
     }
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Asked by a client that trusts this authority alone.
+    pub(crate) fn trusting(mut self, authority_pem: &str) -> Self {
+        let authority = reqwest::Certificate::from_pem(authority_pem.as_bytes()).unwrap();
+        self.client = reqwest::Client::builder().tls_certs_only([authority]).build().unwrap();
         self
     }
 
@@ -115,18 +123,20 @@ impl HostBuilder {
         let url = tokio::time::timeout(HANG, async {
             loop {
                 let Some(line) = log.recv().await else { panic!("the host ended at its start:\n{}", seen.join("\n")) };
-                let address = line.split_once("listening on http://").map(|(_, rest)| {
-                    rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect::<String>()
+                let url = line.split_once("listening on ").map(|(_, rest)| {
+                    // Nothing of what may colour it.
+                    rest.chars().take_while(|c| c.is_ascii_alphanumeric() || ".:/".contains(*c)).collect::<String>()
                 });
                 seen.push(line);
-                if let Some(address) = address {
-                    return format!("http://{address}");
+                if let Some(url) = url {
+                    // A certificate names the host.
+                    return url.replace("https://127.0.0.1", "https://localhost");
                 }
             }
         })
         .await
         .expect("the host says where it listens");
-        Host { child, url, client: reqwest::Client::new(), log, seen, _data: self.data }
+        Host { child, url, client: self.client, log, seen, _data: self.data }
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::common::{Host, agent_host, agents_dir};
 use super::fleet::Fleet;
+use super::operate::{echo, manifest};
 use super::scripts::unique;
 
 /// Deploys a folder by the command line, and gives the exit status, what it printed, and its complaint.
@@ -12,6 +13,25 @@ async fn deploy(host: &Host, folder: &std::path::Path, more: &[&str]) -> (i32, S
     let ended = command.arg("deploy").arg(folder).arg("--url").arg(host.url("")).args(more).output().await.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (ended.status.code().unwrap(), text(ended.stdout), text(ended.stderr))
+}
+
+/// A load balancer may send the first task of a new agent to a host that is still compiling it.
+#[tokio::test(flavor = "multi_thread")]
+async fn right_after_a_deploy_every_host_takes_tasks_of_the_new_agent() {
+    let fleet = Fleet::start().await;
+    let (first, second) = (fleet.host().start().await, fleet.host().start().await);
+    let name = unique("new");
+    assert_eq!(first.deploy(&name, &manifest(&name, "one"), echo()).await.status(), 201);
+    // While the other one is busy with it: unknown is what no host has, however many ask.
+    let unknown = (0..100).map(|number| {
+        let request = second.client().post(second.url(&format!("/v1/agents/{name}-{number}/tasks"))).body("x");
+        async move { request.send().await.unwrap().status() }
+    });
+    let (id, unknown) = tokio::join!(second.submit(&name, "", "x"), futures::future::join_all(unknown));
+    assert!(unknown.iter().all(|status| *status == 404), "{unknown:?}");
+    assert_eq!(second.finished(&id).await["status"], "succeeded");
+    drop((first, second));
+    fleet.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -284,7 +284,9 @@ async fn all_dead_letters_of_an_agent_are_run_again_or_dropped_but_for_what_cann
             let queue = format!("agent.{agent}.dead");
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             let queue = stranger.channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await;
-            (queue.unwrap().message_count() == letters).then_some(())
+            let queued = queue.unwrap().message_count();
+            // Of one whose confirm was late there are two: letters arrive at least once.
+            (queued == letters || letters > 0 && queued > letters).then_some(())
         })
         .await;
     };

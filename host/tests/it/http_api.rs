@@ -139,6 +139,7 @@ const CONTRACT: &[&str] = &[
     "messaging_process_duration_seconds",
     "messaging_client_operation_duration_seconds",
     "agent_settlements",
+    "agent_queue_age_seconds",
     "agent_queue_depth",
     "agent_dead_letters",
     "agent_revision_info",

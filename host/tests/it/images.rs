@@ -164,6 +164,44 @@ async fn a_registry_is_told_who_asks() {
     assert_eq!(pushed.status, 0, "{}", pushed.err);
 }
 
+/// A registry of a few lines, whose answers have no end at this path. It asks for a token where that is the one.
+async fn endless(at: &'static str) -> (String, tokio::task::JoinHandle<()>) {
+    use axum::http::{Request, StatusCode, header};
+    use axum::response::IntoResponse as _;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = move |request: Request<axum::body::Body>| async move {
+        if request.uri().path().contains(at) {
+            let chunks = futures::stream::repeat_with(|| Ok::<_, std::convert::Infallible>(vec![b' '; 1 << 16]));
+            return axum::body::Body::from_stream(chunks).into_response();
+        }
+        if at != "/token" {
+            return StatusCode::OK.into_response();
+        }
+        let challenge = format!("Bearer realm=\"http://{address}/token\",service=\"s\"");
+        (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)]).into_response()
+    };
+    let serving = axum::serve(listener, axum::Router::new().fallback(answer));
+    (format!("oci://{address}/team/agent"), tokio::spawn(async move { serving.await.unwrap() }))
+}
+
+/// A registry, or who answers in its place, may send without end. No more is read than there may be.
+#[tokio::test]
+async fn a_registry_that_answers_without_end_is_given_up() {
+    let digest = format!("sha256:{}", "0".repeat(64));
+    for (at, address, told) in [
+        ("/manifests/", format!("@{digest}"), "answers with more than"),
+        ("/manifests/", ":1".to_owned(), "answers with more than"),
+        // Without a token it is asked all the same.
+        ("/token", ":1".to_owned(), "Not authorized"),
+    ] {
+        let (image, serving) = endless(at).await;
+        // No host is asked: it fails before.
+        run(&[], &["deploy", &format!("{image}{address}")]).await.refused(told);
+        serving.abort();
+    }
+}
+
 /// A key, and the file with its public part.
 struct Signer {
     key: rcgen::KeyPair,

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use agent_host::signature::{Signature, SignedImage, digest};
+use agent_host::signature::{SIGNATURES_MAX, Signature, SignedImage, digest};
 use base64::Engine as _;
 use oci_client::client::{ClientConfig, ClientProtocol, Config, ImageLayer};
 use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciImageManifest};
@@ -104,12 +104,13 @@ impl Registry {
         self.put_signatures(repository, image_digest, &[(payload, value)]).await;
     }
 
-    /// Likewise, and after it one that is none.
+    /// Likewise, and after it more that are none than are kept.
     pub(crate) async fn sign_badly(&self, repository: &str, image_digest: &str, key: &rcgen::KeyPair) {
         let payload = self.payload(repository, image_digest);
         let value = signed(key, payload.as_bytes());
-        let bad = (format!("{payload} "), "no base64!".to_owned());
-        self.put_signatures(repository, image_digest, &[(payload, value), bad]).await;
+        let bad = |number| (format!("{payload}{}", " ".repeat(number)), "no base64!".to_owned());
+        let bad: Vec<_> = (1..=SIGNATURES_MAX).map(bad).collect();
+        self.put_signatures(repository, image_digest, &[vec![(payload, value)], bad].concat()).await;
     }
 
     /// The signature as a host is sent it.

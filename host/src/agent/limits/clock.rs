@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use wasmtime::CallHook;
+
 use crate::agent::turns::Turn;
-use crate::capability::GuestClock;
 
 /// The times of one run.
 ///
-/// *Processor time* is the time in which its future is being polled and the host does not work for it in one of its own
-/// functions, the capabilities and folders: a guest that does nothing but call these comes to its wall-clock limit. While it
-/// waits for a database, a timer or its turn (`turns`) it is not polled and pays nothing. What wasmtime does for it counts:
-/// carrying a call's parameters and results, and the functions of WASI and `wasi:http` that it brings, which take little each
-/// and do no work for others. Only its call hooks could tell these apart too.
+/// *Processor time* is the time in which it computes itself: its future is being polled, and the host does not work for it. What
+/// the host's functions do does not count, WASI's included: a guest that does nothing but call them comes to its wall-clock
+/// limit. While it waits for a database, a timer or its turn (`turns`) it is not polled and pays nothing.
 ///
 /// *Waiting time* is what it waits for memory in the middle of its run: it counts against no limit.
 ///
@@ -31,8 +30,8 @@ pub(in crate::agent) struct Clock {
     /// By which clock the current poll is measured.
     by_thread: AtomicBool,
     is_polled: AtomicBool,
-    /// Whether the host works for it.
-    is_stopped: AtomicBool,
+    /// Whether it is past a call into the guest, and not past one out of it.
+    in_guest: AtomicBool,
     pub(in crate::agent) turn: Turn,
 }
 
@@ -57,7 +56,7 @@ impl Clock {
             waiting_since_ns: AtomicU64::new(NEVER),
             by_thread: AtomicBool::new(false),
             is_polled: AtomicBool::new(false),
-            is_stopped: AtomicBool::new(false),
+            in_guest: AtomicBool::new(false),
             turn: Turn::default(),
         })
     }
@@ -110,9 +109,19 @@ impl Clock {
         polled
     }
 
+    /// It goes from the host to the guest or back: for wasmtime's call hook.
+    pub(in crate::agent) fn crossed(&self, hook: CallHook) {
+        self.in_guest.store(hook.exiting_host(), Ordering::Relaxed);
+        if hook.exiting_host() {
+            self.go_on();
+        } else {
+            self.halt();
+        }
+    }
+
     /// It computes from now on, unless it is not polled or the host works for it.
     fn go_on(&self) {
-        if self.is_polled.load(Ordering::Relaxed) && !self.is_stopped.load(Ordering::Relaxed) {
+        if self.is_polled.load(Ordering::Relaxed) && self.in_guest.load(Ordering::Relaxed) {
             self.computes_since_ns.store(self.now_by_ns(self.measured_by()), Ordering::Relaxed);
         }
     }
@@ -156,18 +165,6 @@ fn so_far(total_ns: &AtomicU64, since_ns: &AtomicU64, now_ns: impl FnOnce() -> u
     Duration::from_nanos(total_ns.load(Ordering::Relaxed).saturating_add(current_ns))
 }
 
-impl GuestClock for Clock {
-    fn stop(&self) {
-        self.is_stopped.store(true, Ordering::Relaxed);
-        self.halt();
-    }
-
-    fn start(&self) {
-        self.is_stopped.store(false, Ordering::Relaxed);
-        self.go_on();
-    }
-}
-
 /// The shortest wait for memory that moves a time limit.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
@@ -185,11 +182,17 @@ impl Drop for WaitingForMemory<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capability::HostTime;
+
+    /// A clock whose guest has been called.
+    fn in_guest() -> Arc<Clock> {
+        let clock = Clock::new();
+        clock.crossed(CallHook::CallingWasm);
+        clock
+    }
 
     #[test]
     fn only_polling_counts_as_processor_time() {
-        let clock = Clock::new();
+        let clock = in_guest();
         for by in [MeasuredBy::Wall, MeasuredBy::Thread] {
             let before = clock.spent();
             clock.count(by, || {
@@ -210,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_the_host_does_meanwhile_does_not_count() {
-        let clock = Clock::new();
+        let clock = in_guest();
         for by in [MeasuredBy::Wall, MeasuredBy::Thread] {
             let computes = || {
                 let before = clock.spent();
@@ -220,14 +223,21 @@ mod tests {
             };
             clock.count(by, || {
                 computes();
-                let call = HostTime::of(&*clock);
+                clock.crossed(CallHook::CallingHost);
                 let before = clock.spent();
                 let (works_since, counted) = (Instant::now(), before);
                 while works_since.elapsed() < counted * 10 {
                     std::hint::spin_loop();
                 }
                 assert_eq!(clock.spent(), before, "the host works, {by:?}");
-                drop(call);
+                // The host asks the guest's allocator for room.
+                clock.crossed(CallHook::CallingWasm);
+                computes();
+                clock.crossed(CallHook::ReturningFromWasm);
+                let before = clock.spent();
+                while clock.now_by_ns(by) == clock.now_by_ns(by) {}
+                assert_eq!(clock.spent(), before, "and works on, {by:?}");
+                clock.crossed(CallHook::ReturningFromHost);
                 computes();
             });
         }
@@ -235,20 +245,20 @@ mod tests {
 
     #[test]
     fn a_call_that_waits_counts_in_none_of_its_polls() {
-        let clock = Clock::new();
-        let call = clock.count(MeasuredBy::Wall, || HostTime::of(&*clock));
+        let clock = in_guest();
+        clock.count(MeasuredBy::Wall, || clock.crossed(CallHook::CallingHost));
         let before = clock.spent();
         clock.count(MeasuredBy::Wall, std::thread::yield_now);
         assert_eq!(clock.spent(), before);
-        // Dropped with the guest, while nobody polls it.
-        drop(call);
+        // The guest is dropped, while nobody polls it.
+        clock.crossed(CallHook::ReturningFromHost);
         assert_eq!((clock.spent(), clock.spent()), (before, before));
         clock.count(MeasuredBy::Wall, || while clock.spent() == before {});
     }
 
     #[test]
     fn a_thread_that_rests_has_no_processor_time() {
-        let clock = Clock::new();
+        let clock = in_guest();
         let rested = Duration::from_millis(10);
         clock.count(MeasuredBy::Thread, || std::thread::sleep(rested));
         assert!(clock.spent() < rested, "{:?}", clock.spent());

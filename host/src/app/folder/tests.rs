@@ -27,6 +27,10 @@ impl Agents for Asked {
         unreachable!()
     }
 
+    async fn is_elsewhere(&self, _: &AgentName) -> Result<bool, CatalogError> {
+        unreachable!()
+    }
+
     fn all_consuming(&self) -> bool {
         unreachable!()
     }

@@ -16,12 +16,9 @@ use self::types::{ErrorCode, HostDescriptor, HostDirectoryEntryStream};
 use super::limits::{LISTINGS_MAX, OPEN_FILES_MAX};
 use super::task::{Open, TaskFiles, code};
 use super::usage::Place;
-use crate::capability::HostTime;
 
 /// What a host call works on.
 pub struct FilesView<'a> {
-    /// Whose time it is.
-    pub time: HostTime<'a>,
     /// wasmtime-wasi's part.
     pub wasi: WasiFilesystemCtxView<'a>,
     /// Ours.

@@ -56,7 +56,7 @@ impl Guest {
 
     fn view(&mut self) -> FilesView<'_> {
         let wasi = WasiFilesystemCtxView { ctx: self.wasi.filesystem(), table: &mut self.table };
-        FilesView { time: crate::capability::HostTime::default(), wasi, files: &mut self.files }
+        FilesView { wasi, files: &mut self.files }
     }
 
     fn folder(&self, index: usize) -> Resource<Descriptor> {

@@ -17,6 +17,7 @@ pub(super) const RUST: &[File] = &[
     (".gitignore", include_str!("../../../templates/rust/gitignore")),
     ("Cargo.toml", include_str!("../../../templates/rust/Cargo.toml.txt")),
     ("src/lib.rs", include_str!("../../../templates/rust/src/lib.rs")),
+    ("tests/scenarios.rs", include_str!("../../../templates/rust/tests/scenarios.rs")),
 ];
 
 /// JavaScript.
@@ -37,6 +38,7 @@ pub(super) const PYTHON: &[File] = &[
     (".gitignore", include_str!("../../../templates/python/gitignore")),
     ("requirements.txt", include_str!("../../../templates/python/requirements.txt")),
     ("app.py", include_str!("../../../templates/python/app.py")),
+    ("test_scenarios.py", include_str!("../../../templates/python/test_scenarios.py")),
     ("agent_sdk.py", include_str!("../../../../agent-sdk/python/agent_sdk.py")),
 ];
 

@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use oci_client::Reference;
 use oci_client::manifest::{IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE};
 
-use super::{Console, Exit, Failed, IMAGE_MANIFEST_BYTES_MAX, Repository, Transport, is_missing, one_line, within};
+use super::{Console, Exit, Failed, Repository, Transport, is_missing, one_line, within};
 use crate::agents::{MODULE_BYTES_MAX, Upload};
 use crate::manifest::Manifest;
 use crate::package;
@@ -21,6 +21,9 @@ const ACCEPTED: [&str; 2] = [OCI_IMAGE_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE];
 const PAYLOAD_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 /// Annotation of it with the signature.
 const SIGNATURE_ANNOTATION: &str = "dev.cosignproject.cosign/signature";
+/// Signatures of an image that are looked at, the newest first, for [`SIGNATURES_MAX`] that are some: whoever may push can put
+/// others beside them.
+const SIGNATURES_LOOKED_AT_MAX: usize = 64;
 /// Largest payload: cosign's have a few hundred bytes.
 const PAYLOAD_BYTES_MAX: u64 = 64 << 10;
 
@@ -92,9 +95,6 @@ impl Repository {
         let fetched = self.client.pull_manifest_raw(&reference, &self.auth, &ACCEPTED).await;
         let (bytes, _) = fetched.map_err(|error| self.failed(&error))?;
         let wrong = |what: &str| Failed::usage(format!("{}: {what}", self.pinned(pinned)));
-        if bytes.len() > IMAGE_MANIFEST_BYTES_MAX {
-            return Err(wrong("its manifest is larger than any that registries take"));
-        }
         if digest(&bytes) != pinned {
             return Err(wrong("what the registry has is not what was pinned"));
         }
@@ -147,7 +147,10 @@ impl Repository {
         let mut signatures = Vec::new();
         // cosign adds at the end.
         let layers = listed.layers.iter().rev().filter(|layer| layer.media_type == PAYLOAD_TYPE);
-        for layer in layers.take(SIGNATURES_MAX) {
+        for layer in layers.take(SIGNATURES_LOOKED_AT_MAX) {
+            if signatures.len() == SIGNATURES_MAX {
+                break;
+            }
             match self.signature(layer, manifest).await {
                 Ok(signature) => signatures.extend(signature),
                 Err(failed) if failed.exit == Exit::Usage => {

@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) all_consuming: bool,
     pub(crate) agents_loaded: bool,
     pub(crate) agents: Vec<AgentInfo>,
+    /// What other hosts have deployed.
+    pub(crate) agents_elsewhere: Vec<AgentName>,
     pub(crate) deploys: Vec<(AgentName, Upload, Activation)>,
     pub(crate) deploy_result: Option<Result<Deployed, DeployError>>,
     /// Changes of agents that were made, by whom.
@@ -109,6 +111,7 @@ impl Doubles {
             all_consuming: true,
             agents_loaded: true,
             agents: vec![agent_info("echo")],
+            agents_elsewhere: Vec::new(),
             deploys: Vec::new(),
             deploy_result: None,
             changes: Vec::new(),

@@ -2,7 +2,7 @@ use super::*;
 use crate::delivery::Connectivity;
 use crate::http::Config;
 use crate::records::Status;
-use crate::task::TaskId;
+use crate::task::{AgentName, TaskId};
 use std::time::Duration;
 
 const TASKS: &str = "/v1/agents/echo/tasks";
@@ -46,6 +46,21 @@ async fn unknown_and_malformed_agents_are_404() {
 }
 
 #[tokio::test]
+async fn what_another_host_has_deployed_is_not_unknown() {
+    let (doubles, mut published) = Doubles::new();
+    let router = doubles.router(Config::default());
+    let new = AgentName::parse("new").unwrap();
+    doubles.lock().agents_elsewhere.push(new.clone());
+    assert_eq!(post(&router, "/v1/agents/new/tasks", &[], "x").await.status, 202);
+    assert_eq!(published.try_recv().unwrap().0.agent, new);
+    assert_eq!(post(&router, "/v1/agents/new/tasks:batch", &[], "1\n").await.status, 202);
+    get(&router, "/v1/agents/new").await.problem(503, "unavailable");
+    // Where nobody can tell, it is not called unknown.
+    doubles.lock().records_fail = true;
+    post(&router, "/v1/agents/nobody/tasks", &[], "x").await.problem(503, "unavailable");
+}
+
+#[tokio::test]
 async fn what_is_malformed_is_400_and_names_the_fault() {
     let (doubles, _published) = Doubles::new();
     let router = doubles.router(Config::default());
@@ -72,7 +87,7 @@ async fn a_failed_publication_is_503_and_leaves_no_record() {
     let detail = answer.problem(503, "unavailable");
     assert!(!detail.contains("hunter2"), "{detail}");
     assert_eq!(answer.header("retry-after"), Some("1"));
-    let id = TaskId::from_idempotency_key(&crate::task::AgentName::parse("echo").unwrap(), "k");
+    let id = TaskId::from_idempotency_key(&AgentName::parse("echo").unwrap(), "k");
     post(&router, TASKS, &[("idempotency-key", "k")], "x").await.problem(503, "unavailable");
     // The record of a keyed task stays: another request under the key may have been answered 202.
     assert_eq!(doubles.status_of(&id), Some(Status::Queued));
@@ -207,7 +222,7 @@ async fn a_batch_sent_again_under_its_key_completes_it_without_doubles() {
     post(&router, BATCH, &key, "1\n3\n4").await.problem(422, "idempotency-key-reused");
     assert!(published.try_recv().is_err());
     // Of the refused batch nothing stays behind.
-    let third = TaskId::from_idempotency_key(&crate::task::AgentName::parse("echo").unwrap(), "b\x002");
+    let third = TaskId::from_idempotency_key(&AgentName::parse("echo").unwrap(), "b\x002");
     assert_eq!(doubles.status_of(&third), None);
 }
 

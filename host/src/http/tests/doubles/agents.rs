@@ -44,6 +44,14 @@ impl Agents for Doubles {
         !self.lock().agents_loaded
     }
 
+    async fn is_elsewhere(&self, agent: &AgentName) -> Result<bool, CatalogError> {
+        let state = self.lock();
+        if state.records_fail {
+            return Err(CatalogError { action: "read", source: away() });
+        }
+        Ok(state.agents_elsewhere.contains(agent))
+    }
+
     fn all_consuming(&self) -> bool {
         self.lock().all_consuming
     }

@@ -9,18 +9,19 @@ const DATABASE: &str = "postgres";
 
 /// Processor time that was used up to a moment.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Spent {
+pub struct Spent {
     /// By the host; by the program itself where that consumes.
-    pub(crate) consumer: Duration,
+    pub consumer: Duration,
     /// By every RabbitMQ of this machine.
-    pub(crate) broker: Duration,
+    pub broker: Duration,
     /// By every PostgreSQL of this machine.
-    pub(crate) database: Duration,
+    pub database: Duration,
 }
 
 impl Spent {
     /// What was used so far, where the consumer is this process with its children.
-    pub(crate) fn now(consumer: u32) -> Self {
+    #[must_use]
+    pub fn now(consumer: u32) -> Self {
         let is_consumer = |process: &Process| process.pid == consumer || process.parent == consumer;
         let (mut spent, processes) = (Self::default(), processes());
         for process in processes {
@@ -35,7 +36,8 @@ impl Spent {
     }
 
     /// What was used since.
-    pub(crate) fn since(self, before: Self) -> Self {
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
         Self {
             consumer: self.consumer.saturating_sub(before.consumer),
             broker: self.broker.saturating_sub(before.broker),
@@ -44,7 +46,8 @@ impl Spent {
     }
 
     /// Microseconds for each of so many messages: consumer, broker, database.
-    pub(crate) fn micros_each(self, messages: u32) -> [f64; 3] {
+    #[must_use]
+    pub fn micros_each(self, messages: u32) -> [f64; 3] {
         [self.consumer, self.broker, self.database].map(|spent| spent.as_secs_f64() * 1e6 / f64::from(messages))
     }
 }
