@@ -125,7 +125,7 @@ async fn server() -> u16 {
 /// Scripts that use everything, and then fail.
 fn scripts(port: u16) -> Vec<String> {
     let refuse = json!("refuse");
-    let failing = |steps: &[Value]| script(&[steps, &[refuse.clone()]].concat());
+    let failing = |steps: &[Value]| script(&[steps, std::slice::from_ref(&refuse)].concat());
     vec![
         failing(&[json!("random"), json!("random"), json!("now"), json!("random")]),
         failing(&[json!({ "cache": "a" }), json!({ "cache": "a" }), json!({ "key-value": "b" })]),
