@@ -1,5 +1,6 @@
 //! One run: reserve, instantiate, call, classify, settle the run's effects.
 
+mod alive;
 mod answer;
 mod caps;
 mod effects;
@@ -14,11 +15,11 @@ use wasmtime::Store;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiCtxBuilder;
 
+use self::alive::Alive;
 use self::answer::{classify, end_span, expired, lowered, timed_out, timeout_left};
 use self::caps::{HANDLES_MAX, RANDOM_BYTES_MAX, START_TIME_MAX};
 use self::effects::{may_be_a_conflicts_doing, settle_effects};
 pub use self::stops::Stops;
-use super::clock::{CoarseInstant, CoarseUnixTime};
 use super::engine::Engine;
 use super::footprint::Returned;
 use super::limits::{Clock, MemoryMeter, Stopped};
@@ -28,7 +29,6 @@ use super::turns::Turns;
 use crate::capability::files::TaskFiles;
 use crate::capability::log::Stdio;
 use crate::capability::outbound_http::OutboundHttp;
-use crate::capability::recording::Taped;
 use crate::capability::stdout::Immediate;
 use crate::capability::tasks::ProgressSink;
 use crate::capability::{Capabilities, Session, Trouble};
@@ -290,14 +290,7 @@ impl Parts {
         let mut wasi = WasiCtxBuilder::new();
         wasi.max_random_size(RANDOM_BYTES_MAX.0).stderr(Immediate(stderr.clone()));
         let gathered = revision.code.entry.wire(&mut wasi, revision, task, session.log(), &growth.holder());
-        let clock = CoarseInstant::starting_now();
-        match session.tape() {
-            None => wasi.monotonic_clock(clock).wall_clock(CoarseUnixTime),
-            Some(tape) => {
-                tape.seed(&mut wasi);
-                wasi.monotonic_clock(Taped::new(tape, clock)).wall_clock(Taped::new(tape, CoarseUnixTime))
-            }
-        };
+        recorded::give_time_and_chance(&mut wasi, &session);
         if let Err(error) = revision.folders.preopen(&mut wasi) {
             // The agent finds its folder missing, and its answer says so.
             tracing::error!(agent = %revision.agent, %error, "a granted folder cannot be opened");
@@ -401,22 +394,6 @@ struct Called {
     session: Session,
     /// Memory that it had or asked for.
     asked_bytes: u64,
-}
-
-/// Counts an instance as alive until it is dropped. A task that waits for its memory has a slot and no instance yet.
-struct Alive<'a>(&'a AtomicU64);
-
-impl<'a> Alive<'a> {
-    fn start(count: &'a AtomicU64) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Alive<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 fn micros(duration: Duration) -> u64 {

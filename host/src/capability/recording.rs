@@ -9,7 +9,7 @@
 //! Files are not recorded; that they were used is.
 //!
 //! A recording is text, one JSON document a line: a [`Head`], a [`Call`] each, an [`End`]. Secrets are taken out of it when it
-//! is made ([`redact`](self::redact)), never later: what is kept has none.
+//! is made, never later: what is kept has none.
 
 mod clocks;
 mod format;

@@ -1,11 +1,29 @@
-//! Keeping the recording of a run that failed.
+//! A run's tape: what its instance gets of it, and keeping the recording where it failed.
 
 use std::sync::Arc;
 
+use wasmtime_wasi::WasiCtxBuilder;
+
 use super::Run;
-use crate::capability::recording::Recorder;
+use crate::agent::clock::{CoarseInstant, CoarseUnixTime};
+use crate::capability::Session;
+use crate::capability::recording::{Recorder, Taped};
 use crate::memory::MemoryLedger;
 use crate::task::{Completion, Outcome, RunRecording};
+
+/// Gives an instance its clocks and its random numbers: the host's, on the run's tape where it has one.
+pub(super) fn give_time_and_chance(wasi: &mut WasiCtxBuilder, session: &Session) {
+    let clock = CoarseInstant::starting_now();
+    match session.tape() {
+        None => {
+            wasi.monotonic_clock(clock).wall_clock(CoarseUnixTime);
+        }
+        Some(tape) => {
+            tape.seed(wasi);
+            wasi.monotonic_clock(Taped::new(tape, clock)).wall_clock(Taped::new(tape, CoarseUnixTime));
+        }
+    }
+}
 
 /// Makes the recording of a run that may be its task's last and was no success.
 pub(super) async fn keep(recorder: &Recorder, completion: &mut Completion, run: &dyn Run, ledger: &MemoryLedger) {
