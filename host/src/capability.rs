@@ -21,6 +21,7 @@ pub mod measured;
 mod memory;
 pub mod messaging;
 pub mod outbound_http;
+pub mod recording;
 pub mod redis;
 pub mod secrets;
 mod session;
@@ -74,17 +75,30 @@ struct Shared {
     /// Values that are on their way from the store, of all tasks; see [`VALUES_READ_MAX`].
     reads: Arc<Semaphore>,
     cache_counts: Mutex<HashMap<AgentName, Arc<cache::Counts>>>,
+    /// What answers in place of the backends, in a replay.
+    replay: Option<Arc<recording::Tape>>,
 }
 
 impl Capabilities {
     /// Capabilities over these backends.
     #[must_use]
     pub fn new(backends: Backends) -> Self {
+        Self::made(backends, None)
+    }
+
+    /// Capabilities of one run that is played back: the backends are asked nothing.
+    #[must_use]
+    pub fn replaying(backends: Backends, tape: Arc<recording::Tape>) -> Self {
+        Self::made(backends, Some(tape))
+    }
+
+    fn made(backends: Backends, replay: Option<Arc<recording::Tape>>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 backends,
                 reads: Arc::new(Semaphore::new(VALUES_READ_MAX)),
                 cache_counts: Mutex::default(),
+                replay,
             }),
         }
     }

@@ -3,6 +3,8 @@
 //! The broker's queue `agent.<name>.dead` holds the letters for whoever reads it; the records list them. A letter that is
 //! redriven or dropped leaves the list at once and for all hosts, and the queue soon after.
 
+use bytes::Bytes;
+
 use crate::delivery::Message;
 use crate::records::{DeadLetter, DeadLetterCursor, RecordsError};
 use crate::task::{AgentName, TaskId};
@@ -71,6 +73,10 @@ pub trait DeadLetters: Send + Sync + 'static {
 
     /// One letter with its message.
     async fn show(&self, id: &TaskId) -> Result<Option<Opened>, DeadLettersError>;
+
+    /// The recording of the task's last run: nothing where there is no such letter, and nothing in there where it was not
+    /// recorded.
+    async fn recording(&self, id: &TaskId) -> Result<Option<Option<Bytes>>, DeadLettersError>;
 
     /// Has the tasks run again under their ids, from the first attempt: durable when it returns, whether or not the broker
     /// is there just now. Of many, those that cannot run again stay and are counted; one alone is an error.

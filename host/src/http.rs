@@ -219,6 +219,7 @@ fn documented(state: &Arc<ApiState>) -> OpenApiRouter<Arc<ApiState>> {
         .routes(routes!(live::stream))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::show, dead_letters::drop_one))
+        .routes(routes!(dead_letters::recording))
         .routes(routes!(dead_letters::redrive_one))
         .routes(routes!(dead_letters::redrive_all))
         .routes(routes!(dead_letters::drop_all))

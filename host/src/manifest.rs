@@ -5,10 +5,12 @@
 
 mod checks;
 mod outbound;
+mod record;
 
 pub use checks::ManifestErrors;
 pub(crate) use checks::is_label;
 pub use outbound::{InvalidOrigin, InvalidOutboundGrant, Origin, OutboundGrant, Scheme};
+pub use record::{RECORDING_BYTES_MAX, Record, RecordOn};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -53,6 +55,9 @@ pub struct Manifest {
     /// Secrets that the operator must have set.
     #[serde(default)]
     pub secrets: Secrets,
+    /// Whether its runs are recorded.
+    #[serde(default, skip_serializing_if = "Record::is_default")]
+    pub record: Record,
 }
 
 /// `[agent]`
@@ -339,8 +344,15 @@ impl Manifest {
     /// # Errors
     /// Text that is not TOML, an unknown key, or values that contradict each other or a limit: all of them at once.
     pub fn parse(text: &str) -> Result<Self, ManifestErrors> {
-        let manifest = toml::from_str::<Self>(text).map_err(|error| ManifestErrors::syntax(&error))?;
-        let problems = checks::problems(&manifest);
-        if problems.is_empty() { Ok(manifest) } else { Err(ManifestErrors(problems)) }
+        toml::from_str::<Self>(text).map_err(|error| ManifestErrors::syntax(&error))?.checked()
+    }
+
+    /// The manifest, where its values contradict neither each other nor a limit: for one that was read in another form.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn checked(self) -> Result<Self, ManifestErrors> {
+        let problems = checks::problems(&self);
+        if problems.is_empty() { Ok(self) } else { Err(ManifestErrors(problems)) }
     }
 }

@@ -11,12 +11,14 @@ mod fixtures;
 mod junit;
 mod log;
 mod price;
+mod replay;
 mod scenario;
 mod suite;
 mod witness;
 
 pub use faults::{Call, Faults, InvalidFault, KillAt, Port, Slow};
 pub use log::{LogLine, Recorder};
+use replay::{Replayed, Verdict};
 pub use witness::Tally;
 
 use std::collections::BTreeMap;
@@ -24,6 +26,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
@@ -117,16 +120,35 @@ impl Machine {
     /// # Errors
     /// [`SimError::Load`].
     pub async fn load(&self, package: &Package) -> Result<Agent, SimError> {
-        let manifest = Arc::new(package.manifest.clone());
-        let code = self.loader.load(&package.upload.module, &manifest).await?;
-        let digest = Sha256::digest(&package.upload.module);
+        let agent = self.load_module(&package.upload.module, package.manifest.clone()).await?;
+        Ok(Agent { migrations: package.upload.migrations.clone(), ..agent })
+    }
+
+    /// The same, of a module by itself.
+    ///
+    /// # Errors
+    /// [`SimError::Load`].
+    pub async fn load_module(&self, module: &Bytes, manifest: Manifest) -> Result<Agent, SimError> {
+        let manifest = Arc::new(manifest);
+        let code = self.loader.load(module, &manifest).await?;
+        let digest = Sha256::digest(module);
         let digest = digest.iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"));
-        Ok(Agent { code, digest, migrations: package.upload.migrations.clone(), manifest })
+        Ok(Agent { code, digest, migrations: Vec::new(), manifest })
     }
 
     /// Stops the private database, where it was started.
     pub async fn stop(&self) {
         self.database.close().await;
+    }
+
+    fn runner(&self, capabilities: Capabilities) -> Runner {
+        Runner::new(
+            &RunnerConfig { hostcall_bytes_max: OUTPUT_BYTES_MAX.as_usize() + HOSTCALL_MARGIN_BYTES },
+            self.engine.clone(),
+            self.ledger.clone(),
+            capabilities,
+            self.guests.clone(),
+        )
     }
 
     /// What the database calls an agent: each simulation begins with an empty schema.
@@ -220,14 +242,8 @@ impl<'a> Simulation<'a> {
         let folders = folders.map_err(|error| SimError::Fixture(error.to_string()))?;
         let (code, digest) = (self.agent.code.clone(), self.agent.digest.clone());
         let revision = Arc::new(code.into_revision(1, digest, manifest, &capabilities, folders));
-        let runner = Runner::new(
-            &RunnerConfig { hostcall_bytes_max: OUTPUT_BYTES_MAX.as_usize() + HOSTCALL_MARGIN_BYTES },
-            self.machine.engine.clone(),
-            self.machine.ledger.clone(),
-            capabilities,
-            self.machine.guests.clone(),
-        );
-        let run = Arc::new(SimulatedRun { task: task.clone(), revision, progress: Mutex::default() });
+        let runner = self.machine.runner(capabilities);
+        let run = Arc::new(SimulatedRun { task: task.clone(), revision, is_replay: false, progress: Mutex::default() });
         self.machine.recorder.take();
         let (mut completion, _) = runner.run(Arc::clone(&run) as Arc<dyn Run>, stops.clone()).await;
         // Without SQL there is no commit to die at: the host does so before it tells the broker.
@@ -268,6 +284,7 @@ impl<'a> Simulation<'a> {
 struct SimulatedRun {
     task: Task,
     revision: Arc<Revision>,
+    is_replay: bool,
     progress: Mutex<Option<Progress>>,
 }
 
@@ -284,6 +301,10 @@ impl Run for SimulatedRun {
 
     fn revision(&self) -> &Arc<Revision> {
         &self.revision
+    }
+
+    fn is_replay(&self) -> bool {
+        self.is_replay
     }
 
     /// Nobody keeps it: the simulator's database has no records.

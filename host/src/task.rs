@@ -6,10 +6,12 @@
 mod log;
 mod names;
 mod outcome;
+mod recording;
 
 pub use log::RunLog;
 pub use names::{AgentName, InvalidName, TaskId};
 pub use outcome::{Completion, Failure, FollowUp, Limit, Outcome, Output, Usage};
+pub use recording::RunRecording;
 
 use bytes::Bytes;
 

@@ -1,8 +1,10 @@
 //! One run: reserve, instantiate, call, classify, settle the run's effects.
 
+mod alive;
 mod answer;
 mod caps;
 mod effects;
+mod recorded;
 mod stops;
 
 use std::sync::Arc;
@@ -13,11 +15,11 @@ use wasmtime::Store;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiCtxBuilder;
 
+use self::alive::Alive;
 use self::answer::{classify, end_span, expired, lowered, timed_out, timeout_left};
 use self::caps::{HANDLES_MAX, RANDOM_BYTES_MAX, START_TIME_MAX};
 use self::effects::{may_be_a_conflicts_doing, settle_effects};
 pub use self::stops::Stops;
-use super::clock::{CoarseInstant, CoarseUnixTime};
 use super::engine::Engine;
 use super::footprint::Returned;
 use super::limits::{Clock, MemoryMeter, Stopped};
@@ -64,6 +66,10 @@ pub trait Run: ProgressSink {
     /// Where what happens is told of in the attempt's trace; nowhere by default.
     fn scope(&self) -> Scope {
         Scope::default()
+    }
+    /// Whether it is played back from a recording: then it ends by itself at no time of day, and is run once.
+    fn is_replay(&self) -> bool {
+        false
     }
     /// The end that the task comes to with this answer.
     fn ending(&self, completion: &Completion) -> Ending;
@@ -195,12 +201,12 @@ impl Parts {
         let mut reruns = 0;
         let mut spent = Duration::ZERO;
         // What was committed statement by statement is not done again where the task can be retried as its manifest says.
-        let is_one_transaction = run.revision().manifest.effects.transaction == TransactionMode::Task;
+        let may_rerun = run.revision().manifest.effects.transaction == TransactionMode::Task && !run.is_replay();
         loop {
             let (completion, recorded, trouble) = self.once(run, stops, spent).await;
             spent += Duration::from_micros(completion.usage.wall_us);
             let in_the_way = trouble == Some(Trouble::Conflict) && may_be_a_conflicts_doing(&completion.outcome);
-            if !in_the_way || !is_one_transaction || reruns >= CONFLICT_RERUNS_MAX {
+            if !in_the_way || !may_rerun || reruns >= CONFLICT_RERUNS_MAX {
                 return (completion, recorded);
             }
             reruns += 1;
@@ -227,7 +233,7 @@ impl Parts {
             Err(stopped) => return (Completion::without_a_run(stopped), Recorded::No, None),
         };
         // It may have waited for its place until it was too late.
-        if task.is_expired(unix_ms_now()) {
+        if task.is_expired(unix_ms_now()) && !run.is_replay() {
             return (Completion::without_a_run(Outcome::Expired), Recorded::No, None);
         }
         let alive = Alive::start(&self.live);
@@ -241,9 +247,13 @@ impl Parts {
         let lifted = self.account_for(task.body.len());
         let leave = admitted.leave();
         let Called { completion, session, asked_bytes } =
-            called(store, revision, task, (&self.turns, stops, leave), spent).await;
+            called(store, run.as_ref(), (&self.turns, stops, leave), spent).await;
         drop((admitted, alive, lifted));
-        let settled = settle_effects(session, completion, run.as_ref()).await;
+        let recorder = session.recorder();
+        let mut settled = settle_effects(session, completion, run.as_ref()).await;
+        if let Some(recorder) = recorder {
+            recorded::keep(&recorder, &mut settled.0, run.as_ref(), &self.ledger).await;
+        }
         match settled.0.outcome {
             // Also where the host drains: it may come back to this one.
             Outcome::Interrupted => {
@@ -280,7 +290,7 @@ impl Parts {
         let mut wasi = WasiCtxBuilder::new();
         wasi.max_random_size(RANDOM_BYTES_MAX.0).stderr(Immediate(stderr.clone()));
         let gathered = revision.code.entry.wire(&mut wasi, revision, task, session.log(), &growth.holder());
-        wasi.monotonic_clock(CoarseInstant::starting_now()).wall_clock(CoarseUnixTime);
+        recorded::give_time_and_chance(&mut wasi, &session);
         if let Err(error) = revision.folders.preopen(&mut wasi) {
             // The agent finds its folder missing, and its answer says so.
             tracing::error!(agent = %revision.agent, %error, "a granted folder cannot be opened");
@@ -325,11 +335,11 @@ impl Parts {
 /// Calls the guest, unless it is stopped before it answers or takes too long, and takes the instance down.
 async fn called(
     mut store: Store<InstanceState>,
-    revision: &Revision,
-    task: &Task,
+    run: &dyn Run,
     (turns, stops, leave): (&Turns, &Stops, &Leave),
     spent: Duration,
 ) -> Called {
+    let (revision, task) = (run.revision().as_ref(), run.task());
     let began = Instant::now();
     let clock = Arc::clone(&store.data().clock);
     let answer = {
@@ -339,7 +349,7 @@ async fn called(
             biased;
             stopped = stops.stopped_running() => Err(stopped),
             () = leave.asked() => Err(Outcome::Interrupted),
-            () = expired(task) => Err(Outcome::Expired),
+            () = expired(task), if !run.is_replay() => Err(Outcome::Expired),
             called = clock.within(timeout_left(revision, spent), in_turns) => Ok(called),
         }
     };
@@ -369,8 +379,12 @@ async fn called(
         revision.footprint.used(needed_bytes);
     }
     let mut session = state.session;
+    if let Some(tape) = session.tape().filter(|_| state.files.was_used()) {
+        tape.note_files();
+    }
     session.add_calls(state.http.requests());
-    let completion = Completion { outcome, usage, init: state.init, follow_ups: Vec::new(), log: None };
+    let completion =
+        Completion { outcome, usage, init: state.init, follow_ups: Vec::new(), log: None, recording: None };
     Called { completion, session, asked_bytes }
 }
 
@@ -380,22 +394,6 @@ struct Called {
     session: Session,
     /// Memory that it had or asked for.
     asked_bytes: u64,
-}
-
-/// Counts an instance as alive until it is dropped. A task that waits for its memory has a slot and no instance yet.
-struct Alive<'a>(&'a AtomicU64);
-
-impl<'a> Alive<'a> {
-    fn start(count: &'a AtomicU64) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Alive<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -16,7 +16,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Cause;
+use super::recording::forms::cause;
 use crate::task::AgentName;
 
 /// Longest key, in bytes.
@@ -77,11 +80,15 @@ impl Space {
 }
 
 /// Why an operation failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum CacheError {
     /// The cache cannot be reached, or did not answer in time.
     #[error("the cache cannot be reached")]
-    Unavailable(#[source] Cause),
+    Unavailable(
+        #[source]
+        #[serde(with = "cause")]
+        Cause,
+    ),
     /// A key, a value or a batch is too large; the text names the limit.
     #[error("{0}")]
     LimitExceeded(String),

@@ -17,7 +17,10 @@ pub use redis::RedisKeyValue;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Cause;
+use super::recording::forms::cause;
 use crate::task::AgentName;
 
 /// Longest key, in bytes. Keys are in every command and in every page of a listing; a value is the place for data.
@@ -73,11 +76,15 @@ impl Cas {
 }
 
 /// Why an operation failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum KeyValueError {
     /// The store cannot be reached, or did not answer in time.
     #[error("the key-value store cannot be reached")]
-    Unavailable(#[source] Cause),
+    Unavailable(
+        #[source]
+        #[serde(with = "cause")]
+        Cause,
+    ),
     /// A key, a value or a batch is too large, or the store is full; the text names the limit.
     #[error("{0}")]
     LimitExceeded(String),
@@ -107,7 +114,7 @@ pub enum Swap {
 }
 
 /// Some keys of a bucket.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyPage {
     /// Keys, without the bucket's prefix.
     pub keys: Vec<String>,

@@ -37,6 +37,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpCtx, W
 use self::body::Taken;
 use self::exchange::{Exchange, Times};
 use super::log::{GuestLog, Level};
+use super::recording::Tape;
 use super::{Calls, Session, SessionPlan};
 use crate::manifest::{InvalidOrigin, Origin, Scheme};
 use crate::memory::Held;
@@ -89,6 +90,7 @@ impl OutboundHttp {
             log: Arc::clone(session.log()),
             traceparent: session.traceparent().filter(|_| may_call).cloned(),
             calls: session.calls().clone(),
+            tape: session.tape().cloned(),
             plan,
             ends_at,
             requests: 0,
@@ -118,6 +120,7 @@ struct Gate {
     /// Of the task; it goes along where its calls have no spans of their own.
     traceparent: Option<String>,
     calls: Calls,
+    tape: Option<Arc<Tape>>,
     ends_at: Instant,
     requests: u32,
     /// Made for the first request: most tasks have none.
@@ -239,11 +242,19 @@ impl WasiHttpHooks for Gate {
         let span = self.span(&request, &admitted);
         let own = span.traceparent().or_else(|| self.calls.traceparent());
         let traceparent = own.or_else(|| self.traceparent.clone()).and_then(|text| HeaderValue::try_from(text).ok());
+        // Here, where requests have an order.
+        let tape = self.tape.clone().filter(|_| admitted.is_ok()).map(|tape| (tape.next_exchange(), tape));
         Box::new(async move {
             let mut clock = Clock { outbound, began: Instant::now(), outcome: "stopped", span };
             let answer = match admitted {
                 Ok(exchange) => {
-                    exchange.send(request, &plan.manifest().grants.allowed_outbound_hosts, traceparent).await
+                    let send = async move |request| {
+                        exchange.send(request, &plan.manifest().grants.allowed_outbound_hosts, traceparent).await
+                    };
+                    match tape {
+                        None => send(request).await,
+                        Some((number, tape)) => tape.exchange(number, request, send).await,
+                    }
                 }
                 Err(error) => Err(error),
             };

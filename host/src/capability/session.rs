@@ -1,6 +1,6 @@
 //! What one task may reach, and what it leaves behind when it ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -10,14 +10,15 @@ use super::calls::Calls;
 use super::key_value::{Bucket, KeyValue};
 use super::log::GuestLog;
 use super::outbound_http::Outbound;
+use super::recording::{Recorder, Tape, taped};
 use super::secrets::SecretSource;
 use super::sql::{CommitError, Committed, End, SqlSession};
 use super::tasks::{Directory, FollowUps, ProgressSink};
-use super::{Shared, chain};
-use crate::manifest::{Manifest, SqlGrant, TransactionMode};
+use super::{Backends, Shared, chain};
+use crate::manifest::{Manifest, RecordOn, SqlGrant, TransactionMode};
 use crate::memory::{Held, Holder, NoRoom};
 use crate::records::Ending;
-use crate::task::{AgentName, FollowUp, Task, TaskId};
+use crate::task::{AgentName, FollowUp, Task, TaskId, UnixMs, unix_ms_now};
 use crate::trace::Scope;
 
 /// Refusals and failures of one task that the host logs: enough to see what is wrong, too few to flood the log.
@@ -92,6 +93,10 @@ impl SessionPlan {
 pub struct Session {
     shared: Arc<Shared>,
     plan: Arc<SessionPlan>,
+    /// What the run asks and is told, where that is recorded or comes from a recording.
+    tape: Option<Arc<Tape>>,
+    /// The backends on that tape, from the first call on.
+    taped: OnceLock<Box<Backends>>,
     task_id: TaskId,
     attempt: u32,
     traceparent: Option<String>,
@@ -144,7 +149,14 @@ pub type MakeEnding<'a> = &'a (dyn Fn(&[FollowUp], u64) -> Ending + Send + Sync)
 impl Session {
     pub(super) fn new(shared: Arc<Shared>, plan: Arc<SessionPlan>, task: &Task) -> Self {
         let log = GuestLog::new(&plan, task);
+        let record = &plan.manifest.record;
+        let recorded = || match record.on {
+            RecordOn::Never => None,
+            RecordOn::Failure => Tape::recording(record.size.as_usize()),
+        };
         Self {
+            tape: shared.replay.clone().or_else(recorded),
+            taped: OnceLock::new(),
             shared,
             plan,
             task_id: task.id.clone(),
@@ -195,6 +207,9 @@ impl Session {
         self.messages = holder.nothing();
         self.follow_ups.held = holder.nothing();
         self.sql.account_to(&holder);
+        if let Some(tape) = &self.tape {
+            tape.account_to(&holder);
+        }
         self.holder = holder;
         self
     }
@@ -293,25 +308,45 @@ impl Session {
         self.cancellation.as_ref().is_some_and(CancellationToken::is_cancelled)
     }
 
+    /// The run's tape, where it has one.
+    #[must_use]
+    pub fn tape(&self) -> Option<&Arc<Tape>> {
+        self.tape.as_ref()
+    }
+
+    /// What makes the run's recording once it has ended, where it has a tape.
+    #[must_use]
+    pub fn recorder(&self) -> Option<Recorder> {
+        let secrets = Arc::clone(&self.shared.backends.secrets);
+        self.tape.clone().map(|tape| Recorder { tape, secrets })
+    }
+
+    /// The time of day, as the agent is told it.
+    #[must_use]
+    pub fn unix_ms_now(&self) -> UnixMs {
+        self.tape.as_ref().map_or_else(unix_ms_now, |tape| tape.unix_ms_now())
+    }
+
     pub(super) fn key_value(&self) -> &dyn KeyValue {
-        &*self.shared.backends.key_value
+        &*backends(&self.shared, self.tape.as_ref(), &self.taped).key_value
     }
 
     pub(super) fn cache(&self) -> &dyn Cache {
-        &*self.shared.backends.cache
+        &*backends(&self.shared, self.tape.as_ref(), &self.taped).cache
     }
 
     pub(super) fn secrets(&self) -> &dyn SecretSource {
-        &*self.shared.backends.secrets
+        &*backends(&self.shared, self.tape.as_ref(), &self.taped).secrets
     }
 
     pub(super) fn directory(&self) -> &dyn Directory {
-        &*self.shared.backends.directory
+        &*backends(&self.shared, self.tape.as_ref(), &self.taped).directory
     }
 
     /// The SQL session with what it needs to open a connection.
     pub(super) fn sql_parts(&mut self) -> (&mut SqlSession, &dyn super::sql::Database, &SessionPlan) {
-        (&mut self.sql, &*self.shared.backends.database, &self.plan)
+        let backends = backends(&self.shared, self.tape.as_ref(), &self.taped);
+        (&mut self.sql, &*backends.database, &self.plan)
     }
 
     /// Logs a call without a grant.
@@ -357,6 +392,14 @@ impl Session {
     fn may_log_trouble(&mut self) -> bool {
         self.troubles = self.troubles.saturating_add(1);
         self.troubles <= TROUBLES_LOGGED_MAX
+    }
+}
+
+/// Where a session's calls end: the host's backends, on its tape where it has one.
+fn backends<'a>(shared: &'a Shared, tape: Option<&Arc<Tape>>, on_tape: &'a OnceLock<Box<Backends>>) -> &'a Backends {
+    match tape {
+        None => &shared.backends,
+        Some(tape) => on_tape.get_or_init(|| Box::new(taped(&shared.backends, tape))),
     }
 }
 

@@ -22,9 +22,13 @@ pub use value::{Column, Date, DateTime, Kind, Row, Time, Value};
 
 pub(super) use session::SqlSession;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Cause;
+use super::recording::forms::cause;
 use crate::catalog::Migration;
 use crate::manifest::{SqlGrant, TransactionMode};
 use crate::memory::{Holder, NoRoom};
@@ -63,7 +67,7 @@ pub struct Cursor {
 }
 
 /// What PostgreSQL said of a statement.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message} (SQLSTATE {sqlstate})")]
 pub struct DbError {
     /// Five characters.
@@ -98,7 +102,7 @@ impl DbError {
 }
 
 /// Why a statement failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum SqlError {
     /// The statement is one that agents may not run.
     #[error("{0}")]
@@ -107,9 +111,10 @@ pub enum SqlError {
     #[error("{what}")]
     Unavailable {
         /// What could not be done, without addresses.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// Why.
         #[source]
+        #[serde(with = "cause")]
         source: Cause,
     },
     /// A parameter does not fit the statement.
@@ -145,7 +150,7 @@ impl SqlError {
 }
 
 /// Why effects that were to be committed were not, or perhaps not.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum CommitError {
     /// A statement had failed, or a cap was reached, and the agent went on as if it had not: there was nothing left to
     /// commit. The agent's doing; nothing was committed.
@@ -159,7 +164,11 @@ pub enum CommitError {
     NoRoom(#[from] NoRoom),
     /// The connection broke. Whether it was committed is unknown.
     #[error("the connection to the database broke during the commit")]
-    Unavailable(#[source] Cause),
+    Unavailable(
+        #[source]
+        #[serde(with = "cause")]
+        Cause,
+    ),
 }
 
 /// Why an agent's schema could not be brought up to date.
@@ -251,7 +260,7 @@ pub enum Committed {
 }
 
 /// Some rows of a result.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct RowBatch {
     /// The rows.
     pub rows: Vec<Row>,

@@ -1,4 +1,6 @@
-//! `dead-letters list|show|redrive|drop`.
+//! `dead-letters list|show|recording|redrive|drop`.
+
+use std::path::{Path, PathBuf};
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -25,6 +27,14 @@ pub(super) enum DeadLetters {
     Show {
         /// The task's id
         id: String,
+    },
+    /// Get the recording of a task's last run, for `agent-sim replay`; to standard output unless a file is named
+    Recording {
+        /// The task's id
+        id: String,
+        /// Where the recording goes
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// Have tasks run again, under the same ids, from the first attempt
     Redrive(Chosen),
@@ -55,7 +65,7 @@ impl DeadLetters {
     /// Variables with the tokens that will do, apart from the admin token.
     pub(super) fn narrow_tokens(&self) -> &'static [&'static str] {
         match self {
-            Self::List { .. } | Self::Show { .. } => &["AGENT_HOST_READ_TOKEN"],
+            Self::List { .. } | Self::Show { .. } | Self::Recording { .. } => &["AGENT_HOST_READ_TOKEN"],
             Self::Redrive(_) | Self::Drop(_) => &[],
         }
     }
@@ -66,9 +76,20 @@ impl DeadLetters {
             Self::Show { id } => {
                 print_document(&client.json(client.request(Method::GET, &["v1", "dead-letters", id])).await?, console)
             }
+            Self::Recording { id, output } => recording(id, output.as_deref(), client, console).await,
             Self::Redrive(chosen) => chosen.become_of(Fate::Redriven, client, console).await,
             Self::Drop(chosen) => chosen.become_of(Fate::Dropped, client, console).await,
         }
+    }
+}
+
+async fn recording(id: &str, output: Option<&Path>, client: &Client, console: &mut Console<'_>) -> Result<(), Failed> {
+    let response = client.send(client.request(Method::GET, &["v1", "dead-letters", id, "recording"])).await?;
+    let recording = client.bytes(response).await?;
+    match output {
+        Some(path) => std::fs::write(path, &recording)
+            .map_err(|error| Failed::usage(format!("{} cannot be written: {error}", path.display()))),
+        None => Ok(console.raw(&recording)?),
     }
 }
 

@@ -19,7 +19,11 @@ impl Attempt {
         let outgoing = completion.follow_ups.iter().map(follow_up).collect();
         let ending = Ending { update, outgoing, dead_letter: None, log: self.log(completion) };
         if status == Status::Failed {
-            return buried(ending, &self.message, self.death_note(completion));
+            let mut ending = buried(ending, &self.message, self.death_note(completion));
+            if let (Some(letter), Some(recording)) = (&mut ending.dead_letter, &completion.recording) {
+                letter.recording = Some(recording.file().clone());
+            }
+            return ending;
         }
         ending
     }

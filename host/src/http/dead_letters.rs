@@ -7,7 +7,8 @@ mod cursor;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use serde::Deserialize;
 
@@ -107,6 +108,32 @@ pub(crate) async fn show(
 ) -> Result<Json<OpenedView>, Problem> {
     let opened = api.ports.dead_letters.show(&id).await?;
     opened.map(|opened| Json(opened.into())).ok_or_else(|| Problem::unknown_dead_letter(id.as_str()))
+}
+
+/// The recording of a dead letter's last run, for `agent-sim replay`: one JSON document a line, without secrets.
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters/{id}/recording",
+    tag = "dead letters",
+    params(("id" = String, Path, description = "The task's id")),
+    responses(
+        (status = 200, description = "The recording", body = String, content_type = "application/x-ndjson"),
+        (status = 401, description = "No good token", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not allowed", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown dead letter, or one without a recording", body = ProblemDocument,
+            content_type = "application/problem+json"),
+        (status = 503, description = "The records are away", body = ProblemDocument,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn recording(
+    State(api): State<Arc<ApiState>>,
+    DeadLetterPath(id): DeadLetterPath,
+) -> Result<impl IntoResponse, Problem> {
+    let found = api.ports.dead_letters.recording(&id).await?;
+    let recording = found.ok_or_else(|| Problem::unknown_dead_letter(id.as_str()))?;
+    let recording = recording.ok_or_else(|| Problem::no_recording(id.as_str()))?;
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], recording))
 }
 
 /// Has the task run again under its id, from the first attempt.

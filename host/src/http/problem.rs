@@ -33,6 +33,7 @@ pub(crate) enum Kind {
     UnknownAgent,
     UnknownTask,
     UnknownDeadLetter,
+    NoRecording,
     UnknownSecret,
     NoSecretsKey,
     TooManySecrets,
@@ -66,6 +67,7 @@ impl Kind {
             Self::UnknownAgent => ("unknown-agent", "No such agent", StatusCode::NOT_FOUND),
             Self::UnknownTask => ("unknown-task", "No such task", StatusCode::NOT_FOUND),
             Self::UnknownDeadLetter => ("unknown-dead-letter", "No such dead letter", StatusCode::NOT_FOUND),
+            Self::NoRecording => ("no-recording", "The dead letter has no recording", StatusCode::NOT_FOUND),
             Self::UnknownSecret => ("unknown-secret", "No such secret", StatusCode::NOT_FOUND),
             Self::NoSecretsKey => ("no-secrets-key", "The host stores no secrets", StatusCode::CONFLICT),
             Self::TooManySecrets => ("too-many-secrets", "The agent has too many secrets", StatusCode::CONFLICT),
@@ -161,6 +163,17 @@ impl Problem {
             Kind::UnknownDeadLetter,
             format!(
                 "no dead letter of a task {:?} is listed; GET /v1/dead-letters lists those that there are",
+                shortened(id)
+            ),
+        )
+    }
+
+    pub(crate) fn no_recording(id: &str) -> Self {
+        Self::new(
+            Kind::NoRecording,
+            format!(
+                "the last run of task {:?} was not recorded: the revision that ran it has no `on = \"failure\"` under [record] \
+                 in its agent.toml, or it never came to a run",
                 shortened(id)
             ),
         )

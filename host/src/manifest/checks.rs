@@ -1,5 +1,6 @@
 //! What TOML alone cannot tell: values out of range, and values that contradict each other.
 
+use super::record::{RECORDING_BYTES_MAX, RECORDING_BYTES_MIN};
 use super::{MEMORY_BYTES_MAX, Manifest, OUTPUT_BYTES_MAX, Shape, TIMEOUT_MAX};
 use crate::units::{ByteSize, format_duration};
 
@@ -57,6 +58,9 @@ pub(super) fn problems(manifest: &Manifest) -> Vec<String> {
     });
     check(limits.output <= OUTPUT_BYTES_MAX, &|| {
         format!("limits.output = {}: expected at most {OUTPUT_BYTES_MAX}", limits.output)
+    });
+    check((RECORDING_BYTES_MIN..=RECORDING_BYTES_MAX).contains(&manifest.record.size), &|| {
+        format!("record.size = {}: expected {RECORDING_BYTES_MIN} to {RECORDING_BYTES_MAX}", manifest.record.size)
     });
     let retry = &manifest.retry;
     check(retry.max_attempts > 0, &|| "retry.max_attempts = 0: expected at least 1".to_owned());

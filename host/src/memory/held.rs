@@ -15,7 +15,7 @@ pub const HELD_FROM_BYTES: u64 = 64 << 10;
 
 /// There is no room for what a task wants the host to hold. It is to be handed back, and uses up no attempt, unless
 /// [nobody else has the memory](super::Growth::was_refused_alone).
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("the memory budget has no room for what the host was to hold for the task")]
 pub struct NoRoom;
 

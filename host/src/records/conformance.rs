@@ -54,6 +54,7 @@ pub async fn exercise<R: Records>(make: impl AsyncFn() -> R) {
     leaving::a_cancelled_task_ends_in_no_other_way(make().await).await;
     leaving::runs_of_suspects_are_counted_until_one_ends(make().await).await;
     leaving::dead_letters_are_listed_page_by_page(make().await).await;
+    leaving::a_recording_goes_with_its_letter(make().await).await;
     leaving::a_redriven_task_is_new_and_a_dropped_one_stays_failed(make().await).await;
     leaving::a_letter_of_an_absurd_generation_is_in_nobodys_way(make().await).await;
     logs::what_runs_said_is_kept_in_their_order(make().await).await;

@@ -33,6 +33,8 @@ pub struct DeadLetter {
     pub host: String,
     /// The letter as it was published, in a form that only its sender reads; empty in a list.
     pub message: Bytes,
+    /// The recording of the last run, where there is one; it is written with the letter, and read by itself.
+    pub recording: Option<Bytes>,
 }
 
 /// Which dead letters are meant.

@@ -186,7 +186,11 @@ pub(super) fn weight(record: &TaskRecord) -> usize {
 /// Bytes of what leaves with an end.
 pub(super) fn extra_weight(outgoing: &[Outgoing], letter: Option<&DeadLetter>) -> usize {
     let outgoing: usize = outgoing.iter().map(|outgoing| RECORD_BYTES + outgoing.payload.len()).sum();
-    outgoing + letter.map_or(0, |letter| RECORD_BYTES + letter.message.len() + letter.error_message.len())
+    let letter = letter.map_or(0, |letter| {
+        let recording = letter.recording.as_ref().map_or(0, bytes::Bytes::len);
+        RECORD_BYTES + letter.message.len() + letter.error_message.len() + recording
+    });
+    outgoing + letter
 }
 
 /// What a record without output, failure and progress takes, map entry and allocations included.

@@ -4,6 +4,7 @@
 //! They are kept together all the same ([`Records`]), because what one of them writes another reads, and much of it in one
 //! commit: the end of a task with what leaves with it, a redrive with the message that it sends.
 
+use bytes::Bytes;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -102,6 +103,10 @@ pub trait DeadLetterList: Send + Sync + 'static {
 
     /// A dead letter with its message.
     async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError>;
+
+    /// The recording of a dead letter's last run: nothing where there is no such letter, and nothing in there where it has
+    /// none.
+    async fn recording(&self, id: &TaskId) -> Result<Option<Option<Bytes>>, RecordsError>;
 
     /// Takes dead letters off the list, in one commit with the messages that redrive their tasks: those that were still
     /// on it, in that generation. A redriven task is `queued` again, in the next generation.

@@ -30,6 +30,7 @@ fn listed(agent: &AgentName, note: DeathNote, message: bytes::Bytes) -> DeadLett
         digest: note.digest,
         host: note.host,
         message,
+        recording: None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -245,6 +246,10 @@ impl DeadLetters for DeadLetterOffice {
 
     async fn show(&self, id: &TaskId) -> Result<Option<Opened>, DeadLettersError> {
         self.listed.dead_letter(id).await?.map(open).transpose()
+    }
+
+    async fn recording(&self, id: &TaskId) -> Result<Option<Option<Bytes>>, DeadLettersError> {
+        Ok(self.listed.recording(id).await?)
     }
 
     async fn redrive(&self, selection: Selection) -> Result<Redriven, DeadLettersError> {

@@ -1,5 +1,7 @@
 //! The command line of `agent-sim`.
 
+mod replay;
+
 use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,7 @@ use tokio::runtime::Handle;
 
 use super::fixtures::World;
 use super::{Call, Faults, KillAt, Machine, Ran, Recorder, SimError, Simulation, Slow, junit, price, suite};
+use crate::capability::recording::CannotRead;
 use crate::package::{Package, PackageError};
 use crate::task::{Outcome, Task, TaskId, guessed_content_type};
 
@@ -42,6 +45,8 @@ enum Command {
     Run(RunCommand),
     /// Run the scenarios of a folder, each in a world of its own
     Test(TestCommand),
+    /// Run a dead letter's recording again, and say whether it came to the same
+    Replay(replay::ReplayCommand),
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -114,6 +119,8 @@ enum Failed {
     Sim(#[from] SimError),
     #[error("{}", crate::capability::chain(.0))]
     Package(#[from] PackageError),
+    #[error("{path}: {source}")]
+    Recording { path: String, source: CannotRead },
     #[error("{0}")]
     Usage(String),
     #[error("the result cannot be written: {0}")]
@@ -123,9 +130,9 @@ enum Failed {
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The task succeeded; every scenario passed.
+    /// The task succeeded; every scenario passed; a replay came to the same.
     Fine = 0,
-    /// The task failed; a scenario did not pass.
+    /// The task failed; a scenario did not pass; a replay came to something else, or that cannot be told.
     NotFine = 1,
     /// What was asked for cannot be done.
     Usage = 64,
@@ -137,6 +144,7 @@ pub async fn run(cli: Cli, guests: Handle, recorder: Recorder) -> Exit {
     let done = match &cli.command {
         Command::Run(command) => command.run(&cli, guests, recorder, &mut out, &mut err).await,
         Command::Test(command) => command.run(&cli, guests, recorder, &mut out).await,
+        Command::Replay(command) => command.run(&cli, guests, recorder, &mut out, &mut err).await,
     };
     done.unwrap_or_else(|failed| {
         // Nothing is left to do where even this cannot be said.

@@ -163,13 +163,15 @@ pub struct Completion {
     pub follow_ups: Vec<FollowUp>,
     /// What it said, if it did.
     pub log: Option<Arc<super::RunLog>>,
+    /// What it asked and was told, where it failed and that is recorded.
+    pub recording: Option<Arc<super::RunRecording>>,
 }
 
 impl Completion {
     /// Of a task that was not run.
     #[must_use]
     pub fn without_a_run(outcome: Outcome) -> Self {
-        Self { outcome, usage: Usage::default(), init: None, follow_ups: Vec::new(), log: None }
+        Self { outcome, usage: Usage::default(), init: None, follow_ups: Vec::new(), log: None, recording: None }
     }
 
     /// Whether there was an instance, or at least the beginning of one.

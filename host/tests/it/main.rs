@@ -44,6 +44,7 @@ mod observed;
 mod operate;
 mod outbound;
 mod registry;
+mod replay;
 mod replies;
 mod samples;
 mod scripts;

@@ -7,7 +7,7 @@ use wasmtime::Store;
 use super::{Answer, started};
 use crate::agent::load::Revision;
 use crate::agent::state::InstanceState;
-use crate::task::{Output, Task, unix_ms_now};
+use crate::task::{Output, Task, UnixMs};
 use crate::wit::native::HostNativePre;
 use crate::wit::native::exports::agent::runtime::handler as wit;
 
@@ -20,12 +20,13 @@ pub(super) async fn call(
     let began = Instant::now();
     let agent = pre.instantiate_async(&mut *store).await?;
     started(store, revision, began);
-    let lifted = lifted(revision, task);
+    let now_ms = store.data().session.unix_ms_now();
+    let lifted = lifted(revision, task, now_ms);
     Ok(answer(agent.agent_runtime_handler().call_handle(store, &lifted).await?))
 }
 
-fn lifted(revision: &Revision, task: &Task) -> wit::Task {
-    let timeout_at_ms = unix_ms_now().saturating_add(millis(revision.manifest.limits.timeout));
+fn lifted(revision: &Revision, task: &Task, now_ms: UnixMs) -> wit::Task {
+    let timeout_at_ms = now_ms.saturating_add(millis(revision.manifest.limits.timeout));
     wit::Task {
         id: task.id.to_string(),
         agent: task.agent.to_string(),

@@ -49,6 +49,7 @@ pub fn add_to_linker<T: Send + 'static>(
 impl preopens::Host for FilesView<'_> {
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
         let directories = preopens::Host::get_directories(&mut self.wasi)?;
+        self.files.was_used |= !directories.is_empty();
         for (folder, (descriptor, _)) in directories.iter().enumerate() {
             self.files.open.insert(descriptor.rep(), Open { folder, _place: None });
         }

@@ -29,6 +29,8 @@ pub struct TaskFiles {
     streams: Option<Arc<Semaphore>>,
     log: Arc<GuestLog>,
     was_noted: AtomicBool,
+    /// Whether the guest has asked for its folders, and has some.
+    pub(super) was_used: bool,
 }
 
 pub(super) struct Open {
@@ -54,7 +56,14 @@ impl TaskFiles {
             streams: None,
             log: Arc::clone(log),
             was_noted: AtomicBool::new(false),
+            was_used: false,
         }
+    }
+
+    /// Whether the guest may have used a file.
+    #[must_use]
+    pub fn was_used(&self) -> bool {
+        self.was_used
     }
 
     /// Where a handle's folder may be written.

@@ -112,9 +112,9 @@ impl View<'_> {
     fn sql_told<T>(&mut self, error: SqlError) -> Answer<T> {
         Ok(Err(match error {
             SqlError::Denied(text) => wit::Error::AccessDenied(text),
-            SqlError::Unavailable { what, .. } => {
+            SqlError::Unavailable { ref what, .. } => {
                 self.session.note_failed("sql", &error);
-                wit::Error::ConnectionFailed(what.to_owned())
+                wit::Error::ConnectionFailed(what.clone().into_owned())
             }
             SqlError::BadParameter(text) => wit::Error::BadParameter(text),
             SqlError::Query(error) => {

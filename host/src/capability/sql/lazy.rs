@@ -77,7 +77,7 @@ impl Database for LazyDatabase {
         statement_timeout: Duration,
     ) -> Result<Box<dyn SqlConnection>, SqlError> {
         let started = self.started.get().ok_or_else(|| SqlError::Unavailable {
-            what: "the agent's schema is not ready on this host",
+            what: "the agent's schema is not ready on this host".into(),
             source: format!("{agent} was not provisioned").into(),
         })?;
         started.database.open(agent, mode, statement_timeout).await

@@ -170,7 +170,7 @@ impl Database for Postgres {
         statement_timeout: Duration,
     ) -> Result<Box<dyn SqlConnection>, SqlError> {
         let pool = self.pool(agent).ok_or_else(|| SqlError::Unavailable {
-            what: "the agent's schema is not ready on this host",
+            what: "the agent's schema is not ready on this host".into(),
             source: format!("{agent} was not provisioned").into(),
         })?;
         Ok(Box::new(PostgresConnection::open(pool, mode, statement_timeout).await?))
@@ -249,7 +249,7 @@ fn lowered(error: sqlx::Error) -> SqlError {
 }
 
 fn unreachable_database(source: Cause) -> SqlError {
-    SqlError::Unavailable { what: "the connection to the database broke", source }
+    SqlError::Unavailable { what: "the connection to the database broke".into(), source }
 }
 
 /// The cap of the driver's that this is.

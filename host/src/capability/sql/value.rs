@@ -1,7 +1,11 @@
 //! The values that travel between an agent and PostgreSQL, in the host's own types.
 
+use serde::{Deserialize, Serialize};
+
+use crate::capability::recording::forms::{bits, blob};
+
 /// A calendar date.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Date {
     /// Year of the proleptic Gregorian calendar; 0 is 1 BC.
     pub year: i32,
@@ -12,7 +16,7 @@ pub struct Date {
 }
 
 /// A time of day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Time {
     /// 0 to 23.
     pub hour: u8,
@@ -25,7 +29,7 @@ pub struct Time {
 }
 
 /// A date and a time, without a zone or in UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DateTime {
     /// The date.
     pub date: Date,
@@ -34,7 +38,7 @@ pub struct DateTime {
 }
 
 /// A value of a row or of a parameter.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// NULL of any type.
     Null,
@@ -49,13 +53,13 @@ pub enum Value {
     /// INT8.
     Int64(i64),
     /// FLOAT4.
-    Float32(f32),
+    Float32(#[serde(with = "bits::of_f32")] f32),
     /// FLOAT8.
-    Float64(f64),
+    Float64(#[serde(with = "bits::of_f64")] f64),
     /// TEXT and its kin, and enumerations.
     Text(String),
     /// BYTEA.
-    Binary(Vec<u8>),
+    Binary(#[serde(with = "blob")] Vec<u8>),
     /// DATE.
     Date(Date),
     /// TIME.
@@ -67,7 +71,7 @@ pub enum Value {
     /// UUID, hyphenated.
     Uuid(String),
     /// JSON or JSONB, as text.
-    Json(Vec<u8>),
+    Json(#[serde(with = "blob")] Vec<u8>),
     /// NUMERIC, in decimal digits.
     Decimal(String),
     /// INT4[].
@@ -79,7 +83,7 @@ pub enum Value {
     /// TEXT[] and its kin.
     ArrayText(Vec<Option<String>>),
     /// Any other type, in PostgreSQL's binary format; only in a row.
-    Unsupported(Vec<u8>),
+    Unsupported(#[serde(with = "blob")] Vec<u8>),
 }
 
 impl Value {
@@ -115,7 +119,7 @@ impl Value {
 pub type Row = Vec<Value>;
 
 /// The type of a column: which [`Value`] its values are where they are not NULL.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// [`Value::Boolean`].
     Boolean,
@@ -160,7 +164,7 @@ pub enum Kind {
 }
 
 /// A column of a result.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     /// Its name, as the statement gives it.
     pub name: String,

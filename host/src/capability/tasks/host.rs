@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     BODY_BYTES_MAX, DELAY_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, NOTE_BYTES_MAX, Refused,
 };
+use crate::capability::recording::forms::blob::Lent;
 use crate::capability::{View, denied, quoted};
 use crate::records::Progress;
 use crate::task::{AgentName, FollowUp, Task, TaskId};
@@ -60,6 +61,11 @@ impl View<'_> {
             Err(error) => return Ok(Err(error)),
         };
         let id = follow_up.task.id.as_str().to_owned();
+        if let Some(tape) = self.session.tape() {
+            let task = &follow_up.task;
+            let asked = (task.agent.as_str(), &id, Lent(&task.body), &task.headers, follow_up.delay);
+            tape.call_now("tasks.submit", &asked, || ());
+        }
         let mut span = self.created(&mut follow_up.task);
         match self.session.follow_ups.push(follow_up) {
             Ok(()) => Ok(Ok(id)),

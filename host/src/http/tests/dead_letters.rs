@@ -44,6 +44,18 @@ async fn they_are_listed_in_pages_the_newest_first() {
 }
 
 #[tokio::test]
+async fn a_recording_is_given_as_it_is_and_what_has_none_says_so() {
+    let (doubles, router) = host(&[("recorded", "echo", 1), ("silent", "echo", 2)]);
+    doubles.lock().letters[0].letter.recording = Some("{}\n".into());
+    let answer = get(&router, &format!("{LETTERS}/recorded/recording")).await;
+    assert_eq!((answer.status, answer.header("content-type")), (StatusCode::OK, Some("application/x-ndjson")));
+    assert_eq!(answer.body, "{}\n");
+    let detail = get(&router, &format!("{LETTERS}/silent/recording")).await.problem(404, "no-recording");
+    assert!(detail.contains("[record]"), "{detail}");
+    get(&router, &format!("{LETTERS}/nobody/recording")).await.problem(404, "unknown-dead-letter");
+}
+
+#[tokio::test]
 async fn a_page_has_fifty_unless_asked_for_more() {
     let (doubles, router) = host(&[]);
     doubles.lock().letters = (0..1_001).map(|at| dead_letter(&format!("t{at}"), "echo", at)).collect();
@@ -146,6 +158,7 @@ async fn without_records_there_is_nothing_to_see_or_do() {
     let answers = [
         get(&router, LETTERS).await,
         get(&router, &format!("{LETTERS}/a")).await,
+        get(&router, &format!("{LETTERS}/a/recording")).await,
         post(&router, &format!("{LETTERS}/a/redrive"), &[], "").await,
         delete(&router, &format!("{LETTERS}/a")).await,
         post(&router, &format!("{LETTERS}:redrive?agent=echo"), &[], "").await,

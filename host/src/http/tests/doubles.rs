@@ -88,6 +88,7 @@ pub(crate) fn dead_letter(id: &str, agent: &str, failed_at_ms: UnixMs) -> Opened
         digest: Some("sha256:2".to_owned()),
         host: "h:8080".to_owned(),
         message: Bytes::new(),
+        recording: None,
     };
     let message = Message {
         message_id: Some(id.to_owned()),

@@ -27,6 +27,7 @@ fn failed(task: &NewTask, generation: u32, failed_at_ms: u64) -> (Ending, DeadLe
         digest: Some("sha256:ab".to_owned()),
         host: "h1".to_owned(),
         message: Bytes::from_static(b"\0letter\xff"),
+        recording: None,
     };
     let update = Update { generation, ..ended(task, Status::Failed) };
     (Ending { update, outgoing: vec![outgoing("letter")], dead_letter: Some(letter.clone()), log: None }, letter)
@@ -202,6 +203,22 @@ pub(super) async fn dead_letters_are_listed_page_by_page(records: impl Records) 
     assert_eq!(records.dead_letter(&expected[0].id).await.expect("readable").as_ref(), Some(&expected[0]));
     let all = records.dead_letters(DeadLetterFilter::default(), None, 1_000).await.expect("readable");
     assert!(ids(&expected).iter().all(|id| ids(&all).contains(id)));
+}
+
+pub(super) async fn a_recording_goes_with_its_letter(records: impl Records) {
+    let (recorded, silent) = (new_task("a"), new_task("b"));
+    let file = Bytes::from_static(b"a recording\xff\0");
+    let (mut ending, letter) = failed(&recorded, 0, 1_700_000_005_000);
+    ending.dead_letter = Some(DeadLetter { recording: Some(file.clone()), ..letter.clone() });
+    records.finished(&ending).await.expect("writable");
+    records.finished(&failed(&silent, 0, 1_700_000_005_000).0).await.expect("writable");
+    assert_eq!(records.recording(&recorded.id).await.expect("readable"), Some(Some(file)));
+    assert_eq!(records.recording(&silent.id).await.expect("readable"), Some(None));
+    // Nobody who looks at letters gets it.
+    assert_eq!(records.dead_letter(&recorded.id).await.expect("readable"), Some(letter));
+    let taken = Taken { id: recorded.id.clone(), generation: 0, redrive: None };
+    records.take_dead_letters(vec![taken]).await.expect("writable");
+    assert_eq!(records.recording(&recorded.id).await.expect("readable"), None);
 }
 
 pub(super) async fn a_redriven_task_is_new_and_a_dropped_one_stays_failed(records: impl Records) {

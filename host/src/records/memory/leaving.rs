@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::MemoryRecords;
@@ -106,11 +107,15 @@ impl Leaving {
             .collect();
         found.sort_by(|a, b| (b.failed_at_ms, &b.id).cmp(&(a.failed_at_ms, &a.id)));
         let page = found.into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX));
-        page.map(|letter| DeadLetter { message: bytes::Bytes::new(), ..letter.clone() }).collect()
+        page.map(|letter| DeadLetter { message: Bytes::new(), recording: None, ..letter.clone() }).collect()
     }
 
     fn letter(&self, id: &TaskId) -> Option<DeadLetter> {
-        self.locked().listed.get(id).cloned()
+        self.locked().listed.get(id).map(|letter| DeadLetter { recording: None, ..letter.clone() })
+    }
+
+    fn recording(&self, id: &TaskId) -> Option<Option<Bytes>> {
+        self.locked().listed.get(id).map(|letter| letter.recording.clone())
     }
 
     /// Takes a letter off the list, if it is there in this generation.
@@ -145,7 +150,8 @@ impl Leaving {
 }
 
 fn weight(letter: &DeadLetter) -> usize {
-    LETTER_BYTES + letter.message.len() + letter.error_message.len()
+    let recording = letter.recording.as_ref().map_or(0, Bytes::len);
+    LETTER_BYTES + letter.message.len() + letter.error_message.len() + recording
 }
 
 #[async_trait::async_trait]
@@ -172,6 +178,10 @@ impl DeadLetterList for MemoryRecords {
 
     async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError> {
         Ok(self.leaving.letter(id))
+    }
+
+    async fn recording(&self, id: &TaskId) -> Result<Option<Option<Bytes>>, RecordsError> {
+        Ok(self.leaving.recording(id))
     }
 
     async fn take_dead_letters(&self, taken: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError> {

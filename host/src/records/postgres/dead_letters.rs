@@ -1,5 +1,6 @@
 //! The list of dead letters.
 
+use bytes::Bytes;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
@@ -23,6 +24,10 @@ impl DeadLetterList for PostgresRecords {
 
     async fn dead_letter(&self, id: &TaskId) -> Result<Option<DeadLetter>, RecordsError> {
         self.seldom.run(async |connection| get(connection, id).await).await.map_err(read)
+    }
+
+    async fn recording(&self, id: &TaskId) -> Result<Option<Option<Bytes>>, RecordsError> {
+        self.seldom.run(async |connection| recording(connection, id).await).await.map_err(read)
     }
 
     async fn take_dead_letters(&self, taken: Vec<Taken>) -> Result<Vec<TaskId>, RecordsError> {
@@ -70,6 +75,13 @@ async fn get(connection: &mut PgConnection, id: &TaskId) -> Result<Option<DeadLe
         FROM dead_letters WHERE id = $1";
     let row = sqlx::query(SELECT).bind(id.as_str()).fetch_optional(connection).await?;
     row.as_ref().map(decoded).transpose()
+}
+
+async fn recording(connection: &mut PgConnection, id: &TaskId) -> Result<Option<Option<Bytes>>, sqlx::Error> {
+    const SELECT: &str = "SELECT recording FROM dead_letters WHERE id = $1";
+    let found: Option<Option<Vec<u8>>> =
+        sqlx::query_scalar(SELECT).bind(id.as_str()).fetch_optional(connection).await?;
+    Ok(found.map(|recording| recording.map(Bytes::from)))
 }
 
 async fn take(connection: &mut PgConnection, taken: &[Taken]) -> Result<Vec<TaskId>, sqlx::Error> {
@@ -149,6 +161,7 @@ fn decoded(row: &PgRow) -> Result<DeadLetter, sqlx::Error> {
         digest: row.try_get("digest")?,
         host: row.try_get("host")?,
         message: row.try_get::<Vec<u8>, _>("message")?.into(),
+        recording: None,
     })
 }
 

@@ -68,12 +68,12 @@ impl Connection {
     async fn call(&mut self, statement: &str, parameters: &[Value]) -> Result<(), SqlError> {
         let what = "the connection to the database broke";
         if self.broken {
-            return Err(SqlError::Unavailable { what, source: "it broke at an earlier statement".into() });
+            return Err(SqlError::Unavailable { what: what.into(), source: "it broke at an earlier statement".into() });
         }
         let bytes = parameters.iter().map(Value::bytes).fold(statement.len(), usize::saturating_add);
         self.witness.call(Port::Sql, bytes).await.map_err(|injected| {
             self.broken = true;
-            SqlError::Unavailable { what, source: injected.into() }
+            SqlError::Unavailable { what: what.into(), source: injected.into() }
         })
     }
 }

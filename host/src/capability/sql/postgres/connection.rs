@@ -79,7 +79,7 @@ impl PostgresConnection {
             other @ State::Streaming(_) => {
                 self.state = other;
                 let source = "another statement while the rows of a query are being read".into();
-                Err(SqlError::Unavailable { what: "the connection is busy", source })
+                Err(SqlError::Unavailable { what: "the connection is busy".into(), source })
             }
             // No host's failure, which would be tried again without end.
             State::Lost if self.used_up => {
@@ -89,7 +89,7 @@ impl PostgresConnection {
                 )))
             }
             State::Lost => Err(SqlError::Unavailable {
-                what: "the connection to the database broke earlier in this task",
+                what: "the connection to the database broke earlier in this task".into(),
                 source: self.aborted.clone().unwrap_or_default().into(),
             }),
         }

@@ -278,5 +278,5 @@ fn close(live: Live) {
 }
 
 fn unavailable(what: &'static str, source: crate::capability::Cause) -> SqlError {
-    SqlError::Unavailable { what, source }
+    SqlError::Unavailable { what: what.into(), source }
 }

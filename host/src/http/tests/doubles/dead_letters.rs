@@ -43,6 +43,11 @@ impl DeadLetters for Doubles {
         Ok(self.letters("read")?.letters.iter().find(|opened| opened.letter.id == *id).cloned())
     }
 
+    async fn recording(&self, id: &TaskId) -> Result<Option<Option<bytes::Bytes>>, DeadLettersError> {
+        let state = self.letters("read")?;
+        Ok(state.letters.iter().find(|opened| opened.letter.id == *id).map(|opened| opened.letter.recording.clone()))
+    }
+
     async fn redrive(&self, selection: Selection) -> Result<Redriven, DeadLettersError> {
         let mut state = self.letters("written")?;
         let unsendable = state.unsendable.clone();

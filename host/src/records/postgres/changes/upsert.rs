@@ -63,19 +63,21 @@ const UPSERT: &str = "
         JOIN written ON written.id = o.task
     ), listed AS (
         INSERT INTO dead_letters AS l (id, agent, generation, failed_at_ms, error_type, error_message, attempts,
-            revision, digest, host, message)
+            revision, digest, host, message, recording)
         SELECT d.* FROM unnest($22::text[], $23::text[], $24::integer[], $25::bigint[], $26::text[], $27::text[],
-            $28::bigint[], $29::bigint[], $30::text[], $31::text[], $32::bytea[])
-            AS d (id, agent, generation, failed_at_ms, error_type, error_message, attempts, revision, digest, host, message)
+            $28::bigint[], $29::bigint[], $30::text[], $31::text[], $32::bytea[], $33::bytea[])
+            AS d (id, agent, generation, failed_at_ms, error_type, error_message, attempts, revision, digest, host, message,
+                recording)
         JOIN written ON written.id = d.id
         ON CONFLICT (id) DO UPDATE SET agent = EXCLUDED.agent, generation = EXCLUDED.generation,
             failed_at_ms = EXCLUDED.failed_at_ms, error_type = EXCLUDED.error_type,
             error_message = EXCLUDED.error_message, attempts = EXCLUDED.attempts, revision = EXCLUDED.revision,
-            digest = EXCLUDED.digest, host = EXCLUDED.host, message = EXCLUDED.message
+            digest = EXCLUDED.digest, host = EXCLUDED.host, message = EXCLUDED.message,
+            recording = EXCLUDED.recording
     ), said AS (
         INSERT INTO task_logs (task_id, run, generation, attempt, revision, host, is_cut, lines)
-        SELECT s.* FROM unnest($33::text[], $34::uuid[], $35::integer[], $36::bigint[], $37::bigint[], $38::text[],
-            $39::boolean[], $40::text[]) AS s (task_id, run, generation, attempt, revision, host, is_cut, lines)
+        SELECT s.* FROM unnest($34::text[], $35::uuid[], $36::integer[], $37::bigint[], $38::bigint[], $39::text[],
+            $40::boolean[], $41::text[]) AS s (task_id, run, generation, attempt, revision, host, is_cut, lines)
         JOIN written ON written.id = s.task_id
     )
     SELECT new.id FROM unnest($1::text[]) AS new (id)
@@ -144,6 +146,7 @@ impl Work for Upsert<'_> {
             .bind(self.letters(|letter| letter.digest.as_deref()))
             .bind(self.letters(|letter| letter.host.as_str()))
             .bind(self.letters(|letter| letter.message.as_ref()))
+            .bind(self.letters(|letter| letter.recording.as_deref()))
             .bind(logs.task_ids)
             .bind(logs.runs)
             .bind(logs.generations)

@@ -150,5 +150,5 @@ pub(super) async fn told<T>(
 }
 
 fn silent(source: crate::capability::Cause) -> SqlError {
-    SqlError::Unavailable { what: "the database stopped answering", source }
+    SqlError::Unavailable { what: "the database stopped answering".into(), source }
 }
