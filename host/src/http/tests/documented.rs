@@ -2,7 +2,7 @@ use super::*;
 use crate::http::Config;
 
 /// The routes that there are, as the contract names them.
-const ROUTES: [(&str, &str); 32] = [
+const ROUTES: [(&str, &str); 33] = [
     ("get", "/"),
     ("get", "/healthz"),
     ("get", "/metrics"),
@@ -24,6 +24,7 @@ const ROUTES: [(&str, &str); 32] = [
     ("get", "/v1/dead-letters"),
     ("delete", "/v1/dead-letters/{id}"),
     ("get", "/v1/dead-letters/{id}"),
+    ("get", "/v1/dead-letters/{id}/recording"),
     ("post", "/v1/dead-letters/{id}/redrive"),
     ("post", "/v1/dead-letters:drop"),
     ("post", "/v1/dead-letters:redrive"),
