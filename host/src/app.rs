@@ -26,6 +26,7 @@ use crate::agent::compile::{self, CompileJob};
 use crate::agent::{CompileLimits, GuestThreads, Loader, Runner, RunnerConfig};
 use crate::agents::Agents;
 use crate::capability::files::FilesRoot;
+use crate::catalog::HostFigures;
 use crate::cli::{CompileArguments, Composition, StartError};
 use crate::config::{Backend, Config, ConfigErrors};
 use crate::delivery::{Broker, PublishError, Route, Submitter, envelope};
@@ -162,8 +163,10 @@ impl App {
             .map_err(|error| internal("registering metrics", error))?;
         background.spawn(observer.clone().watch_queues(draining.clone()));
         let (snapshots, live) = watch::channel(Arc::<http::Snapshot>::default());
+        let (figures, doing) = watch::channel(HostFigures::default());
+        let told = live::Told { snapshots, figures };
         let host = Arc::clone(&dispatcher.host);
-        background.spawn(live::run(observer.clone(), registry.clone(), host, snapshots, draining.clone()));
+        background.spawn(live::run(observer.clone(), registry.clone(), host, told, draining.clone()));
         background.spawn(dispatcher.relay.clone().run(drained.clone()));
         background.spawn(Arc::clone(&dispatcher).watch_cancelled(drained.clone()));
         background.spawn(Arc::clone(&dispatcher).note_running(drained.clone()));
@@ -201,7 +204,7 @@ impl App {
             _guests: guests,
             grace: config.grace_period,
         };
-        app.load_agents(config.agents_dir, config.agents_watch).await?;
+        app.load_agents(config.agents_dir, config.agents_watch, doing).await?;
         Ok(app)
     }
 
@@ -218,7 +221,12 @@ impl App {
     }
 
     /// What was deployed before, then what lies in the agents folder.
-    async fn load_agents(&self, dir: Option<PathBuf>, is_watched: bool) -> Result<(), StartError> {
+    async fn load_agents(
+        &self,
+        dir: Option<PathBuf>,
+        is_watched: bool,
+        doing: watch::Receiver<HostFigures>,
+    ) -> Result<(), StartError> {
         self.deployer.follow_catalog().await.map_err(|error| unavailable(&error))?;
         let mut folder = dir.map(AgentsFolder::new);
         if let Some(folder) = &mut folder {
@@ -231,7 +239,7 @@ impl App {
         let (deployer, draining) = (Arc::clone(&self.deployer), self.draining.clone());
         self.background.spawn(async move { deployer.watch_canaries(draining).await });
         let (deployer, draining) = (Arc::clone(&self.deployer), self.draining.clone());
-        self.background.spawn(async move { deployer.tell(draining).await });
+        self.background.spawn(async move { deployer.tell(doing, draining).await });
         if let Some(folder) = folder.filter(|_| is_watched) {
             self.background.spawn(folder.follow(self.agents(), self.draining.clone()));
         }

@@ -24,7 +24,7 @@ mod verdict;
 
 pub use change::{AgentEntry, Canary, Change, ChangeRefused, InvalidTraffic, Tally, Traffic};
 pub use events::{Actor, Event, NewEvent};
-pub use fleet::{Fleet, Following, HostSeen, REPORT_EVERY, SILENT_MAX};
+pub use fleet::{Fleet, Following, HostDoing, HostFigures, HostSeen, REPORT_EVERY, SILENT_MAX};
 pub use memory::MemoryCatalog;
 pub use postgres::PostgresCatalog;
 pub(crate) use postgres::{log as log_event, tell as tell_hosts};

@@ -28,7 +28,7 @@ use crate::agent::{Loader, Revision, Runner};
 use crate::agents::{Activation, AgentInfo, Agents, ChangeError, DeployError, Deployed, Plan, Upload};
 use crate::capability::Capabilities;
 use crate::capability::files::FilesRoot;
-use crate::catalog::{Actor, Added, AgentEntry, Catalog, CatalogError, Change, NewEvent, Tally, Traffic};
+use crate::catalog::{Actor, Added, AgentEntry, Catalog, CatalogError, Change, Tally, Traffic};
 use crate::delivery::{Broker, BrokerError};
 use crate::dispatch::{AgentSlot, Dispatcher, prefetch};
 use crate::manifest::Manifest;
@@ -281,11 +281,6 @@ impl Deployer {
     /// An agent as the fleet has it.
     async fn entry(&self, agent: &AgentName) -> Result<Option<AgentEntry>, CatalogError> {
         Ok(self.catalog.entries().await?.into_iter().find(|entry| entry.agent == *agent))
-    }
-
-    fn event(&self, agent: &AgentName, who: &Actor, action: &'static str, detail: String) -> NewEvent {
-        let host = self.dispatcher.host.to_string();
-        NewEvent { actor: who.clone(), host, action, agent: Some(agent.clone()), detail }
     }
 
     fn find(&self, agent: &AgentName) -> Option<Arc<DeployedAgent>> {

@@ -43,7 +43,7 @@ mod view;
 pub(crate) mod tests;
 
 pub use auth::{Auth, Token};
-pub use live::{AgentLive, ErrorLive, HostLive, STREAMS_MAX, Snapshot};
+pub use live::{AgentLive, ErrorLive, FleetHostLive, HostLive, STREAMS_MAX, Snapshot};
 pub use server::{Tls, TlsError, serve};
 pub use tasks::TASK_STREAMS_MAX;
 

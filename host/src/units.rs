@@ -79,6 +79,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidUnit> {
     scaled(number, ms_per_unit).map(Duration::from_millis).ok_or_else(invalid)
 }
 
+/// Microseconds of a duration, the rest cut off.
+#[must_use]
+pub fn whole_micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Writes a duration the way [`parse_duration`] reads it.
 #[must_use]
 pub fn format_duration(duration: Duration) -> String {

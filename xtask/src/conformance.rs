@@ -130,7 +130,7 @@ const STARTS_HEAD: &str = "## How long it takes to start\n\n\
     The agent of each template, on a host with everything embedded, built without optimisation of its own code: from `agent-host deploy` until \
     its module is compiled, tried and consumed from; from handing in the first task over HTTP to its answer; and the median of the same of 101 \
     later tasks, one after the other. A module is compiled when it is deployed and never on the way of a task, so the first task takes \
-    little longer than the others; an instance is made for each from an image that is copied where it is written to.\n\n";
+    milliseconds longer than the others, whatever its size; an instance is made for each from an image that is copied where it is written to.\n\n";
 
 fn starts(all: &[templates::Starts]) -> String {
     let mut text = String::from("| template | deploy | first task | later task |\n|---|---|---|---|\n");

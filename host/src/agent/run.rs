@@ -37,7 +37,7 @@ use crate::memory::{Admitted, Charge, Growth, HELD_FROM_BYTES, Leave, MemoryLedg
 use crate::records::Ending;
 use crate::task::{Completion, Limit, Outcome, Task, Usage, random_fraction, unix_ms_now};
 use crate::trace::{Kind, Scope, Span};
-use crate::units::format_duration;
+use crate::units::{format_duration, whole_micros};
 
 /// Settings of the runner.
 #[derive(Clone, Debug)]
@@ -366,8 +366,8 @@ async fn called(
     let state = store.into_data();
     let usage = Usage {
         memory_bytes_peak: state.memory.peak_bytes(),
-        cpu_us: micros(clock.spent()),
-        wall_us: micros(wall),
+        cpu_us: whole_micros(clock.spent()),
+        wall_us: whole_micros(wall),
         host_calls: 0,
     };
     let (asked_bytes, needed_bytes) = (state.memory.asked_bytes(), state.memory.peak_with_held_bytes());
@@ -394,8 +394,4 @@ struct Called {
     session: Session,
     /// Memory that it had or asked for.
     asked_bytes: u64,
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

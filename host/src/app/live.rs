@@ -1,4 +1,5 @@
-//! What the dashboard draws: rates and latencies of the last seconds, from the metrics.
+//! What the dashboard draws, and what this host tells the others of itself: rates and latencies of the last seconds, from the
+//! metrics.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -11,14 +12,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::observe::Observer;
 use crate::agents::AgentState;
-use crate::http::{AgentLive, ErrorLive, HostLive, Snapshot};
+use crate::catalog::{HostDoing, HostFigures, REPORT_EVERY};
+use crate::http::{AgentLive, ErrorLive, FleetHostLive, HostLive, Snapshot};
 use crate::task::unix_ms_now;
 use crate::telemetry::resident_bytes;
 
 /// How often a snapshot is made, while somebody looks.
 const EVERY: Duration = Duration::from_secs(1);
-/// Rates and latencies are over this many snapshots.
-const WINDOW: usize = 10;
+/// Every how many of these this host's own figures are made for the others, and theirs are looked at: they come as often.
+const FLEET_EVERY: u64 = REPORT_EVERY.as_secs() / EVERY.as_secs();
+/// Rates and latencies are over this time.
+const WINDOW: Duration = Duration::from_secs(10);
 
 /// What is counted of one agent since the host started.
 #[derive(Clone, Debug, Default)]
@@ -35,32 +39,72 @@ struct Counts {
 
 type Sample = BTreeMap<String, Counts>;
 
-/// Makes snapshots until it is told to end.
-pub(super) async fn run(
-    observer: Observer,
-    registry: Registry,
-    host: Arc<str>,
-    sender: watch::Sender<Arc<Snapshot>>,
-    stop: CancellationToken,
-) {
+/// Who is told.
+pub(super) struct Told {
+    /// Those who look.
+    pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
+    /// The fleet.
+    pub(super) figures: watch::Sender<HostFigures>,
+}
+
+/// Makes snapshots and figures until it is told to end.
+pub(super) async fn run(observer: Observer, registry: Registry, host: Arc<str>, told: Told, stop: CancellationToken) {
     /// The API keeps one, from which streams are made.
     const RECEIVERS_OF_NOBODY: usize = 1;
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut samples = VecDeque::<(Instant, Sample)>::new();
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        if sender.receiver_count() <= RECEIVERS_OF_NOBODY {
-            samples.clear();
+    let mut hosts = Vec::new();
+    for tick in 0_u64.. {
+        if stop.run_until_cancelled(ticks.tick()).await.is_none() {
+            return;
+        }
+        let is_watched = told.snapshots.receiver_count() > RECEIVERS_OF_NOBODY;
+        let is_for_fleet = tick % FLEET_EVERY == 0;
+        if !is_watched && !is_for_fleet {
             continue;
         }
+        if is_watched && (is_for_fleet || hosts.is_empty()) {
+            hosts = fleet(&observer).await.unwrap_or(hosts);
+        }
         let now = (Instant::now(), sample(&registry));
-        let before = samples.front().unwrap_or(&now);
-        let snapshot = snapshot(&observer, &host, before, &now);
-        sender.send_replace(Arc::new(snapshot));
-        samples.push_back(now);
-        if samples.len() > WINDOW {
+        while samples.front().is_some_and(|(at, _)| now.0.duration_since(*at) > WINDOW) {
             samples.pop_front();
         }
+        let snapshot = snapshot(&observer, &host, samples.front().unwrap_or(&now), &now);
+        told.figures.send_replace(figures(&snapshot));
+        told.snapshots.send_replace(Arc::new(Snapshot { hosts: hosts.clone(), ..snapshot }));
+        samples.push_back(now);
+    }
+}
+
+/// How the hosts do; nothing while the database is away or slow.
+async fn fleet(observer: &Observer) -> Option<Vec<FleetHostLive>> {
+    let doing = tokio::time::timeout(EVERY, observer.doing()).await.ok()?.ok()?;
+    let live = |HostDoing { host, figures }: HostDoing| {
+        let figures = figures.unwrap_or_default();
+        FleetHostLive {
+            host,
+            per_second: figures.per_second,
+            p95_ms: figures.p95_ms,
+            error_ratio: figures.error_ratio,
+            running: figures.running,
+            memory_budget_bytes: figures.memory_budget_bytes,
+            memory_resident_bytes: figures.memory_resident_bytes,
+        }
+    };
+    Some(doing.into_iter().map(live).collect())
+}
+
+fn figures(snapshot: &Snapshot) -> HostFigures {
+    let Snapshot { total, resources, .. } = snapshot;
+    HostFigures {
+        per_second: total.per_second,
+        p95_ms: total.p95_ms,
+        error_ratio: total.error_ratio,
+        running: total.running,
+        memory_budget_bytes: resources.memory_budget_bytes,
+        memory_resident_bytes: resources.memory_resident_bytes,
     }
 }
 
@@ -222,7 +266,7 @@ fn snapshot(observer: &Observer, host: &str, before: &(Instant, Sample), now: &(
         cache_hit_ratio: (hits + misses > 0).then(|| float(hits) / float(hits + misses)),
     };
     let total = AgentLive { running, ..all.live(seconds) };
-    Snapshot { at: unix_ms_now(), host: host.to_owned(), resources, total, agents }
+    Snapshot { at: unix_ms_now(), host: host.to_owned(), resources, total, agents, hosts: Vec::new() }
 }
 
 #[cfg(test)]

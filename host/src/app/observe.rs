@@ -9,6 +9,7 @@ use prometheus::proto::MetricFamily;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::Agents;
+use crate::catalog::{CatalogError, HostDoing};
 use crate::deploy::{Deployer, Seen};
 use crate::memory::MemoryLedger;
 use crate::task::{AgentName, UnixMs, unix_ms_now};
@@ -74,6 +75,11 @@ impl Observer {
     /// The agents of this host, as they are now.
     pub(super) fn agents(&self) -> Vec<Seen> {
         self.deployer.seen()
+    }
+
+    /// How the hosts of the fleet do.
+    pub(super) async fn doing(&self) -> Result<Vec<HostDoing>, CatalogError> {
+        self.deployer.doing().await
     }
 
     /// Keeps the queue depths fresh until the host drains.

@@ -1,93 +1,30 @@
 //! What one task may reach, and what it leaves behind when it ends.
 
+mod plan;
+
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::cache::{self, Cache};
+pub use self::plan::SessionPlan;
+use super::cache::Cache;
 use super::calls::Calls;
-use super::key_value::{Bucket, KeyValue};
+use super::key_value::KeyValue;
 use super::log::GuestLog;
-use super::outbound_http::Outbound;
 use super::recording::{Recorder, Tape, taped};
 use super::secrets::SecretSource;
 use super::sql::{CommitError, Committed, End, SqlSession};
 use super::tasks::{Directory, FollowUps, ProgressSink};
 use super::{Backends, Shared, chain};
-use crate::manifest::{Manifest, RecordOn, SqlGrant, TransactionMode};
+use crate::manifest::{RecordOn, TransactionMode};
 use crate::memory::{Held, Holder, NoRoom};
 use crate::records::Ending;
-use crate::task::{AgentName, FollowUp, Task, TaskId, UnixMs, unix_ms_now};
+use crate::task::{FollowUp, Task, TaskId, UnixMs, unix_ms_now};
 use crate::trace::Scope;
 
 /// Refusals and failures of one task that the host logs: enough to see what is wrong, too few to flood the log.
 const TROUBLES_LOGGED_MAX: u32 = 5;
-
-/// What a revision may reach. Made once per revision, shared by all of its tasks.
-#[derive(Debug)]
-pub struct SessionPlan {
-    agent: AgentName,
-    revision: u64,
-    manifest: Arc<Manifest>,
-    buckets: Vec<(String, Bucket)>,
-    cache_space: Option<cache::Space>,
-    outbound: Arc<Outbound>,
-}
-
-impl SessionPlan {
-    pub(super) fn new(
-        agent: AgentName,
-        revision: u64,
-        manifest: Arc<Manifest>,
-        counts: Arc<cache::Counts>,
-        outbound: Arc<Outbound>,
-    ) -> Self {
-        let named = |name: &String| (name.clone(), Bucket::new(&agent, name));
-        Self {
-            buckets: manifest.grants.key_value.iter().map(named).collect(),
-            cache_space: manifest.grants.cache.then(|| cache::Space::new(&agent, counts)),
-            agent,
-            revision,
-            manifest,
-            outbound,
-        }
-    }
-
-    /// The agent.
-    #[must_use]
-    pub fn agent(&self) -> &AgentName {
-        &self.agent
-    }
-
-    /// The revision's number.
-    #[must_use]
-    pub fn revision(&self) -> u64 {
-        self.revision
-    }
-
-    /// The manifest.
-    #[must_use]
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    pub(super) fn outbound(&self) -> &Arc<Outbound> {
-        &self.outbound
-    }
-
-    pub(super) fn bucket(&self, name: &str) -> Option<&Bucket> {
-        self.buckets.iter().find(|(granted, _)| granted == name).map(|(_, bucket)| bucket)
-    }
-
-    pub(super) fn cache_space(&self) -> Option<&cache::Space> {
-        self.cache_space.as_ref()
-    }
-
-    pub(super) fn sql_grant(&self, name: &str) -> Option<(usize, &SqlGrant)> {
-        self.manifest.grants.sql.iter().enumerate().find(|(_, grant)| grant.name == name)
-    }
-}
 
 /// What one task may reach. Dropping it rolls back: nothing that it holds is used again.
 pub struct Session {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Actor, Added, AgentEntry, Catalog, Change, ChangeRefused, Following, HostSeen, Migration, NewEvent, NewRevision,
-    Tally, Traffic,
+    Actor, Added, AgentEntry, Catalog, Change, ChangeRefused, Following, HostDoing, HostFigures, HostSeen, Migration,
+    NewEvent, NewRevision, Tally, Traffic,
 };
 use crate::signature::{Signature, SignedImage};
 use crate::task::AgentName;
@@ -91,15 +91,27 @@ async fn knows_how_far_hosts_are(catalog: impl Catalog) {
         hosts
     };
     assert_eq!(ours(&agent).await, []);
-    catalog.report(&first, &[(agent.clone(), said(3, None))].into()).await.expect("writable");
-    catalog.report(&second, &[(agent.clone(), said(3, Some("no \"ä\"")))].into()).await.expect("writable");
+    let report = async |host: &str, following, figures: &HostFigures| {
+        catalog.report(host, &[(agent.clone(), following)].into(), figures).await.expect("writable");
+    };
+    let busy = HostFigures { per_second: 1.5, p95_ms: Some(7.0), running: 3, ..HostFigures::default() };
+    report(&first, said(3, None), &busy).await;
+    report(&second, said(3, Some("no \"ä\"")), &HostFigures::default()).await;
     let seen = |host: &String, following| HostSeen { host: host.clone(), following };
     let expected = [seen(&first, Some(said(3, None))), seen(&second, Some(said(3, Some("no \"ä\""))))];
     assert_eq!(ours(&agent).await, expected);
     assert_eq!(ours(&other).await, [seen(&first, None), seen(&second, None)]);
-    catalog.report(&second, &[(agent.clone(), said(4, None))].into()).await.expect("writable");
+    let doing = async || {
+        let mut doing = catalog.doing().await.expect("readable");
+        doing.retain(|one| one.host == first || one.host == second);
+        doing
+    };
+    let does = |host: &String, figures: &HostFigures| HostDoing { host: host.clone(), figures: Some(figures.clone()) };
+    assert_eq!(doing().await, [does(&first, &busy), does(&second, &HostFigures::default())]);
+    report(&second, said(4, None), &busy).await;
     catalog.leave(&first).await.expect("writable");
     assert_eq!(ours(&agent).await, [seen(&second, Some(said(4, None)))]);
+    assert_eq!(doing().await, [does(&second, &busy)]);
 }
 
 async fn numbers_from_one_and_knows_what_it_has(catalog: impl Catalog) {

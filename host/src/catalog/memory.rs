@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::{
-    Added, AgentEntry, Catalog, CatalogError, Change, ChangeRefused, Event, Events, Fleet, Following, HostSeen,
-    NewEvent, NewRevision, RevisionSummary, SILENT_MAX, StoredRevision, Tally,
+    Added, AgentEntry, Catalog, CatalogError, Change, ChangeRefused, Event, Events, Fleet, Following, HostDoing,
+    HostFigures, HostSeen, NewEvent, NewRevision, RevisionSummary, SILENT_MAX, StoredRevision, Tally,
 };
 use crate::signature::merged;
 use crate::task::{AgentName, unix_ms_now};
@@ -33,7 +33,7 @@ struct Kept {
     events: VecDeque<Event>,
     event_last: u64,
     /// When each host spoke last, and of what.
-    hosts: BTreeMap<String, (Instant, BTreeMap<AgentName, Following>)>,
+    hosts: BTreeMap<String, (Instant, BTreeMap<AgentName, Following>, HostFigures)>,
 }
 
 #[derive(Debug)]
@@ -180,8 +180,13 @@ impl Catalog for MemoryCatalog {
 
 #[async_trait::async_trait]
 impl Fleet for MemoryCatalog {
-    async fn report(&self, host: &str, agents: &BTreeMap<AgentName, Following>) -> Result<(), CatalogError> {
-        self.kept().hosts.insert(host.to_owned(), (Instant::now(), agents.clone()));
+    async fn report(
+        &self,
+        host: &str,
+        agents: &BTreeMap<AgentName, Following>,
+        figures: &HostFigures,
+    ) -> Result<(), CatalogError> {
+        self.kept().hosts.insert(host.to_owned(), (Instant::now(), agents.clone(), figures.clone()));
         Ok(())
     }
 
@@ -192,10 +197,18 @@ impl Fleet for MemoryCatalog {
 
     async fn hosts(&self, agent: &AgentName) -> Result<Vec<HostSeen>, CatalogError> {
         let kept = self.kept();
-        let there = kept.hosts.iter().filter(|(_, (at, _))| at.elapsed() < SILENT_MAX);
+        let there = kept.hosts.iter().filter(|(_, (at, ..))| at.elapsed() < SILENT_MAX);
         let seen =
-            there.map(|(host, (_, agents))| HostSeen { host: host.clone(), following: agents.get(agent).cloned() });
+            there.map(|(host, (_, agents, _))| HostSeen { host: host.clone(), following: agents.get(agent).cloned() });
         Ok(seen.collect())
+    }
+
+    async fn doing(&self) -> Result<Vec<HostDoing>, CatalogError> {
+        let kept = self.kept();
+        let there = kept.hosts.iter().filter(|(_, (at, ..))| at.elapsed() < SILENT_MAX);
+        let doing =
+            there.map(|(host, (_, _, figures))| HostDoing { host: host.clone(), figures: Some(figures.clone()) });
+        Ok(doing.collect())
     }
 }
 

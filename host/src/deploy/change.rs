@@ -2,10 +2,15 @@
 
 use super::Deployer;
 use crate::agents::ChangeError;
-use crate::catalog::{Actor, AgentEntry, Change, ChangeRefused, Traffic};
+use crate::catalog::{Actor, AgentEntry, Change, ChangeRefused, NewEvent, Traffic};
 use crate::task::AgentName;
 
 impl Deployer {
+    pub(super) fn event(&self, agent: &AgentName, who: &Actor, action: &'static str, detail: String) -> NewEvent {
+        let host = self.dispatcher.host.to_string();
+        NewEvent { actor: who.clone(), host, action, agent: Some(agent.clone()), detail }
+    }
+
     pub(super) async fn change_one_at_a_time(
         &self,
         agent: &AgentName,

@@ -28,6 +28,27 @@ pub struct Snapshot {
     pub total: AgentLive,
     /// Each agent that is deployed, in name order.
     pub agents: Vec<AgentLive>,
+    /// Each host of the fleet that is there, in name order, as it said a few seconds ago.
+    pub hosts: Vec<FleetHostLive>,
+}
+
+/// How a host of the fleet does.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct FleetHostLive {
+    /// Its name.
+    pub host: String,
+    /// Deliveries settled there per second.
+    pub per_second: f64,
+    /// Of 100 deliveries 95 took less, in milliseconds; null where there were none.
+    pub p95_ms: Option<f64>,
+    /// Failed attempts of all, from 0 to 1; null where there were none.
+    pub error_ratio: Option<f64>,
+    /// Tasks that run there.
+    pub running: u64,
+    /// What its process may keep resident, in bytes.
+    pub memory_budget_bytes: u64,
+    /// What is resident there, in bytes.
+    pub memory_resident_bytes: u64,
 }
 
 /// The host's resources.

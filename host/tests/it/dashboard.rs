@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::browser::{Browser, Look};
 use super::common::{HostBuilder, wait_until};
+use super::fleet::Fleet;
 use super::operate::{echo, fixtures, manifest};
 use super::scripts::unique;
 
@@ -40,6 +41,28 @@ async fn the_live_stream_tells_how_the_host_does_and_has_a_limit() {
         host.get("/v1/live").await.ok().filter(|answer| answer.status() == 200).map(drop)
     })
     .await;
+}
+
+/// One page is enough to watch a fleet.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_live_stream_of_a_host_tells_how_the_others_do() {
+    let fleet = Fleet::start().await;
+    let (mut one, mut other) = (fleet.host().start().await, fleet.host().start().await);
+    wait_until("both are there and say what they hold", async || {
+        let snapshot = first_event(one.get("/v1/live").await.unwrap()).await;
+        let hosts = snapshot["hosts"].as_array().unwrap();
+        let holds = |host: &Value| host["memory_resident_bytes"].as_u64().is_some_and(|bytes| bytes > 0);
+        (hosts.len() == 2 && hosts.iter().all(holds)).then_some(())
+    })
+    .await;
+    assert!(other.terminate().await.success());
+    wait_until("one that stopped is there no more", async || {
+        let snapshot = first_event(one.get("/v1/live").await.unwrap()).await;
+        (snapshot["hosts"].as_array().unwrap().len() == 1).then_some(())
+    })
+    .await;
+    assert!(one.terminate().await.success());
+    fleet.end().await;
 }
 
 /// Each page is drawn from what the host says, on a desk and on a phone, and nothing sticks out to the side.

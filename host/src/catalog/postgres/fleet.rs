@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::types::Json;
 
 use super::{PostgresCatalog, read, written};
-use crate::catalog::{CatalogError, Fleet, Following, HostSeen, SILENT_MAX};
+use crate::catalog::{CatalogError, Fleet, Following, HostDoing, HostFigures, HostSeen, SILENT_MAX};
 use crate::task::AgentName;
 
 /// Rows of hosts that died are removed after so many seconds.
@@ -13,16 +13,22 @@ const DEAD_AFTER_S: f64 = 3_600.0;
 
 #[async_trait::async_trait]
 impl Fleet for PostgresCatalog {
-    async fn report(&self, host: &str, agents: &BTreeMap<AgentName, Following>) -> Result<(), CatalogError> {
+    async fn report(
+        &self,
+        host: &str,
+        agents: &BTreeMap<AgentName, Following>,
+        figures: &HostFigures,
+    ) -> Result<(), CatalogError> {
         const REPORT: &str = "
             WITH dead AS (
                 DELETE FROM hosts WHERE reported_at < now() - make_interval(secs => $3) AND host <> $1
             )
-            INSERT INTO hosts (host, agents, reported_at) VALUES ($1, $2, now())
-            ON CONFLICT (host) DO UPDATE SET agents = EXCLUDED.agents, reported_at = EXCLUDED.reported_at";
+            INSERT INTO hosts (host, agents, reported_at, figures) VALUES ($1, $2, now(), $4)
+            ON CONFLICT (host) DO UPDATE SET agents = EXCLUDED.agents, reported_at = EXCLUDED.reported_at,
+                figures = EXCLUDED.figures";
         let agents: BTreeMap<&str, &Following> =
             agents.iter().map(|(agent, following)| (agent.as_str(), following)).collect();
-        let report = sqlx::query(REPORT).bind(host).bind(Json(agents)).bind(DEAD_AFTER_S);
+        let report = sqlx::query(REPORT).bind(host).bind(Json(agents)).bind(DEAD_AFTER_S).bind(Json(figures));
         report.execute(&self.pool).await.map(drop).map_err(written)
     }
 
@@ -45,5 +51,17 @@ impl Fleet for PostgresCatalog {
             following: following.map(|Json(following)| following),
         };
         Ok(rows.into_iter().map(seen).collect())
+    }
+
+    async fn doing(&self) -> Result<Vec<HostDoing>, CatalogError> {
+        const SELECT: &str = "
+            SELECT host, figures FROM hosts WHERE reported_at > now() - make_interval(secs => $1) ORDER BY host";
+        let rows: Vec<(String, Option<Json<HostFigures>>)> =
+            sqlx::query_as(SELECT).bind(SILENT_MAX.as_secs_f64()).fetch_all(&self.pool).await.map_err(read)?;
+        let doing = |(host, figures): (String, Option<Json<HostFigures>>)| HostDoing {
+            host,
+            figures: figures.map(|Json(figures)| figures),
+        };
+        Ok(rows.into_iter().map(doing).collect())
     }
 }
