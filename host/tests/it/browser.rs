@@ -113,7 +113,11 @@ impl Browser {
 
     /// Presses a key where the focus is.
     pub(crate) async fn press(&self, key: &str) {
-        self.client.active_element().await.unwrap().send_keys(key).await.unwrap();
+        // The page may draw itself anew between the look and the key.
+        wait_until(&format!("{key:?} is pressed"), async || {
+            self.client.active_element().await.ok()?.send_keys(key).await.ok()
+        })
+        .await;
     }
 
     /// What a script answers.

@@ -68,20 +68,22 @@ async fn what_a_task_said_is_kept_with_it() {
 /// Where a task's end is committed in its own transaction, and where it is cancelled in the middle of its run.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_task_said_is_kept_however_it_ended() {
-    let host = HostBuilder::real().start().await;
+    let mut host = HostBuilder::real().start().await;
     let agent = unique("says");
     scripts::deploy(&host, &agent, 1, &[SQL], "CREATE TABLE rows (id text NOT NULL);").await;
     let insert = sql("INSERT INTO rows VALUES ($1)");
     for (last, status) in [(json!({ "say": "after" }), "succeeded"), (json!("sleep"), "cancelled")] {
-        let id = host.submit(&agent, "", script(&[json!({ "say": "before" }), insert.clone(), last])).await;
+        let said = format!("before it has {status}");
+        let id = host.submit(&agent, "", script(&[json!({ "say": said }), insert.clone(), last])).await;
         if status == "cancelled" {
-            wait_until("it runs", async || (host.task(&id).await["status"] == "running").then_some(())).await;
+            // It may be called running before it has come to anything.
+            wait_until("it says so", || std::future::ready(host.log().contains(&said).then_some(()))).await;
             assert_eq!(host.client().delete(host.url(&format!("/v1/tasks/{id}"))).send().await.unwrap().status(), 202);
         }
         assert_eq!(host.finished(&id).await["status"], status);
         let runs =
             wait_until("what it said is there", async || Some(logs(&host, &id).await).filter(|runs| !runs.is_empty()));
-        assert_eq!(runs.await[0]["lines"][0]["message"], "before", "{status}");
+        assert_eq!(runs.await[0]["lines"][0]["message"], said);
     }
 }
 
