@@ -51,6 +51,7 @@ mod scripts;
 mod secrets;
 mod set_secrets;
 mod shapes;
+mod signed;
 mod silence;
 mod sim;
 mod slow_clients;
