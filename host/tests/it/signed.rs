@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use sqlx::Executor as _;
 
-use super::common::{Host, HostBuilder, agent_host, wait_until};
+use super::common::{Host, HostBuilder, wait_until};
 use super::fleet::Fleet;
 use super::images::{deploy, folder, push, run, text};
 use super::operate::{echo, manifest};
