@@ -129,19 +129,19 @@ impl MemoryRecords {
         locked(&self.shards[index])
     }
 
-    /// Forgets what is past its time, and the oldest ends while there is too much.
-    fn forget(&self) {
+    /// Forgets what is past its time, and the oldest ends while there is too much. Answers whether there is room then:
+    /// to look at the bytes again would be to see what others have taken meanwhile, who may have left some to forget.
+    fn forget(&self) -> bool {
         loop {
-            let id = {
+            let (ended_at, id) = {
                 let mut ended = locked(&self.ended);
                 let too_much = self.bytes.load(Ordering::Relaxed) > self.limits.bytes_max;
-                match ended.front() {
-                    Some((at, _)) if too_much || at.elapsed() >= self.limits.retention => {}
-                    Some(_) | None => return,
+                let due = |(at, _): &(Instant, TaskId)| too_much || at.elapsed() >= self.limits.retention;
+                match ended.pop_front_if(|oldest| due(oldest)) {
+                    Some(oldest) => oldest,
+                    None => return !too_much,
                 }
-                ended.pop_front()
             };
-            let Some((ended_at, id)) = id else { return };
             let mut shard = self.shard(&id);
             if let Entry::Occupied(entry) = shard.kept.entry(id)
                 && entry.get().changed_at <= ended_at
@@ -223,9 +223,8 @@ impl MemoryRecords {
 #[async_trait::async_trait]
 impl TaskRecords for MemoryRecords {
     async fn queued(&self, tasks: Vec<NewTask>) -> Result<Vec<Queued>, RecordsError> {
-        self.forget();
-        let bytes_max = self.limits.bytes_max;
-        if self.bytes.load(Ordering::Relaxed) > bytes_max {
+        if !self.forget() {
+            let bytes_max = self.limits.bytes_max;
             return Err(RecordsError { action: "written", is_passing: true, source: Box::new(Full { bytes_max }) });
         }
         Ok(tasks.iter().map(|task| self.queue(task)).collect())

@@ -53,3 +53,20 @@ async fn refuses_more_when_unfinished_tasks_fill_it_and_takes_more_once_they_end
     }
     records.queued(vec![new_task("a")]).await.unwrap();
 }
+
+/// Full of ended tasks is not full: what others take meanwhile is made room for as well.
+#[test]
+fn refuses_nobody_while_there_are_ends_to_forget() {
+    let records = MemoryRecords::new(MemoryLimits { bytes_max: 40_000, ..MemoryLimits::default() });
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..2_000 {
+                    let task = new_task("a");
+                    futures::executor::block_on(records.queued(vec![task.clone()])).unwrap();
+                    futures::executor::block_on(records.finished(&ended(&task, Status::Succeeded).into())).unwrap();
+                }
+            });
+        }
+    });
+}
