@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use prometheus::Registry;
+use tokio::runtime::Handle;
 
 use crate::broker::amqp::{AmqpBroker, AmqpConfig};
 use crate::broker::measured::MeasuredBroker;
@@ -39,14 +40,16 @@ impl Backends {
     /// Connects to everything; all that is missing is reported at once.
     ///
     /// What it takes them to answer is measured in `registry`; what they hold for tasks is in the account of `memory`.
+    /// `guests` are the threads of those that wait for Redis.
     pub(super) async fn connect(
         config: &Config,
         deployed: &Arc<DeployedAgents>,
         registry: &Registry,
         memory: &MemoryLedger,
+        guests: &Handle,
     ) -> Result<Self, StartError> {
         let (broker, state, cache, database) =
-            tokio::join!(broker(config, memory), state(config), cache(config), database(config));
+            tokio::join!(broker(config, memory), state(config), cache(config, guests), database(config));
         let mut problems = Vec::new();
         let (broker, state) = (keep(broker, &mut problems), keep(state, &mut problems));
         let (cache, database) = (keep(cache, &mut problems), keep(database, &mut problems));
@@ -140,11 +143,15 @@ async fn state(config: &Config) -> Result<State, String> {
     }
 }
 
-async fn cache(config: &Config) -> Result<(Arc<dyn KeyValue>, Arc<dyn Cache>), String> {
+async fn cache(config: &Config, guests: &Handle) -> Result<(Arc<dyn KeyValue>, Arc<dyn Cache>), String> {
     match &config.cache {
         Backend::Embedded => Ok((Arc::new(MemoryKeyValue::new()), Arc::new(MemoryCache::new()))),
         Backend::Url(url) => {
-            let connected = RedisConnections::connect(url.expose()).await;
+            let url = url.expose().to_owned();
+            // The connections are served where they are made. On other threads than those that wait for the answers, each
+            // would have to be carried across, which takes as long as Redis does.
+            let connected = guests.spawn(async move { RedisConnections::connect(&url).await });
+            let connected = connected.await.map_err(|error| format!("REDIS_URL: {}", chain(&error)))?;
             let connections = connected.map_err(|error| format!("REDIS_URL: {}", chain(&error)))?;
             Ok((Arc::new(RedisKeyValue::new(connections.clone())), Arc::new(RedisCache::new(connections))))
         }

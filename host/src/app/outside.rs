@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 
 use super::backends::{self, Backends};
 use crate::capability::files::FilesRoot;
@@ -32,6 +33,7 @@ impl Outside {
         deployed: &Arc<DeployedAgents>,
         registry: &Registry,
         memory: &MemoryLedger,
+        guests: &Handle,
     ) -> Result<Self, StartError> {
         let mut wrong = Vec::new();
         let agents = config.agents_dir.as_deref().map_or_else(|| Ok(Vec::new()), package::find);
@@ -42,7 +44,7 @@ impl Outside {
         });
         let mut unavailable = Vec::new();
         let (listener, backends) =
-            tokio::join!(listen(config.listen), Backends::connect(config, deployed, registry, memory));
+            tokio::join!(listen(config.listen), Backends::connect(config, deployed, registry, memory, guests));
         let listener = listener.map_err(|problem| unavailable.push(problem));
         let backends = match backends {
             Ok(backends) => Ok(backends),
