@@ -1,21 +1,32 @@
 //! What a user would write without a runtime: consume, work, publish the result, wait for its confirm, acknowledge.
 //!
-//! Not a straw man: deliveries are handled concurrently under a generous prefetch, so confirms and acknowledgements
-//! overlap. Each message is acknowledged by itself, as every tutorial does.
+//! Not a straw man: deliveries are handled concurrently under a generous prefetch, so confirms overlap. Each message is
+//! acknowledged by itself, as every tutorial does, in one of two ways.
 
 use anyhow::Result;
 use futures::StreamExt;
+use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
+use tokio::sync::mpsc;
 
 /// The prefetch that RabbitMQ's guide calls the sweet spot.
 const PREFETCH: u16 = 256;
 
+/// How it acknowledges.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Acks {
+    /// One after the other: the next once the driver has written the last.
+    OneByOne,
+    /// Each from the task that handled it. The driver then writes many at a time.
+    Concurrent,
+}
+
 /// Consumes until it is aborted.
-pub(crate) async fn consume(amqp_url: String, queue: &'static str) -> Result<()> {
+pub(crate) async fn consume(amqp_url: String, queue: &'static str, acks: Acks) -> Result<()> {
     let publishing = Connection::connect(&amqp_url, ConnectionProperties::default()).await?;
     let consuming = Connection::connect(&amqp_url, ConnectionProperties::default()).await?;
     let publisher = publishing.create_channel().await?;
@@ -25,9 +36,13 @@ pub(crate) async fn consume(amqp_url: String, queue: &'static str) -> Result<()>
     let mut deliveries = channel
         .basic_consume(queue.into(), "bare".into(), BasicConsumeOptions::default(), FieldTable::default())
         .await?;
+    let (confirmed, waiting) = mpsc::unbounded_channel();
+    if let Acks::OneByOne = acks {
+        tokio::spawn(acknowledge(waiting));
+    }
     while let Some(delivery) = deliveries.next().await {
         let delivery = delivery?;
-        let publisher = publisher.clone();
+        let (publisher, confirmed) = (publisher.clone(), confirmed.clone());
         tokio::spawn(async move {
             let properties =
                 BasicProperties::default().with_delivery_mode(2).with_content_type("application/octet-stream".into());
@@ -38,9 +53,18 @@ pub(crate) async fn consume(amqp_url: String, queue: &'static str) -> Result<()>
                 && confirm.await.is_ok()
             {
                 // A failed acknowledgement shows as a result too many.
-                let _ = delivery.ack(BasicAckOptions::default()).await;
+                match acks {
+                    Acks::OneByOne => drop(confirmed.send(delivery)),
+                    Acks::Concurrent => drop(delivery.ack(BasicAckOptions::default()).await),
+                }
             }
         });
     }
     Ok(())
+}
+
+async fn acknowledge(mut confirmed: mpsc::UnboundedReceiver<Delivery>) {
+    while let Some(delivery) = confirmed.recv().await {
+        drop(delivery.ack(BasicAckOptions::default()).await);
+    }
 }

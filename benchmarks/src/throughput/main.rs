@@ -1,6 +1,6 @@
 //! Tasks per second from a full queue to a confirmed result and an acknowledgement: `agent-host serve` with a fresh
-//! sandbox per task, against workers that do the same work in process: a bare consumer in Rust, and where they are named
-//! one in Node.js and one of Celery.
+//! sandbox per task, against workers that do the same work in process: a bare consumer in Rust that acknowledges in two
+//! ways, and where they are named one in Node.js and one of Celery.
 //!
 //! All consume a quorum queue of the same shape, publish each result persistently with a publisher confirm, and
 //! acknowledge after it. The host also records every task in PostgreSQL, which the others do not. Rounds alternate, so
@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail};
 use benchmarks::host::{Echo, Host, Services};
 use clap::Parser;
 
+use bare::Acks;
 use broker::Broker;
 use peer::{Peer, Shape};
 use table::Table;
@@ -66,6 +67,9 @@ impl Options {
 
 /// The bare consumer's queue.
 const BARE_QUEUE: &str = "benchmark.bare";
+/// The bare consumers, each with its line and the name of its figure.
+const BARE: [(&str, &str, Acks); 2] =
+    [("Rust, acks in turn", "one-by-one", Acks::OneByOne), ("Rust, acks at once", "concurrent", Acks::Concurrent)];
 /// The host's queue: that of the agent `echo`.
 const HOST_QUEUE: &str = "agent.echo";
 
@@ -86,14 +90,16 @@ async fn main() -> Result<()> {
 
     let mut table = Table::default();
     for _ in 0..options.rounds {
-        broker.fill(BARE_QUEUE, Shape::Plain, options.messages, options.body_bytes).await?;
-        // Counted from before the first result: what arrived earlier would count as having taken no time.
-        let (_, this) = tokio::sync::watch::channel(std::process::id());
-        let results = tokio::spawn(broker.results(options.messages).await?.count(this));
-        let consumer = tokio::spawn(bare::consume(amqp_url.clone(), BARE_QUEUE));
-        let bare = results.await?.context("the bare consumer did not finish")?;
-        consumer.abort();
-        table.add("bare Rust (lapin)", bare);
+        for (name, figure, acks) in BARE {
+            broker.fill(BARE_QUEUE, Shape::Plain, options.messages, options.body_bytes).await?;
+            // Counted from before the first result: what arrived earlier would count as having taken no time.
+            let (_, this) = tokio::sync::watch::channel(std::process::id());
+            let results = tokio::spawn(broker.results(options.messages).await?.count(this));
+            let consumer = tokio::spawn(bare::consume(amqp_url.clone(), BARE_QUEUE, acks));
+            let bare = results.await?.context("the bare consumer did not finish")?;
+            consumer.abort();
+            table.add(name, figure, bare);
+        }
 
         for peer in &peers {
             broker.fill(peer.queue, peer.shape, peer.messages, options.body_bytes).await?;
@@ -105,7 +111,7 @@ async fn main() -> Result<()> {
                 status = running.ended() => bail!("{} ended: {}", peer.name, status?),
             };
             running.stop().await?;
-            table.add(peer.name, round);
+            table.add(peer.name, peer.name, round);
         }
 
         broker.fill(HOST_QUEUE, Shape::Plain, options.messages, options.body_bytes).await?;

@@ -11,15 +11,22 @@ const HOST: &str = "agent-host";
 /// The rounds so far.
 #[derive(Default)]
 pub(crate) struct Table {
-    others: Vec<(&'static str, Round)>,
+    others: Vec<Other>,
     /// Of each whole round: the host's figures, and what it was compared with.
-    rounds: Vec<(Round, Vec<(&'static str, Round)>)>,
+    rounds: Vec<(Round, Vec<Other>)>,
+}
+
+/// What the host is compared with.
+struct Other {
+    name: &'static str,
+    figure: &'static str,
+    round: Round,
 }
 
 impl Table {
-    /// Another side's figures of this round, which comes before the host's.
-    pub(crate) fn add(&mut self, name: &'static str, round: Round) {
-        self.others.push((name, round));
+    /// Another side's round, which comes before the host's; `figure` is what the relation to it is noted as.
+    pub(crate) fn add(&mut self, name: &'static str, figure: &'static str, round: Round) {
+        self.others.push(Other { name, figure, round });
     }
 
     /// The host's figures end the round: it is printed.
@@ -30,7 +37,7 @@ impl Table {
         }
         let others = std::mem::take(&mut self.others);
         let number = (self.rounds.len() + 1).to_string();
-        for (name, round) in &others {
+        for Other { name, round, .. } in &others {
             print_line(&number, name, round, Some(hosted.rate / round.rate));
         }
         print_line(&number, HOST, &hosted, None);
@@ -40,14 +47,14 @@ impl Table {
     /// Prints the median of each column; that of the relations is of the rounds' relations, and is a figure.
     pub(crate) fn print_medians(&self) -> Result<()> {
         let Some((_, sides)) = self.rounds.first() else { return Ok(()) };
-        for (place, (name, _)) in sides.iter().enumerate() {
-            let of_side = |(hosted, others): &(Round, Vec<(_, Round)>)| {
-                others.get(place).map(|(_, round)| (*round, hosted.rate / round.rate))
+        for (place, Other { name, figure, .. }) in sides.iter().enumerate() {
+            let of_side = |(hosted, others): &(Round, Vec<Other>)| {
+                others.get(place).map(|Other { round, .. }| (*round, hosted.rate / round.rate))
             };
             let (rounds, ratios): (Vec<_>, Vec<_>) = self.rounds.iter().filter_map(of_side).unzip();
             let ratio = median(ratios);
             print_line("median", name, &medians(&rounds), Some(ratio));
-            figures::note(&format!("throughput.{}", name.split(' ').next().unwrap_or(name)), ratio)?;
+            figures::note(&format!("throughput.{figure}"), ratio)?;
         }
         let hosted: Vec<_> = self.rounds.iter().map(|(hosted, _)| *hosted).collect();
         print_line("median", HOST, &medians(&hosted), None);

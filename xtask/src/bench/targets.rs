@@ -47,7 +47,13 @@ const fn target(
 }
 
 const TARGETS: [Target; 22] = [
-    target("tasks per second against bare Rust (lapin)", "×", More, (1.0, 1.3), Bench("throughput.bare")),
+    target(
+        "tasks per second against bare Rust, acks one by one",
+        "×",
+        More,
+        (1.0, 1.3),
+        Bench("throughput.one-by-one"),
+    ),
     target("tasks per second against Node.js", "×", More, (0.7, 1.0), Bench("throughput.Node.js")),
     target("tasks per second against Celery", "×", More, (20.0, 40.0), Bench("throughput.Celery")),
     target("time of a fresh instance against bare wasmtime", "×", Less, (1.15, 1.05), Bench("instance.time")),
