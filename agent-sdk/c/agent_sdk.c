@@ -7,12 +7,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "bindings/agent.h"
 
 enum { DONE, OUTPUT, RETRY, RETRY_AFTER, REJECT };
 
 #define ROWS_PER_CALL 256
+/* The largest part of a body that one blocking-write-and-flush takes, by the definition of wasi:io. */
+#define WRITE_BYTES_MAX 4096
+/* How much of a response one call reads. */
+#define READ_BYTES 65536
+#define NS_PER_MS UINT64_C(1000000)
 
 /* Tools for components describe the module in an object file that is linked by this name. The host needs none. */
 void __component_type_object_force_link_agent(void);
@@ -353,6 +359,230 @@ bool agent_cache_increment(const char *key, int64_t delta, int64_t *sum, agent_e
   agent_string_t wanted = string(key);
   agent_runtime_cache_error_t raw;
   return agent_runtime_cache_increment(&wanted, delta, sum, &raw) ? true : cache_failed(error, &raw);
+}
+
+/* HTTP */
+
+/* Names of wasi:http, in the order in which it has them. */
+static const char *const http_methods[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"};
+static const char *const http_errors[] = {
+    "DNS-timeout", "DNS-error", "destination-not-found", "destination-unavailable", "destination-IP-prohibited",
+    "destination-IP-unroutable", "connection-refused", "connection-terminated", "connection-timeout",
+    "connection-read-timeout", "connection-write-timeout", "connection-limit-reached", "TLS-protocol-error",
+    "TLS-certificate-error", "TLS-alert-received", "HTTP-request-denied", "HTTP-request-length-required",
+    "HTTP-request-body-size", "HTTP-request-method-invalid", "HTTP-request-URI-invalid", "HTTP-request-URI-too-long",
+    "HTTP-request-header-section-size", "HTTP-request-header-size", "HTTP-request-trailer-section-size",
+    "HTTP-request-trailer-size", "HTTP-response-incomplete", "HTTP-response-header-section-size",
+    "HTTP-response-header-size", "HTTP-response-body-size", "HTTP-response-trailer-section-size",
+    "HTTP-response-trailer-size", "HTTP-response-transfer-coding", "HTTP-response-content-coding",
+    "HTTP-response-timeout", "HTTP-upgrade-failed", "HTTP-protocol-error", "loop-detected", "configuration-error",
+    "internal-error"};
+
+/* The parts of a URL that wasi:http takes one by one. */
+typedef struct {
+  bool is_tls;
+  agent_string_t authority, path_with_query;
+} http_target;
+
+static bool http_said(agent_error *error, bool is_transient, agent_bytes said) {
+  return failed(error, "http", (agent_string_t){(uint8_t *)said.bytes, said.length}, is_transient);
+}
+
+static bool http_failed(agent_error *error, const http_target *target, const wasi_http_types_error_code_t *raw) {
+  switch (raw->tag) {
+    case WASI_HTTP_TYPES_ERROR_CODE_HTTP_REQUEST_DENIED:
+    case WASI_HTTP_TYPES_ERROR_CODE_DESTINATION_IP_PROHIBITED:
+      return http_said(error, false,
+                       printed("the request to %.*s was denied: add it to allowed_outbound_hosts under [grants] in agent.toml",
+                               (int)target->authority.len, (const char *)target->authority.ptr));
+    case WASI_HTTP_TYPES_ERROR_CODE_DNS_TIMEOUT:
+    case WASI_HTTP_TYPES_ERROR_CODE_DNS_ERROR:
+    case WASI_HTTP_TYPES_ERROR_CODE_DESTINATION_NOT_FOUND:
+    case WASI_HTTP_TYPES_ERROR_CODE_DESTINATION_UNAVAILABLE:
+    case WASI_HTTP_TYPES_ERROR_CODE_DESTINATION_IP_UNROUTABLE:
+    case WASI_HTTP_TYPES_ERROR_CODE_CONNECTION_REFUSED:
+    case WASI_HTTP_TYPES_ERROR_CODE_CONNECTION_TERMINATED:
+    case WASI_HTTP_TYPES_ERROR_CODE_CONNECTION_TIMEOUT:
+    case WASI_HTTP_TYPES_ERROR_CODE_CONNECTION_READ_TIMEOUT:
+    case WASI_HTTP_TYPES_ERROR_CODE_CONNECTION_WRITE_TIMEOUT:
+    case WASI_HTTP_TYPES_ERROR_CODE_CONNECTION_LIMIT_REACHED:
+    case WASI_HTTP_TYPES_ERROR_CODE_HTTP_RESPONSE_INCOMPLETE:
+    case WASI_HTTP_TYPES_ERROR_CODE_HTTP_RESPONSE_TIMEOUT:
+      return http_said(error, true, printed("%s", http_errors[raw->tag]));
+    default:
+      return http_said(error, false, printed("%s", http_errors[raw->tag]));
+  }
+}
+
+static bool http_target_of(const char *url, http_target *target) {
+  target->is_tls = strncmp(url, "https://", strlen("https://")) == 0;
+  if (!target->is_tls && strncmp(url, "http://", strlen("http://")) != 0) return false;
+  const char *authority = strstr(url, "://") + strlen("://");
+  const char *path = authority + strcspn(authority, "/?#");
+  target->authority = (agent_string_t){(uint8_t *)authority, (size_t)(path - authority)};
+  /* A fragment is for the caller, never for the server. */
+  agent_bytes whole = printed("%s%.*s", *path == '/' ? "" : "/", (int)strcspn(path, "#"), path);
+  target->path_with_query = (agent_string_t){(uint8_t *)whole.bytes, whole.length};
+  return target->authority.len > 0;
+}
+
+static wasi_http_types_method_t http_method_of(const char *name) {
+  for (uint8_t i = 0; i < sizeof http_methods / sizeof *http_methods; i++) {
+    if (strcmp(name, http_methods[i]) == 0) return (wasi_http_types_method_t){.tag = i};
+  }
+  return (wasi_http_types_method_t){.tag = WASI_HTTP_TYPES_METHOD_OTHER, .val.other = string(name)};
+}
+
+/* A request without its body. */
+static bool http_begun(const agent_http_request *request, http_target *target,
+                       wasi_http_types_own_outgoing_request_t *begun, agent_error *error) {
+  if (!http_target_of(request->url, target)) {
+    return http_said(error, false, printed("%s is no URL of http or https", request->url));
+  }
+  wasi_http_types_tuple2_field_name_field_value_t *entries = allocated(request->header_count * sizeof *entries);
+  for (size_t i = 0; i < request->header_count; i++) {
+    const agent_pair *header = &request->headers[i];
+    entries[i].f0 = string(header->name);
+    entries[i].f1 = (wasi_http_types_field_value_t){(uint8_t *)header->value, strlen(header->value)};
+  }
+  wasi_http_types_list_tuple2_field_name_field_value_t headers = {entries, request->header_count};
+  wasi_http_types_own_fields_t fields;
+  wasi_http_types_header_error_t raw;
+  bool works = wasi_http_types_static_fields_from_list(&headers, &fields, &raw);
+  free(entries);
+  if (!works) return http_said(error, false, printed("a header is not valid, or is the host's to set"));
+  *begun = wasi_http_types_constructor_outgoing_request(fields);
+  wasi_http_types_borrow_outgoing_request_t opened = wasi_http_types_borrow_outgoing_request(*begun);
+  wasi_http_types_method_t method = http_method_of(request->method == NULL ? "GET" : request->method);
+  wasi_http_types_scheme_t scheme = {
+      .tag = target->is_tls ? WASI_HTTP_TYPES_SCHEME_HTTPS : WASI_HTTP_TYPES_SCHEME_HTTP};
+  if (wasi_http_types_method_outgoing_request_set_method(opened, &method) &&
+      wasi_http_types_method_outgoing_request_set_scheme(opened, &scheme) &&
+      wasi_http_types_method_outgoing_request_set_authority(opened, &target->authority) &&
+      wasi_http_types_method_outgoing_request_set_path_with_query(opened, &target->path_with_query)) {
+    return true;
+  }
+  wasi_http_types_outgoing_request_drop_own(*begun);
+  return http_said(error, false, printed("the method or the URL %s is not valid", request->url));
+}
+
+/* Whoever refuses the request, or answers early, does not read the body: what they say counts. */
+static void http_write(wasi_http_types_own_outgoing_body_t body, const void *bytes, size_t length) {
+  wasi_http_types_own_output_stream_t stream;
+  if (length > 0 && wasi_http_types_method_outgoing_body_write(wasi_http_types_borrow_outgoing_body(body), &stream)) {
+    bool works = true;
+    for (size_t at = 0; works && at < length; at += WRITE_BYTES_MAX) {
+      size_t rest = length - at;
+      agent_list_u8_t part = list((const char *)bytes + at, rest < WRITE_BYTES_MAX ? rest : WRITE_BYTES_MAX);
+      wasi_io_streams_stream_error_t raw;
+      works = wasi_io_streams_method_output_stream_blocking_write_and_flush(wasi_io_streams_borrow_output_stream(stream),
+                                                                            &part, &raw);
+      if (!works) wasi_io_streams_stream_error_free(&raw);
+    }
+    wasi_io_streams_output_stream_drop_own(stream);
+  }
+  wasi_http_types_error_code_t raw;
+  if (!wasi_http_types_static_outgoing_body_finish(body, NULL, &raw)) wasi_http_types_error_code_free(&raw);
+}
+
+static bool http_read_body(wasi_http_types_borrow_incoming_body_t body, agent_bytes *whole, agent_error *error) {
+  wasi_http_types_own_input_stream_t stream;
+  if (!wasi_http_types_method_incoming_body_stream(body, &stream)) {
+    return http_said(error, false, printed("the response was taken already"));
+  }
+  char *bytes = allocated(1);
+  size_t length = 0;
+  agent_list_u8_t part;
+  wasi_io_streams_stream_error_t raw;
+  while (wasi_io_streams_method_input_stream_blocking_read(wasi_io_streams_borrow_input_stream(stream), READ_BYTES, &part,
+                                                           &raw)) {
+    bytes = realloc(bytes, length + part.len + 1);
+    if (bytes == NULL) abort();
+    if (part.len > 0) memcpy(bytes + length, part.ptr, part.len);
+    length += part.len;
+    agent_list_u8_free(&part);
+  }
+  bytes[length] = '\0';
+  *whole = (agent_bytes){bytes, length};
+  bool is_whole = raw.tag == WASI_IO_STREAMS_STREAM_ERROR_CLOSED;
+  wasi_io_streams_stream_error_free(&raw);
+  wasi_io_streams_input_stream_drop_own(stream);
+  return is_whole ? true : http_said(error, true, printed("the response broke off"));
+}
+
+static bool http_read(wasi_http_types_own_incoming_response_t own, agent_http_response *response, agent_error *error) {
+  wasi_http_types_borrow_incoming_response_t opened = wasi_http_types_borrow_incoming_response(own);
+  response->status = wasi_http_types_method_incoming_response_status(opened);
+  wasi_http_types_own_headers_t fields = wasi_http_types_method_incoming_response_headers(opened);
+  wasi_http_types_list_tuple2_field_name_field_value_t entries;
+  wasi_http_types_method_fields_entries(wasi_http_types_borrow_fields(fields), &entries);
+  wasi_http_types_fields_drop_own(fields);
+  agent_pair *headers = allocated(entries.len * sizeof *headers);
+  for (size_t i = 0; i < entries.len; i++) {
+    headers[i] = (agent_pair){text(entries.ptr[i].f0), kept(entries.ptr[i].f1.ptr, entries.ptr[i].f1.len).bytes};
+  }
+  response->headers = headers;
+  response->header_count = entries.len;
+  wasi_http_types_list_tuple2_field_name_field_value_free(&entries);
+  wasi_http_types_own_incoming_body_t body;
+  bool works = wasi_http_types_method_incoming_response_consume(opened, &body);
+  if (works) {
+    works = http_read_body(wasi_http_types_borrow_incoming_body(body), &response->body, error);
+    wasi_http_types_incoming_body_drop_own(body);
+  } else {
+    http_said(error, false, printed("the response was taken already"));
+  }
+  wasi_http_types_incoming_response_drop_own(own);
+  return works;
+}
+
+bool agent_http(const agent_http_request *request, agent_http_response *response, agent_error *error) {
+  http_target target;
+  wasi_http_types_own_outgoing_request_t begun;
+  *response = (agent_http_response){0};
+  if (!http_begun(request, &target, &begun, error)) return false;
+  wasi_http_types_own_outgoing_body_t body;
+  if (!wasi_http_types_method_outgoing_request_body(wasi_http_types_borrow_outgoing_request(begun), &body)) abort();
+  wasi_http_types_own_request_options_t options;
+  if (request->timeout_ms > 0) {
+    options = wasi_http_types_constructor_request_options();
+    wasi_http_types_duration_t timeout = request->timeout_ms * NS_PER_MS;
+    wasi_http_types_borrow_request_options_t opened = wasi_http_types_borrow_request_options(options);
+    /* A host that does not support a timeout says so; the task's own timeout then holds alone. */
+    wasi_http_types_method_request_options_set_connect_timeout(opened, &timeout);
+    wasi_http_types_method_request_options_set_first_byte_timeout(opened, &timeout);
+  }
+  wasi_http_outgoing_handler_own_future_incoming_response_t future;
+  wasi_http_types_error_code_t code;
+  if (!wasi_http_outgoing_handler_handle(begun, request->timeout_ms > 0 ? &options : NULL, &future, &code)) {
+    wasi_http_types_outgoing_body_drop_own(body);
+    return http_failed(error, &target, &code);
+  }
+  http_write(body, request->body, request->body_length);
+  wasi_http_types_borrow_future_incoming_response_t waiting = wasi_http_types_borrow_future_incoming_response(future);
+  wasi_http_types_own_pollable_t answered = wasi_http_types_method_future_incoming_response_subscribe(waiting);
+  wasi_io_poll_method_pollable_block(wasi_io_poll_borrow_pollable(answered));
+  wasi_io_poll_pollable_drop_own(answered);
+  wasi_http_types_result_result_own_incoming_response_error_code_void_t result;
+  bool is_there = wasi_http_types_method_future_incoming_response_get(waiting, &result) && !result.is_err;
+  wasi_http_types_future_incoming_response_drop_own(future);
+  if (!is_there) return http_said(error, false, printed("the host gave no response"));
+  if (result.val.ok.is_err) return http_failed(error, &target, &result.val.ok.val.err);
+  return http_read(result.val.ok.val.ok, response, error);
+}
+
+bool agent_http_ok(const agent_http_response *response, agent_error *error) {
+  uint16_t status = response->status;
+  if (status >= 200 && status < 300) return true;
+  bool is_transient = status == 408 || status == 425 || status == 429 || status >= 500;
+  return http_said(error, is_transient, printed("the response has the status %d", status));
+}
+
+const char *agent_http_header(const agent_http_response *response, const char *name) {
+  for (size_t i = 0; i < response->header_count; i++) {
+    if (strcasecmp(response->headers[i].name, name) == 0) return response->headers[i].value;
+  }
+  return NULL;
 }
 
 /* SQL */

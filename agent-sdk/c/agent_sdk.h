@@ -108,6 +108,32 @@ bool agent_cache_set(const char *key, const void *value, size_t length, uint64_t
 bool agent_cache_delete(const char *key, agent_error *error);
 bool agent_cache_increment(const char *key, int64_t delta, int64_t *sum, agent_error *error);
 
+/* A request over HTTP, to an origin that the manifest names under grants.allowed_outbound_hosts. All but the URL may be left
+ * out: then it is a GET without headers and body. */
+typedef struct {
+  const char *method, *url;
+  const agent_pair *headers;
+  size_t header_count;
+  const void *body;
+  size_t body_length;
+  uint64_t timeout_ms; /* at most this long for the connection, and again for the first byte of the response */
+} agent_http_request;
+
+/* The response, read whole. */
+typedef struct {
+  uint16_t status;
+  const agent_pair *headers;
+  size_t header_count;
+  agent_bytes body;
+} agent_http_response;
+
+/* Sends a request and waits for its response, whatever its status. A redirect is a response like any other. */
+bool agent_http(const agent_http_request *request, agent_http_response *response, agent_error *error);
+/* Whether the status is a success (2xx). If not, 408, 425, 429 and 5xx are errors that may pass. */
+bool agent_http_ok(const agent_http_response *response, agent_error *error);
+/* The first header of this name, whatever its case, or NULL. */
+const char *agent_http_header(const agent_http_response *response, const char *name);
+
 /* A database that the manifest grants. Under transaction = "task" all that a task does in it commits together. */
 typedef struct {
   int32_t handle;

@@ -42,6 +42,7 @@ use crate::telemetry;
 use crate::trace::Traces;
 use crate::units::ByteSize;
 use backends::Backends;
+use dev::{LastTasks, Remembering};
 use export::Export;
 use folder::AgentsFolder;
 use guests::{AGENT_INSTANCES_MAX, INSTANCES_MAX};
@@ -53,7 +54,7 @@ pub struct Root;
 #[async_trait::async_trait(?Send)]
 impl Composition for Root {
     async fn serve(&self, config: Config) -> Result<(), StartError> {
-        if let Some((app, signals)) = Box::pin(started(config)).await? {
+        if let Some((app, signals)) = Box::pin(started(config, None)).await? {
             app.run(signals).await;
         }
         Ok(())
@@ -62,8 +63,11 @@ impl Composition for Root {
     async fn dev(&self, config: Config, dir: PathBuf) -> Result<(), StartError> {
         // What `dev` deploys is what it watches.
         let config = Config { agents_dir: None, ..config };
-        let Some((app, signals)) = Box::pin(started(config)).await? else { return Ok(()) };
-        let watching = tokio::spawn(dev::watch(app.agents(), dir, app.address()));
+        let sent = Arc::<LastTasks>::default();
+        let Some((app, signals)) = Box::pin(started(config, Some(Arc::clone(&sent)))).await? else { return Ok(()) };
+        let (agents, records, submit) = (app.agents(), app.backends.records.clone(), Arc::clone(&app.submit));
+        let host = dev::Host { agents, records, submit, sent, address: app.address() };
+        let watching = tokio::spawn(dev::watch(host, dir));
         app.run(signals).await;
         watching.abort();
         Ok(())
@@ -80,7 +84,8 @@ impl Composition for Root {
 }
 
 /// Starts a host and tells where it listens and what it stands on; nothing where it was told to stop before it had started.
-async fn started(config: Config) -> Result<Option<(App, StopSignals)>, StartError> {
+/// Where `sent` is given, the last task of each agent is kept there.
+async fn started(config: Config, sent: Option<Arc<LastTasks>>) -> Result<Option<(App, StopSignals)>, StartError> {
     telemetry::init_logs(config.log, &config.log_filter).map_err(|problem| StartError::Unavailable(vec![problem]))?;
     let mut signals = StopSignals::listen().map_err(|error| internal("listening for signals", error))?;
     for ignored in &config.ignored {
@@ -92,7 +97,7 @@ async fn started(config: Config) -> Result<Option<(App, StopSignals)>, StartErro
         );
     }
     tokio::select! {
-        started = App::start(config) => Ok(Some((started?, signals))),
+        started = App::start_with(config, sent) => Ok(Some((started?, signals))),
         signal = signals.next() => {
             tracing::info!(signal, "stopped before the start was over; what was delivered is delivered again");
             Ok(None)
@@ -115,6 +120,7 @@ const CLOSE_MAX: Duration = Duration::from_secs(5);
 pub struct App {
     address: SocketAddr,
     backends: Backends,
+    submit: Arc<dyn Submitter>,
     deployer: Arc<Deployer>,
     dispatcher: Arc<Dispatcher>,
     draining: CancellationToken,
@@ -135,6 +141,10 @@ impl App {
     /// # Errors
     /// [`StartError`], saying what is missing.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with(config, None).await
+    }
+
+    async fn start_with(config: Config, sent: Option<Arc<LastTasks>>) -> Result<Self, StartError> {
         let registry = Registry::new();
         let tls = tls(&config)?;
         let ledger = MemoryLedger::new(config.memory_budget.0, INSTANCES_MAX);
@@ -175,8 +185,12 @@ impl App {
         export.push(observer.clone());
         let dead_letters = DeadLetterOffice::new(dispatcher.relay.clone(), backends.records.clone());
         background.spawn(dead_letters.clone().run(drained.clone()));
+        let submit: Arc<dyn Submitter> = Arc::new(BrokerSubmitter(Arc::clone(&backends.broker), traces.clone()));
         let ports = http::Ports {
-            submit: Arc::new(BrokerSubmitter(Arc::clone(&backends.broker), traces.clone())),
+            submit: match sent {
+                Some(sent) => Arc::new(Remembering { inner: Arc::clone(&submit), sent }),
+                None => Arc::clone(&submit),
+            },
             connectivity: backends.broker.connectivity(),
             records: backends.records.clone(),
             agents: Arc::clone(&deployer) as Arc<dyn Agents>,
@@ -195,6 +209,7 @@ impl App {
         let app = Self {
             address,
             backends,
+            submit,
             deployer,
             dispatcher,
             draining,

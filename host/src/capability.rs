@@ -198,7 +198,12 @@ pub fn add_to_linker<T: Send + 'static>(linker: &mut Linker<T>, view: fn(&mut T)
     agent::runtime::cache::add_to_linker::<T, Views>(linker, view)?;
     agent::runtime::sql::add_to_linker::<T, Views>(linker, view)?;
     agent::runtime::tasks::add_to_linker::<T, Views>(linker, view)?;
-    agent::runtime::secrets::add_to_linker::<T, Views>(linker, view)
+    agent::runtime::secrets::add_to_linker::<T, Views>(linker, view)?;
+    // In place of wasmtime-wasi's, for the sake of recordings.
+    linker.allow_shadowing(true);
+    wasmtime_wasi_io::bindings::wasi::io::poll::add_to_linker::<T, Views>(linker, view)?;
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
 /// Values of the largest size that all tasks of the host together have on their way from the store of buckets and cache: how

@@ -74,7 +74,7 @@ enum Command {
         #[command(flatten)]
         flags: ConfigFlags,
     },
-    /// Run a host with embedded services, and redeploy the agents under DIR as they change
+    /// Run a host with embedded services; build and redeploy the agents under DIR as they change, and run their last tasks again
     Dev {
         /// An agent's folder, or one with agents in it
         #[arg(default_value = ".")]

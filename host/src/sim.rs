@@ -19,6 +19,7 @@ mod witness;
 pub use faults::{Call, Faults, InvalidFault, KillAt, Port, Slow};
 pub use log::{LogLine, Recorder};
 use replay::{Replayed, Verdict};
+pub(crate) use suite::sample_task;
 pub use witness::Tally;
 
 use std::collections::BTreeMap;

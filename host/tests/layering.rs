@@ -84,6 +84,8 @@ const RULE: &[(&str, &[&str])] = &[
             "telemetry",
             "cli",
             "package",
+            // `dev` sends the first task of an agent's scenarios.
+            "sim",
         ],
     ),
 ];
@@ -93,6 +95,7 @@ const DRIVERS: &[(&str, &[&str])] = &[
     ("lapin", &["broker", "cli"]),
     ("wasmtime", &["agent", "capability", "wit"]),
     ("wasmtime_wasi", &["agent", "capability", "wit"]),
+    ("wasmtime_wasi_io", &["capability"]),
     ("axum", &["http", "app"]),
     ("sqlx", &["store", "records", "catalog", "secrets", "capability", "embedded", "cli"]),
     ("deadpool_redis", &["capability", "cli"]),

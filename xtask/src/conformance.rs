@@ -4,6 +4,7 @@
 //! Contract: builds the agents, runs every scenario for each of them, prints the table, writes it to `docs/conformance.md`
 //! when asked to, and fails where something fails that is not known to.
 
+mod dev;
 mod templates;
 mod tools;
 
@@ -18,7 +19,7 @@ use crate::workspace::Workspace;
 use crate::{agents, process, ui};
 
 /// What a program without an SDK has no way to do: it is given its task, and answers.
-const NOT_OF_COMMANDS: [&str; 16] = [
+const NOT_OF_COMMANDS: [&str; 18] = [
     "cache",
     "cache-ttl",
     "cancel",
@@ -26,7 +27,9 @@ const NOT_OF_COMMANDS: [&str; 16] = [
     "follow-up",
     "follow-up-of-a-failure",
     "http",
+    "http-busy",
     "http-not-granted",
+    "http-post",
     "key-value",
     "key-value-not-granted",
     "retry-after",
@@ -37,8 +40,6 @@ const NOT_OF_COMMANDS: [&str; 16] = [
     // Go has no trap: a panic is exit code 2.
     "trap",
 ];
-/// What the SDK has no wrapper for.
-const NOT_OF_C: [&str; 2] = ["http", "http-not-granted"];
 
 /// A language.
 struct Language {
@@ -60,6 +61,7 @@ pub(crate) fn run(workspace: &Workspace, write: bool) -> Result<()> {
         workspace.cargo().args(["build", "--workspace", "--bin", "agent-host", "--bin", "agent-sim"]),
     )?;
     let languages = languages(workspace, &tools)?;
+    own_tests(workspace, &tools)?;
 
     ui::step("running the scenarios");
     let mut results = Results::new();
@@ -97,6 +99,23 @@ pub(crate) fn run(workspace: &Workspace, write: bool) -> Result<()> {
     Ok(())
 }
 
+/// The tests of the SDKs that are not Rust's, which need no host.
+fn own_tests(workspace: &Workspace, tools: &Tools) -> Result<()> {
+    ui::step("running the tests of the SDKs");
+    let sdk = workspace.root.join("agent-sdk");
+    process::output("node", tools.command("node").current_dir(sdk.join("js")).args(["--test", "test"]))?;
+    let bindings = tempfile::tempdir().context("could not make a temporary folder")?;
+    let mut bind = tools.command("componentize-py");
+    bind.arg("-d").arg(workspace.root.join("wit")).args(["-w", "agent", "bindings"]).arg(bindings.path().join("made"));
+    process::output("componentize-py", &mut bind)?;
+    let path =
+        std::env::join_paths([bindings.path().join("made"), sdk.join("python")]).context("a path with a colon")?;
+    let mut tests = tools.command("python3");
+    tests.current_dir(sdk.join("python")).env("PYTHONPATH", path).env("PYTHONDONTWRITEBYTECODE", "1");
+    process::output("python3 -m unittest", tests.args(["-m", "unittest", "discover", "tests"]))?;
+    Ok(())
+}
+
 /// The agents of the kit, built.
 fn languages(workspace: &Workspace, tools: &Tools) -> Result<Vec<Language>> {
     let kit = workspace.root.join("agent-sdk/conformance");
@@ -106,7 +125,7 @@ fn languages(workspace: &Workspace, tools: &Tools) -> Result<Vec<Language>> {
         process::output("npm install", &mut npm)?;
     }
     let others: [(&str, &str, &[&str]); 4] =
-        [("JavaScript", "js", &[]), ("Python", "python", &[]), ("C", "c", &NOT_OF_C), ("Go", "go", &NOT_OF_COMMANDS)];
+        [("JavaScript", "js", &[]), ("Python", "python", &[]), ("C", "c", &[]), ("Go", "go", &NOT_OF_COMMANDS)];
     let rust = workspace.root.join("agents/conformance/manifest");
     let mut languages = vec![Language { name: "Rust", folder: rust, not_offered: &[] }];
     for (name, folder, not_offered) in others {
@@ -122,23 +141,27 @@ const HEAD: &str = "# Conformance\n\n\
     The same scenarios (`agent-sdk/conformance/scenarios`), run for an agent of each SDK by `cargo xtask conformance --write` \
     (with Node.js and Python 3; it installs the rest below `target/`), which also takes each template from an empty folder to an \
     answer of a host. \
-    ✓ passes; – is not offered. Go is a plain program, which is given its task and answers; C has no wrapper of `wasi:http`.\n\n";
+    ✓ passes; – is not offered. Go is a plain program, which is given its task and answers.\n\n";
 
 const WEIGHT_HEAD: &str = "## What an agent weighs\n\nThe module of the kit, and the peak memory of an instance that gives back a body of five bytes.\n\n";
 
 const STARTS_HEAD: &str = "## How long it takes to start\n\n\
     The agent of each template, on a host with everything embedded, built without optimisation of its own code: from `agent-host deploy` until \
     its module is compiled, tried and consumed from; from handing in the first task over HTTP to its answer; and the median of the same of 101 \
-    later tasks, one after the other. A module is compiled when it is deployed and never on the way of a task, so the first task takes \
+    later tasks, one after the other; and under `agent-host dev` from a save of its source until it has been built, deployed and has answered \
+    again. A module is compiled when it is deployed and never on the way of a task, so the first task takes \
     milliseconds longer than the others, whatever its size; an instance is made for each from an image that is copied where it is written to.\n\n";
 
 fn starts(all: &[templates::Starts]) -> String {
-    let mut text = String::from("| template | deploy | first task | later task |\n|---|---|---|---|\n");
+    let mut text =
+        String::from("| template | deploy | first task | later task | save to answer |\n|---|---|---|---|---|\n");
     let ms = |duration: std::time::Duration| format!("{:.1} ms", duration.as_secs_f64() * 1e3);
+    let s = |duration: std::time::Duration| format!("{:.1} s", duration.as_secs_f64());
     for one in all {
         let (first, later) = (ms(one.first_task), ms(one.later_task));
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "| {} | {:.1} s | {first} | {later} |", one.template, one.deploy.as_secs_f64());
+        let _ =
+            writeln!(text, "| {} | {} | {first} | {later} | {} |", one.template, s(one.deploy), s(one.save_to_answer));
     }
     text
 }

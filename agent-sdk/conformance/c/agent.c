@@ -93,6 +93,20 @@ static agent_outcome calls(const char *deed, const agent_task *task) {
     if (!agent_submit("echo", text, task->body.length, NULL, &error)) return agent_failed(&error);
     return strcmp(deed, "submit") == 0 ? agent_done() : agent_reject("on second thoughts");
   }
+  if (strcmp(deed, "http") == 0) {
+    agent_http_request request = {.url = text};
+    agent_http_response response;
+    if (!agent_http(&request, &response, &error)) return agent_failed(&error);
+    return agent_text("%d %s", response.status, response.body.bytes);
+  }
+  if (strcmp(deed, "http-post") == 0) {
+    agent_pair header = {"content-type", "text/plain"};
+    agent_http_request request = {
+        .method = "POST", .url = text, .headers = &header, .header_count = 1, .body = "tea", .body_length = strlen("tea")};
+    agent_http_response response;
+    if (!agent_http(&request, &response, &error) || !agent_http_ok(&response, &error)) return agent_failed(&error);
+    return agent_text("order %s", agent_http_header(&response, "X-Order"));
+  }
   return agent_reject("this SDK does not do %s", deed);
 }
 

@@ -39,6 +39,10 @@ const deeds = {
     const response = http.get(task.text());
     return `${response.status} ${response.text()}`;
   },
+  "http-post"(task) {
+    const response = http.post(task.text(), "tea", { headers: [["content-type", "text/plain"]] }).ok();
+    return `order ${response.header("X-Order")}`;
+  },
   config: (task) => config(task.text()),
   secret(task) {
     const value = secret(task.text());

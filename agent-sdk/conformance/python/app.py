@@ -76,5 +76,8 @@ def handle(task):
         case "http":
             response = http.get(task.text())
             return f"{response.status} {response.text()}"
+        case "http-post":
+            response = http.post(task.text(), "tea", headers=[("content-type", "text/plain")]).ok()
+            return f"order {response.header('X-Order')}"
         case other:
             raise Reject(f"this SDK does not do {other}")

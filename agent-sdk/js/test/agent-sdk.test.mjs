@@ -2,6 +2,7 @@
 
 import "../support/host.mjs";
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import test from "node:test";
 
 const sdk = await import("../agent-sdk.js");
@@ -60,5 +61,15 @@ test("values come back as they went", () => {
   const when = new Date("2026-11-28T03:04:05.678Z");
   for (const given of [null, true, 7, 2n ** 60n, 1.5, "é", when, { a: [1, null] }, [1, null, 3], ["a", null]]) {
     assert.deepEqual(sdk.value(sdk.parameter(given)), given);
+  }
+});
+
+test("the types name what there is", async () => {
+  const types = await readFile(new URL("../agent-sdk.d.ts", import.meta.url), "utf8");
+  const declared = [...types.matchAll(/^export (?:class|const|function) (\w+)/gm)].map(([, name]) => name);
+  assert.deepEqual([...new Set(declared)].sort(), Object.keys(sdk).sort());
+  for (const [, name, body] of types.matchAll(/^export class (\w+)[^{]*{\n(.*?)^}/gms)) {
+    const methods = [...body.matchAll(/^ {2}(?:get )?(\w+)(?:<[^>]*>)?\(/gm)].map(([, method]) => method);
+    for (const method of methods) assert.ok(method in sdk[name].prototype, `${name}.${method}`);
   }
 });

@@ -92,6 +92,10 @@ fn calls(deed: &str, text: String) -> Result<Option<Output>, Failure> {
             let response = http::Request::get(text).send()?;
             format!("{} {}", response.status, String::from_utf8_lossy(&response.body))
         }
+        "http-post" => {
+            let response = http::Request::post(text).header("content-type", "text/plain").body("tea").send()?.ok()?;
+            format!("order {}", response.header("X-Order").unwrap_or_default())
+        }
         other => return Err(Failure::reject(format!("this SDK does not do {other}"))),
     };
     Ok(Some(Output::text(answer)))

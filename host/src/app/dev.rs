@@ -1,4 +1,6 @@
-//! `agent-host dev`: builds, deploys and redeploys the agents of a folder as their files change.
+//! `agent-host dev`: builds, deploys and redeploys the agents of a folder as their files change, and runs the last task again.
+
+mod again;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,14 +11,29 @@ use std::time::{Duration, Instant};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use notify::RecursiveMode;
 
+use self::again::Again;
+pub(super) use self::again::{LastTasks, Remembering};
 use super::changes::Changes;
 use crate::agents::{Activation, Agents};
 use crate::catalog::Actor;
+use crate::delivery::Submitter;
 use crate::manifest::Manifest;
 use crate::package::{self, Package};
+use crate::records::Records;
 
 /// How long files must have been quiet before a build: an editor saves in several steps.
 const QUIET: Duration = Duration::from_millis(150);
+
+/// The host that `dev` works on.
+pub(super) struct Host {
+    pub(super) agents: Arc<dyn Agents>,
+    pub(super) records: Arc<dyn Records>,
+    /// Where tasks are handed in that nobody sent: they are not kept as anybody's last.
+    pub(super) submit: Arc<dyn Submitter>,
+    /// What was sent.
+    pub(super) sent: Arc<LastTasks>,
+    pub(super) address: SocketAddr,
+}
 
 /// An agent under development.
 struct Watched {
@@ -26,7 +43,7 @@ struct Watched {
 }
 
 /// Watches until it is dropped.
-pub(super) async fn watch(agents: Arc<dyn Agents>, dir: PathBuf, address: SocketAddr) {
+pub(super) async fn watch(host: Host, dir: PathBuf) {
     let dir = dir.canonicalize().unwrap_or(dir);
     let folders = if dir.join(package::MANIFEST_NAME).is_file() { vec![dir.clone()] } else { listed(&dir) };
     if folders.is_empty() {
@@ -38,15 +55,16 @@ pub(super) async fn watch(agents: Arc<dyn Agents>, dir: PathBuf, address: Socket
     let watching = Changes::new()
         .and_then(|mut changes| changes.watch(&dir, RecursiveMode::Recursive).map(|()| changes))
         .map_err(|error| tracing::error!("{} cannot be watched: {error}; agents are deployed once", dir.display()));
+    let mut again = Again::default();
     for folder in &folders {
-        refresh(agents.as_ref(), folder, address).await;
+        refresh(&host, &mut again, folder).await;
     }
     let Ok(changes) = watching else { return };
     loop {
         let paths = changes.next(QUIET).await;
         for watched in folders.iter().map(|folder| Watched::new(folder)) {
             if paths.iter().any(|path| watched.is_made_from(path)) {
-                refresh(agents.as_ref(), &watched.folder, address).await;
+                refresh(&host, &mut again, &watched.folder).await;
             }
         }
     }
@@ -88,8 +106,9 @@ fn manifest(folder: &Path) -> Option<Manifest> {
     std::fs::read_to_string(folder.join(package::MANIFEST_NAME)).ok().and_then(|text| Manifest::parse(&text).ok())
 }
 
-/// Builds and deploys an agent. Errors of the compiler and of the deploy are shown, and the running revision stays.
-async fn refresh(agents: &dyn Agents, folder: &Path, address: SocketAddr) {
+/// Builds and deploys an agent, and runs its last task again. Errors of the compiler and of the deploy are shown, and the
+/// running revision stays.
+async fn refresh(host: &Host, again: &mut Again, folder: &Path) {
     let began = Instant::now();
     let manifest = manifest(folder);
     if let Some(build) = manifest.as_ref().and_then(|manifest| manifest.build.as_ref()) {
@@ -107,14 +126,17 @@ async fn refresh(agents: &dyn Agents, folder: &Path, address: SocketAddr) {
             Err(error) => return tracing::error!("{}: {}: {error}", folder.display(), build.command),
         }
     }
-    if deploy(agents, folder).await
+    if deploy(host.agents.as_ref(), folder).await
         && let Some(manifest) = manifest
     {
-        let name = &manifest.agent.name;
-        tracing::info!(
-            "{name} is up to date after {:.1} s; try: agent-host submit {name} --wait --url http://{address} BODY",
-            began.elapsed().as_secs_f64(),
-        );
+        let (name, address) = (&manifest.agent.name, host.address);
+        let hint = if host.sent.of(name).is_none() {
+            format!("; try: agent-host submit {name} --wait --url http://{address} BODY")
+        } else {
+            String::new()
+        };
+        tracing::info!("{name} is up to date after {:.1} s{hint}", began.elapsed().as_secs_f64());
+        again.run(host, name, folder).await;
     }
 }
 

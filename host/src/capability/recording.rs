@@ -1,7 +1,7 @@
 //! Recordings: what one run was given, call by call, so that it can be run again elsewhere with the same answers.
 //!
 //! A [`Tape`] stands before the backends of one run's session, as those that measure them do, before its clocks and its
-//! generator of random numbers. Where it records it writes down what was asked and what was answered. Where it plays back it
+//! generator of random numbers, and before its waiting for several things at once. Where it records it writes down what was asked and what was answered. Where it plays back it
 //! answers from a [`Recording`] and asks nobody; the first question that is another than the recorded one ends the run, and
 //! is what is told of it. The same decorators do both, so that they cannot differ in what they look at.
 //!
@@ -16,6 +16,7 @@ mod format;
 pub(crate) mod forms;
 mod http;
 mod player;
+mod polls;
 mod ports;
 mod redact;
 mod sql;

@@ -235,6 +235,21 @@ impl Scenario {
     pub(crate) fn steps(&self) -> impl Iterator<Item = &Step> {
         self.only.iter().chain(&self.step)
     }
+
+    /// Its first task, where that needs no world of its own, and is to succeed.
+    pub(crate) fn plain_task(&self) -> Option<&GivenTask> {
+        let first = self.steps().next().filter(|_| self.given.is_empty())?;
+        let succeeds = first.expect.outcome.as_deref().is_none_or(|outcome| outcome == "succeeded");
+        (succeeds && first.faults.is_empty()).then_some(&first.task)
+    }
+}
+
+impl Given {
+    fn is_empty(&self) -> bool {
+        let Self { sql, key_value, cache, http, secrets, config, files } = self;
+        let maps = [cache, secrets, config, files];
+        sql.is_empty() && key_value.is_empty() && http.is_empty() && maps.into_iter().all(BTreeMap::is_empty)
+    }
 }
 
 impl GivenTask {
@@ -267,6 +282,11 @@ impl GivenTask {
 }
 
 impl GivenFaults {
+    fn is_empty(&self) -> bool {
+        let Self { fail, slow, kill_at, cancel_at } = self;
+        fail.is_empty() && slow.is_empty() && kill_at.is_none() && cancel_at.is_none()
+    }
+
     /// The faults.
     pub(crate) fn faults(&self) -> Result<Faults, SimError> {
         let wrong = |error: super::InvalidFault| SimError::Fixture(format!("faults: {error}"));
@@ -300,6 +320,20 @@ mod tests {
         let [first, second] = tasks.as_slice() else { panic!("two") };
         assert_eq!((&first.body[..], first.content_type.as_str()), (&b"a"[..], "text/plain; charset=utf-8"));
         assert_eq!((&second.body[..], second.content_type.as_str()), (&br#"{"a":1}"#[..], "application/json"));
+    }
+
+    #[test]
+    fn a_plain_task_needs_nothing_and_succeeds() {
+        let body = |text: &str| parse(text).unwrap().plain_task().and_then(|task| task.body.clone());
+        assert_eq!(body("[[step]]\ntask.body = \"a\"\n[[step]]\ntask.body = \"b\"").as_deref(), Some("a"));
+        for needy in [
+            "[given.config]\na = \"b\"",
+            "[expect]\noutcome = \"rejected\"",
+            "[faults]\nkill_at = \"commit\"",
+            "[given]\nsql = [\"\"]",
+        ] {
+            assert_eq!(body(&format!("[task]\nbody = \"a\"\n{needy}")), None, "{needy}");
+        }
     }
 
     #[test]

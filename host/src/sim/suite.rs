@@ -9,9 +9,13 @@ use super::compare::differences;
 use super::fixtures::World;
 use super::scenario::Scenario;
 use super::{Agent, Machine, SimError, Simulation};
+use crate::task::{AgentName, Task};
 
 /// How many folders deep scenarios are looked for.
 const DEPTH_MAX: usize = 8;
+
+/// Where an agent's scenarios lie, in its folder.
+const SCENARIOS: &str = "scenarios";
 
 /// A scenario and what came of it.
 pub(super) struct Result {
@@ -45,6 +49,16 @@ fn find(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> std::io::Resul
         }
     }
     Ok(())
+}
+
+/// The first task of an agent's scenarios that needs nothing but the agent and is to succeed, and what it is.
+pub(crate) fn sample_task(folder: &Path, agent: &AgentName) -> Option<(String, Task)> {
+    let files = files(&folder.join(SCENARIOS)).ok()?;
+    files.iter().find_map(|path| {
+        let scenario = Scenario::read(path).ok()?;
+        let task = scenario.plain_task()?.task(agent, path.parent()?).ok()?;
+        Some((path.strip_prefix(folder).ok()?.display().to_string(), task))
+    })
 }
 
 /// Runs the scenario of a file.

@@ -30,7 +30,7 @@ pub(crate) fn agent_host() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_agent-host"));
     for (name, _) in std::env::vars() {
         if name.starts_with("AGENT_HOST_")
-            || ["AMQP_URL", "DATABASE_URL", "REDIS_URL", "RUST_LOG"].contains(&name.as_str())
+            || ["AMQP_URL", "DATABASE_URL", "REDIS_URL", "RUST_LOG", "CARGO_TARGET_DIR"].contains(&name.as_str())
         {
             command.env_remove(name);
         }
@@ -67,11 +67,20 @@ impl HostBuilder {
 
     /// A host with everything embedded, without agents.
     pub(crate) fn bare() -> Self {
+        Self::embedded(&["serve"])
+    }
+
+    /// A host that develops the agents of this folder.
+    pub(crate) fn dev(folder: &Path) -> Self {
+        Self::embedded(&["dev", folder.to_str().unwrap()])
+    }
+
+    fn embedded(arguments: &[&str]) -> Self {
         // The client is built without a default; a second test of the process finds it installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let data = TempDir::new().unwrap();
         let mut command = agent_host();
-        command.arg("serve").env("AGENT_HOST_LISTEN", "127.0.0.1:0").env("AGENT_HOST_DATA_DIR", data.path());
+        command.args(arguments).env("AGENT_HOST_LISTEN", "127.0.0.1:0").env("AGENT_HOST_DATA_DIR", data.path());
         Self { command, data, client: reqwest::Client::new() }
     }
 

@@ -122,6 +122,25 @@ async fn server() -> u16 {
     port
 }
 
+/// A server that answers requests by twos.
+async fn server_of_pairs() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut waiting = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            waiting.push(stream);
+            if waiting.len() == 2 {
+                for mut stream in waiting.drain(..) {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                }
+            }
+        }
+    });
+    port
+}
+
 /// Scripts that use everything, and then fail.
 fn scripts(port: u16) -> Vec<String> {
     let refuse = json!("refuse");
@@ -279,6 +298,30 @@ async fn what_is_too_large_is_left_out_and_said_to_be() {
     let again = replayed(&recording, &fixtures()).await;
     assert_eq!(again["verdict"], "same-as-far-as-recorded", "{again}");
     assert!(again["detail"].as_str().unwrap().contains("record.size = 16KiB"), "{again}");
+}
+
+#[tokio::test]
+async fn what_was_there_first_is_so_again() {
+    let name = unique("raced");
+    let host = HostBuilder::bare().start().await;
+    let grants = format!("[grants]\nallowed_outbound_hosts = [\"http://localhost:*\"]\n{RECORD}");
+    deploy_fixtures(&host, &name, &grants).await;
+    let race = |port: u16, ms: u64| json!({ "race": { "url": format!("http://localhost:{port}"), "ms": ms } });
+    let (pairs, prompt) = (server_of_pairs().await, server().await);
+    // An answer that came after the timer, which a replay has at once; one that came before it; and one that nobody waits for.
+    for (step, first) in [(race(pairs, 20), 1), (race(prompt, 3_600_000), 0)] {
+        let (task, recording) = recorded(&host, &name, &script(&[step, json!("refuse")])).await;
+        let said = task["failure"]["message"].as_str().unwrap();
+        assert!(said.ends_with(&format!(", {first}]")), "{task}");
+        let again = replayed(&recording, &fixtures()).await;
+        assert_eq!((&again["verdict"], again["here"]["message"].as_str()), (&json!("same"), Some(said)), "{again}");
+    }
+    let (task, recording) =
+        recorded(&host, &name, &script(&[json!({ "abandon": format!("http://localhost:{pairs}") }), json!("refuse")]))
+            .await;
+    assert_eq!(task["failure"]["message"], "[1]", "{task}");
+    let again = replayed(&recording, &fixtures()).await;
+    assert_eq!((&again["verdict"], &again["here"]["message"]), (&json!("same"), &json!("[1]")), "{again}");
 }
 
 #[tokio::test]

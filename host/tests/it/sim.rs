@@ -10,7 +10,7 @@ use tokio::process::Command;
 use super::common::agents_dir;
 
 /// Compiled code of all tests here, so that a module is compiled once.
-fn cache_dir() -> std::path::PathBuf {
+pub(crate) fn cache_dir() -> std::path::PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("agent-sim")
 }
 
@@ -219,53 +219,4 @@ async fn what_cannot_be_run_is_told() {
         assert_eq!(output.status.code(), Some(64), "{args:?}: {said}");
         assert!(said.contains(told), "{args:?}: {said}");
     }
-}
-
-/// Commands of the documentation, each with what follows it.
-fn documented(page: &str) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    for block in page.split("```console\n").skip(1) {
-        let block = block.split("```").next().unwrap();
-        for command in block.split("$ ").skip(1) {
-            let (command, output) = command.split_once('\n').unwrap();
-            found.push((command.to_owned(), output.to_owned()));
-        }
-    }
-    found
-}
-
-/// A text with every number as `N`: how long something took is the machine's.
-fn without_numbers(text: &str) -> String {
-    let mut shown = String::new();
-    for letter in text.chars() {
-        let is_of_a_number = letter.is_ascii_digit() || (letter == '.' && shown.ends_with('N'));
-        if !is_of_a_number {
-            shown.push(letter);
-        } else if !shown.ends_with('N') {
-            shown.push('N');
-        }
-    }
-    shown
-}
-
-#[tokio::test]
-async fn the_documentation_shows_what_is_printed() {
-    let root = agents_dir().join("..");
-    let page = std::fs::read_to_string(root.join("docs/writing-agents.md")).unwrap();
-    let commands = documented(&page);
-    // A replay needs the recording of a failure: the tests of replays make some, and hold what is printed to its form.
-    let runs = |command: &str| command.starts_with("agent-sim ") && !command.starts_with("agent-sim replay ");
-    let shown = commands.iter().filter(|(command, output)| runs(command) && !output.is_empty());
-    let shown: Vec<_> = shown.collect();
-    assert!(shown.len() >= 2, "{commands:?}");
-    for (command, expected) in shown {
-        let args: Vec<&str> = command.split_whitespace().skip(1).collect();
-        let mut sim = Command::new(env!("CARGO_BIN_EXE_agent-sim"));
-        sim.args(&args).env("AGENT_SIM_CACHE_DIR", cache_dir()).current_dir(&root).stdin(Stdio::null());
-        let output = sim.kill_on_drop(true).output().await.unwrap();
-        let printed = text(&output.stderr) + &text(&output.stdout);
-        assert_eq!(without_numbers(printed.trim_end()), without_numbers(expected.trim_end()), "{command}");
-    }
-    let scenario = std::fs::read_to_string(agents_dir().join("voter/scenarios/votes-count-once.toml")).unwrap();
-    assert!(page.contains(&scenario), "the scenario that is shown is the voter's");
 }

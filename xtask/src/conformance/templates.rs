@@ -1,11 +1,13 @@
 //! What a newcomer does with each template: makes an agent in an empty folder, builds it, tests it, deploys it to a host and
-//! hands it a task. And how long that takes: until it is deployed, and a task's answer.
+//! hands it a task; then works on it with `agent-host dev`. And how long that takes: until it is deployed, a task's answer, and
+//! what a save does.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::dev;
 use super::tools::Tools;
 use crate::client::Client;
 use crate::host::Host;
@@ -15,13 +17,13 @@ use crate::{process, ui};
 /// A line of a shell: a program and its arguments; none where there is nothing to do.
 type Line = &'static [&'static str];
 
-/// A template, what brings its tools, and its language's own way to test it.
-const TEMPLATES: [(&str, Line, Line); 5] = [
-    ("rust", &[], &["cargo", "test"]),
-    ("js", &["npm", "install", "--silent", "--no-audit", "--no-fund"], &["npm", "test"]),
-    ("python", &[], &["pytest"]),
-    ("c", &[], &[]),
-    ("go", &[], &[]),
+/// A template, what brings its tools, its language's own way to test it, and the source of its agent.
+const TEMPLATES: [(&str, Line, Line, &str); 5] = [
+    ("rust", &[], &["cargo", "test"], "src/lib.rs"),
+    ("js", &["npm", "install", "--silent", "--no-audit", "--no-fund"], &["npm", "test"], "agent.js"),
+    ("python", &[], &["pytest"], "app.py"),
+    ("c", &[], &[], "agent.c"),
+    ("go", &[], &[], "main.go"),
 ];
 
 /// What a template's agent is asked, and what it answers.
@@ -40,6 +42,8 @@ pub(super) struct Starts {
     pub(super) first_task: Duration,
     /// The same of one of many later ones, the median.
     pub(super) later_task: Duration,
+    /// From a save of its source, under `agent-host dev`, until it has answered again.
+    pub(super) save_to_answer: Duration,
 }
 
 /// Goes through all of them.
@@ -51,7 +55,7 @@ pub(super) fn run(workspace: &Workspace, tools: &Tools) -> Result<Vec<Starts>> {
     host.await_ready(&client)?;
     let url = format!("http://{}", host.address());
     let mut all = Vec::new();
-    for (template, prepare, test) in TEMPLATES {
+    for (template, prepare, test, source) in TEMPLATES {
         let made = template_works(workspace, tools, folder.path(), (template, prepare, test), &url);
         let deploy = made.with_context(|| format!("the template {template}"))?;
         let is_right = |answer: serde_json::Value| -> Result<()> {
@@ -70,7 +74,9 @@ pub(super) fn run(workspace: &Workspace, tools: &Tools) -> Result<Vec<Starts>> {
         let mut submit = tools.command("agent-host");
         submit.args(["--url", &url, "submit", &name(template), QUESTION, "--wait"]);
         is_right(serde_json::from_slice(&process::output("agent-host", &mut submit)?).context("no JSON")?)?;
-        all.push(Starts { template, deploy, first_task, later_task });
+        let save_to_answer = dev::save_to_answer(tools, &folder.path().join(name(template)), source)
+            .with_context(|| format!("agent-host dev of the template {template}"))?;
+        all.push(Starts { template, deploy, first_task, later_task, save_to_answer });
         ui::say(&format!("{template} works"));
     }
     host.stop()?;
@@ -105,6 +111,7 @@ fn template_works(
     }
     within(&agent, &["agent-host", "build"])?;
     within(&agent, &["agent-sim", "test", "scenarios"])?;
+    within(&agent, &["agent-sim", "run", ".", QUESTION])?;
     if !test.is_empty() {
         within(&agent, test)?;
     }

@@ -8,7 +8,7 @@ use crate::manifest::{Manifest, ManifestErrors};
 use crate::task::{AgentName, Completion, FollowUp, InvalidName, Outcome, Task, TaskId};
 
 /// The version of the format. It changes with whatever a reader of this one would not understand.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Largest file that is read: twice what a manifest may have recorded, since what is no text takes more as text.
 const FILE_BYTES_MAX: usize = 40 << 20;
 
@@ -130,6 +130,9 @@ pub struct End {
     pub monotonic_ns: Readings,
     /// Likewise, in Unix milliseconds.
     pub wall_ms: Readings,
+    /// How often in a row what the agent looked at without waiting was not ready, then was, then was not, and so on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pollable_ready: Vec<u32>,
     /// Whether it had files.
     pub used_files: bool,
     /// How it ended, and what it sent.

@@ -1,7 +1,7 @@
 //! Outbound HTTP on a tape: what the agent asked for and was given, not what went over the line.
 //!
-//! Requests overlap, so that each has its own order: its head with the answer's, the parts of its body, the parts of the
-//! answer's. Fields that carry credentials are left out of what is written down, and so are not compared.
+//! Requests overlap, so that each has its own order: its head, the parts of its body, the head of the answer, the parts of its
+//! body. Fields that carry credentials are left out of what is written down, and so are not compared.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use super::tape::Side;
 use crate::capability::secrets::HIDDEN;
 
 const SEND: &str = "http.send";
+const ANSWER: &str = "http.answer";
 const SENT: &str = "http.sent";
 const BODY: &str = "http.body";
 
@@ -106,7 +107,8 @@ impl Tape {
         let asked = (number, request.method().as_str(), uri, fields(request.headers()));
         match &self.side {
             Side::Writes(writer) => {
-                let line = writer.asked(SEND, &asked);
+                // Apart from its answer, which the agent may not wait for.
+                writer.note(SEND, &asked, &());
                 drop(asked);
                 let tape = Arc::clone(&self);
                 let answer = send(request.map(|body| SentBody { tape, number, inner: body }.boxed_unsync())).await;
@@ -118,22 +120,28 @@ impl Tape {
                     }),
                     Err(error) => Err(code(error)),
                 };
-                if let Some(line) = line {
-                    line.answered(&written);
-                }
+                writer.note(ANSWER, &(number,), &written);
                 let tape = Arc::clone(&self);
                 answer.map(|(response, going_on)| {
                     (response.map(|body| WrittenBody { tape, number, inner: body }.boxed_unsync()), going_on)
                 })
             }
             Side::Plays(player) => {
-                let answer: Option<Result<Head, String>> =
+                let is_same: Option<()> =
                     player.answer_of_exchange(number, SEND, &asked).and_then(super::player::Answer::read);
                 drop(asked);
+                if is_same.is_none() {
+                    return std::future::pending().await;
+                }
+                let answer: Option<Result<Head, String>> =
+                    player.next_part(number, ANSWER).and_then(super::player::Answer::read);
                 let Head { status, headers, is_empty } = match answer {
                     Some(Ok(head)) => head,
                     Some(Err(code)) => return Err(error(&code)),
-                    None => std::future::pending().await,
+                    None => {
+                        player.unanswered(number, SEND);
+                        std::future::pending().await
+                    }
                 };
                 let tape = Arc::clone(&self);
                 let mut response = Response::new(PlayedBody { tape, number, is_end: is_empty }.boxed_unsync());

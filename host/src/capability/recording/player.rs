@@ -34,6 +34,8 @@ struct At {
     of_exchange: HashMap<(u64, &'static str), usize>,
     monotonic: Place,
     wall: Place,
+    /// Of the runs of `pollable_ready`: which one, and how far into it.
+    ready: (usize, u32),
     over: Option<Over>,
 }
 
@@ -67,7 +69,12 @@ pub(super) struct Answer<'a> {
 impl Answer<'_> {
     /// It, where it is one to such a call: a file may be anybody's.
     pub(super) fn read<R: DeserializeOwned>(self) -> Option<R> {
-        let read = R::deserialize(self.answered).ok();
+        self.read_where(|_| true)
+    }
+
+    /// Likewise, where it may not be just any.
+    pub(super) fn read_where<R: DeserializeOwned>(self, is_one: impl FnOnce(&R) -> bool) -> Option<R> {
+        let read = R::deserialize(self.answered).ok().filter(is_one);
         if read.is_none() {
             self.player.end(&mut self.player.at(), Over::Unreadable(self.number));
         }
@@ -174,6 +181,18 @@ impl Player {
         Some(index)
     }
 
+    /// What becomes of a request whose answer is not there: the agent went on without it, or the run was stopped.
+    pub(super) fn unanswered(&self, exchange: u64, call: &'static str) {
+        let mut at = self.at();
+        let number = at.of_exchange.get(&(exchange, call)).copied().unwrap_or(0);
+        let end = &self.recording.end;
+        if end.left_out.is_some() {
+            self.end(&mut at, Over::PastTheEnd(format!("the answer to call {number}")));
+        } else if end.came_of_it.is_from_outside() {
+            self.end(&mut at, Over::Stopped(number));
+        }
+    }
+
     /// Holds what a request carried against all that the recorded one did, as far as that was written down.
     pub(super) fn carried(&self, exchange: u64, call: &'static str, body: &[u8]) {
         let mut at = self.at();
@@ -251,6 +270,21 @@ impl Player {
                 last
             }
         }
+    }
+
+    /// Whether something that the agent looks at without waiting is ready; nothing where the replay is over.
+    pub(super) fn is_ready(&self) -> Option<bool> {
+        let mut at = self.at();
+        let runs = &self.recording.end.pollable_ready;
+        while let Some(times) = runs.get(at.ready.0) {
+            if at.ready.1 < *times {
+                at.ready.1 = at.ready.1.saturating_add(1);
+                return Some(at.ready.0 % 2 == 1);
+            }
+            at.ready = (at.ready.0.saturating_add(1), 0);
+        }
+        self.end(&mut at, Over::PastTheEnd("a look at what it waits for".to_owned()));
+        None
     }
 
     /// A secret of this length.

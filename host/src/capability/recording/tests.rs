@@ -127,6 +127,23 @@ async fn a_call_that_was_stopped_is_recorded_without_an_answer() {
 }
 
 #[tokio::test]
+async fn what_was_ready_when_is_the_same_again() {
+    let looks = [true, true, false, false, false, true, false];
+    for looks in [&looks[..], &looks[2..], &[]] {
+        let tape = Tape::recording(1 << 20).unwrap();
+        let Side::Writes(writer) = &tape.side else { panic!("it records") };
+        looks.iter().for_each(|is_ready| writer.note_ready(*is_ready));
+        let recording = Arc::new(Recording::read(&file(&tape, "").await).unwrap());
+        let tape = Tape::playing(recording, HashMap::new());
+        let Side::Plays(player) = &tape.side else { panic!("it plays") };
+        let again: Vec<bool> = looks.iter().map_while(|_| player.is_ready()).collect();
+        assert_eq!(again, looks);
+        assert_eq!((tape.over(), player.is_ready()), (None, None));
+        assert!(matches!(tape.over(), Some(Over::PastTheEnd(_))));
+    }
+}
+
+#[tokio::test]
 async fn what_passes_the_cap_is_left_out_from_there_on() {
     let tape = Tape::recording(4096).unwrap();
     let call = async |value: String| tape.call("cache.get", &("k",), async { value }).await;
@@ -195,6 +212,7 @@ fn small() -> Vec<u8> {
     let end = End {
         monotonic_ns: Readings(vec![(1, 2)]),
         wall_ms: Readings::default(),
+        pollable_ready: Vec::new(),
         used_files: false,
         came_of_it,
         left_out: None,
@@ -214,7 +232,7 @@ fn a_file_that_is_no_recording_says_what_is_wrong() {
         (String::new(), "not whole"),
         ("hello".to_owned(), "line 1"),
         (without_end, "not whole"),
-        (whole.replace("\"format\":1", "\"format\":2"), "format 2"),
+        (whole.replace("\"format\":2", "\"format\":1"), "format 1"),
         (whole.replace("\"call\":", "\"cal\":"), "line 2"),
         (whole.replace(&"0".repeat(64), "0"), "random_seed"),
         (whole.replace("\"module\":\"a.wasm\"", "\"module\":\"/etc/passwd\""), "agent.module"),

@@ -27,6 +27,8 @@ struct Written {
     lines: Vec<u8>,
     monotonic: Reading,
     wall: Reading,
+    /// As the file has it.
+    pollable_ready: Vec<u32>,
     exchanges: u64,
     used_files: bool,
     left_out: Option<String>,
@@ -159,6 +161,28 @@ impl Writer {
         }
     }
 
+    /// Notes whether something that the agent looked at was ready.
+    pub(super) fn note_ready(&self, is_ready: bool) {
+        let mut written = self.written();
+        if written.left_out.is_some() {
+            return;
+        }
+        let runs = &mut written.pollable_ready;
+        // Runs of "not ready" stand first, third, and so on; an empty one is where the first look found it ready.
+        if runs.is_empty() && is_ready {
+            runs.push(0);
+        }
+        let continues = !runs.is_empty() && is_ready == runs.len().is_multiple_of(2);
+        match runs.last_mut().filter(|_| continues) {
+            Some(times) => *times = times.saturating_add(1),
+            None => runs.push(1),
+        }
+        if written.bytes() > self.bytes_max {
+            drop(written);
+            self.leave_out_the_rest("a look at what it waits for");
+        }
+    }
+
     /// The number of one more request over HTTP.
     pub(super) fn next_exchange(&self) -> u64 {
         let mut written = self.written();
@@ -180,12 +204,13 @@ impl Writer {
 
     /// The recording, without secrets. One that cannot be rid of them has nothing in it but why.
     pub(super) fn finish(&self, mut head: Head, came_of_it: Recorded) -> Vec<u8> {
-        let Written { lines, monotonic, wall, used_files, left_out, held: _held, secrets, .. } =
+        let Written { lines, monotonic, wall, pollable_ready, used_files, left_out, held: _held, secrets, .. } =
             std::mem::take(&mut *self.written());
         let too_short = secrets.iter().find(|(_, value)| (1..VALUE_BYTES_MIN).contains(&value.reveal().len()));
         let mut end = End {
             monotonic_ns: Readings(monotonic.readings),
             wall_ms: Readings(wall.readings),
+            pollable_ready,
             used_files,
             came_of_it,
             left_out,
@@ -215,7 +240,8 @@ impl Writer {
 
 impl Written {
     fn bytes(&self) -> usize {
-        let readings = self.monotonic.readings.len().saturating_add(self.wall.readings.len());
+        let readings = [self.monotonic.readings.len(), self.wall.readings.len(), self.pollable_ready.len()];
+        let readings = readings.into_iter().fold(0, usize::saturating_add);
         self.lines.len().saturating_add(readings.saturating_mul(READING_BYTES))
     }
 
@@ -260,6 +286,7 @@ fn withheld(mut head: Head, why: String) -> Vec<u8> {
     let end = End {
         monotonic_ns: Readings::default(),
         wall_ms: Readings::default(),
+        pollable_ready: Vec::new(),
         used_files: false,
         came_of_it: Recorded { outcome: String::new(), message: None, after_ms: None, follow_ups: Vec::new() },
         left_out: Some(format!("everything: {why}")),

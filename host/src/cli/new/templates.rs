@@ -29,6 +29,7 @@ pub(super) const JS: &[File] = &[
     ("build.mjs", include_str!("../../../templates/js/build.mjs")),
     ("agent.js", include_str!("../../../templates/js/agent.js")),
     ("agent-sdk.js", include_str!("../../../../agent-sdk/js/agent-sdk.js")),
+    ("agent-sdk.d.ts", include_str!("../../../../agent-sdk/js/agent-sdk.d.ts")),
 ];
 
 /// Python.
