@@ -6,11 +6,13 @@ use crate::units::ByteSize;
 
 /// `[record]`: what is kept so that a run can be replayed elsewhere, call by call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub struct Record {
-    /// Which runs are recorded.
+    /// Which runs are recorded; those that fail, where there is such a table.
+    #[serde(default = "RecordOn::failure")]
     pub on: RecordOn,
     /// Bytes of one recording, the task's body included; the rest of a run that passes it is left out, and said to be.
+    #[serde(default = "size_default")]
     pub size: ByteSize,
 }
 
@@ -21,11 +23,15 @@ pub(super) const RECORDING_BYTES_MIN: ByteSize = ByteSize(16 << 10);
 pub const RECORDING_BYTES_MAX: ByteSize = ByteSize(16 << 20);
 
 impl Default for Record {
-    /// Nothing: a recording holds what the agent was given, such as rows, and so needs somebody's word. 1 MiB is some
-    /// thousands of calls.
+    /// Nothing: a recording holds what the agent was given, such as rows, and so needs somebody's word.
     fn default() -> Self {
-        Self { on: RecordOn::Never, size: ByteSize(1 << 20) }
+        Self { on: RecordOn::Never, size: size_default() }
     }
+}
+
+/// Some thousands of calls.
+const fn size_default() -> ByteSize {
+    ByteSize(1 << 20)
 }
 
 impl Record {
@@ -43,4 +49,10 @@ pub enum RecordOn {
     Never,
     /// Those that fail: the last one is kept with the dead letter.
     Failure,
+}
+
+impl RecordOn {
+    const fn failure() -> Self {
+        Self::Failure
+    }
 }

@@ -33,7 +33,7 @@ fn manifest(name: &str, time: &str, rest: &str) -> String {
     )
 }
 
-const RECORD: &str = "[record]\non = \"failure\"\n";
+const RECORD: &str = "[record]\n";
 const GRANTS: &str =
     "[grants]\nsql = [{ name = \"main\" }]\nkey_value = [\"default\"]\ncache = true\ntasks = [\"echo\"]\n";
 const ENTRUSTED: &str = "[secrets]\nrequired = [\"api-key\"]\n";

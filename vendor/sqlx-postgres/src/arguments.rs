@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::encode::{Encode, IsNull};
 use crate::error::Error;
 use crate::ext::ustr::UStr;
-use crate::types::Type;
+use crate::types::{Oid, Type};
 use crate::{PgConnection, PgTypeInfo, Postgres};
 
 use crate::type_info::PgArrayOf;
@@ -103,6 +103,15 @@ impl PgArguments {
         self.buffer.count += 1;
 
         Ok(())
+    }
+
+    /// The types of all parameters, where none of them nor what is in them has to be asked for.
+    pub(crate) fn types_known(&self) -> Option<Vec<Oid>> {
+        if !self.buffer.patches.is_empty() || !self.buffer.type_holes.is_empty() {
+            return None;
+        }
+
+        self.types.iter().map(|ty| ty.0.try_oid()).collect()
     }
 
     // Apply patches

@@ -8,6 +8,9 @@
 //!   read, of every argument. Whoever gets hold of it can repeat this very call, which changes nothing, and no other.
 //! - The statement is not kept in the session. A kept one has a name, under which the agent could put a statement of its
 //!   own in its place, and so answer for the function.
+//!
+//! Whoever calls it may send the commit right behind it, without waiting for its answer: where this is not the end of the
+//! task, the statement fails, and what fails cannot be committed.
 
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
@@ -22,6 +25,9 @@ pub struct EndTask {
     inner_key: [u8; 32],
     outer_key: [u8; 32],
 }
+
+/// PostgreSQL's code of that error.
+const DIVISION_BY_ZERO: &str = "22012";
 
 /// The arguments of a call, as they are bound and as they are proven.
 struct Call<'a> {
@@ -52,7 +58,8 @@ impl EndTask {
         Self { inner_key: key("end_task inner"), outer_key: key("end_task outer") }
     }
 
-    /// Makes this the end of the task once the transaction commits. After [`Ended::Before`] it is to be rolled back.
+    /// Makes this the end of the task once the transaction commits. After [`Ended::Before`], and after any error, it cannot
+    /// be committed any more.
     ///
     /// # Errors
     /// Those of the statement.
@@ -61,13 +68,15 @@ impl EndTask {
         let call = Call::new(&change, ending);
         // The driver first looks whether it keeps a statement of this text, and would then run whatever has its name by
         // now. No text is used twice, so there is none; and what is not persistent has no name: between its `Parse` and
-        // its `Bind` nothing runs on the connection, and nothing in SQL reaches it. That is one round trip more.
+        // its `Bind` nothing runs on the connection, and nothing in SQL reaches it.
+        //
+        // The operator with its schema, as everything is named here: the agent may have made others.
         let text = format!(
-            "SELECT agent_host.end_task($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
-             -- {}",
+            "SELECT 1 OPERATOR(pg_catalog./) agent_host.end_task($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
+             $14, $15, $16, $17, $18)::pg_catalog.int4 -- {}",
             Uuid::new_v4().simple()
         );
-        let is_end: bool = sqlx::query_scalar(&text)
+        let ended = sqlx::query_scalar::<_, i32>(&text)
             .bind(self.proof(&call).as_slice())
             .bind(call.id)
             .bind(call.agent)
@@ -88,8 +97,17 @@ impl EndTask {
             .bind(call.due_after_s)
             .persistent(false)
             .fetch_one(connection)
-            .await?;
-        Ok(if is_end { Ended::Now } else { Ended::Before })
+            .await;
+        match ended {
+            Ok(_one) => Ok(Ended::Now),
+            // By what the function answers: nothing else is divided here, nor in the function.
+            Err(error)
+                if error.as_database_error().and_then(|error| error.code()).as_deref() == Some(DIVISION_BY_ZERO) =>
+            {
+                Ok(Ended::Before)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Twice, as HMAC does: a hash of the key and the text alone could be continued by whoever knows both others.

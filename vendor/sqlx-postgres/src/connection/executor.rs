@@ -204,12 +204,29 @@ impl PgConnection {
     ) -> Result<impl Stream<Item = Result<Either<PgQueryResult, PgRow>, Error>> + 'e, Error> {
         let mut logger = QueryLogger::new(query, self.inner.log_settings.clone());
 
+        // goes out with this statement, and is nobody's where this one does not go out
+        let ahead = self.inner.ahead.take();
+
+        // it went out with the statement before: only its answers are to come
+        let sent = self.inner.sent.take();
+        let is_sent = arguments.is_none()
+            && self.inner.pending_ready_for_query_count > 0
+            && sent.is_some_and(|sent| sent == query);
+
         // before we continue, wait until we are "ready" to accept more queries
-        self.wait_until_ready().await?;
+        if is_sent {
+            self.wait_for_sent().await?;
+        } else {
+            self.wait_until_ready().await?;
+        }
 
         let mut metadata: Arc<PgStatementMetadata>;
 
-        let format = if let Some(mut arguments) = arguments {
+        let format = if is_sent {
+            metadata = Arc::new(PgStatementMetadata::default());
+
+            PgValueFormat::Text
+        } else if let Some(mut arguments) = arguments {
             // Check this before we write anything to the stream.
             //
             // Note: Postgres actually interprets this value as unsigned,
@@ -223,19 +240,40 @@ impl PgConnection {
                 )
             })?;
 
-            // prepare the statement if this our first time executing it
-            // always return the statement ID here
-            let (statement, metadata_) = self
-                .get_or_prepare(query, &arguments.types, persistent, metadata_opt)
-                .await?;
+            // what is not kept, and whose types need no look-up, is parsed on the way
+            let types_known = if persistent || metadata_opt.is_some() {
+                None
+            } else {
+                arguments.types_known()
+            };
 
-            metadata = metadata_;
+            let statement = if let Some(param_types) = &types_known {
+                metadata = Arc::new(PgStatementMetadata::default());
 
-            // patch holes created during encoding
-            arguments.apply_patches(self, &metadata.parameters).await?;
+                self.inner.stream.write_msg(Parse {
+                    param_types,
+                    query,
+                    statement: StatementId::UNNAMED,
+                })?;
 
-            // consume messages till `ReadyForQuery` before bind and execute
-            self.wait_until_ready().await?;
+                StatementId::UNNAMED
+            } else {
+                // prepare the statement if this our first time executing it
+                // always return the statement ID here
+                let (statement, metadata_) = self
+                    .get_or_prepare(query, &arguments.types, persistent, metadata_opt)
+                    .await?;
+
+                metadata = metadata_;
+
+                // patch holes created during encoding
+                arguments.apply_patches(self, &metadata.parameters).await?;
+
+                // consume messages till `ReadyForQuery` before bind and execute
+                self.wait_until_ready().await?;
+
+                statement
+            };
 
             // bind to attach the arguments to the statement and create a portal
             self.inner.stream.write_msg(Bind {
@@ -246,6 +284,13 @@ impl PgConnection {
                 params: &arguments.buffer,
                 result_formats: &[PgValueFormat::Binary],
             })?;
+
+            if types_known.is_some() {
+                // its columns come with its rows
+                self.inner
+                    .stream
+                    .write_msg(message::Describe::Portal(PortalId::UNNAMED))?;
+            }
 
             // executes the portal up to the passed limit
             // the protocol-level limit acts nearly identically to the `LIMIT` in SQL
@@ -288,6 +333,11 @@ impl PgConnection {
             // and unprepared statements are text
             PgValueFormat::Text
         };
+
+        if let Some(ahead) = ahead {
+            self.queue_simple_query(&ahead)?;
+            self.inner.sent = Some(ahead);
+        }
 
         self.inner.stream.flush().await?;
 

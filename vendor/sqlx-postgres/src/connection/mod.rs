@@ -73,6 +73,10 @@ pub struct PgConnectionInner {
     transaction_status: TransactionStatus,
     pub(crate) transaction_depth: usize,
 
+    // a simple query that is to go out with the next statement, and one that did and whose answers were not read yet
+    ahead: Option<String>,
+    sent: Option<String>,
+
     // levels of types that are being fetched at this moment
     type_depth: u8,
 
@@ -96,6 +100,34 @@ impl PgConnection {
 
             if let BackendMessageFormat::ReadyForQuery = message.format {
                 self.handle_ready_for_query(message)?;
+            }
+        }
+
+        Ok(())
+    }
+
+    /// Sends a simple query in the same write as the next statement, behind it and whatever becomes of it.
+    ///
+    /// Its answers are those of the statement after that, which is to be this very text.
+    pub fn send_ahead(&mut self, query: String) {
+        self.inner.ahead = Some(query);
+    }
+
+    /// Whether such a query has gone out, and its answers are still to be read.
+    pub fn is_sent_ahead(&self) -> bool {
+        self.inner.sent.is_some() && self.inner.pending_ready_for_query_count > 0
+    }
+
+    /// Reads what is left of the answers to the statement before the one that was sent ahead.
+    async fn wait_for_sent(&mut self) -> Result<(), Error> {
+        while self.inner.pending_ready_for_query_count > 1 {
+            match self.inner.stream.recv().await {
+                Ok(message) if message.format == BackendMessageFormat::ReadyForQuery => {
+                    self.handle_ready_for_query(message)?;
+                }
+                // Told to whoever ran that statement.
+                Ok(_) | Err(Error::Database(_)) => {}
+                Err(error) => return Err(error),
             }
         }
 

@@ -12,7 +12,7 @@ use futures::TryStreamExt;
 use sqlx::{Column as _, Connection, Either, Executor, Statement};
 use tokio::sync::mpsc;
 
-use self::ending::{end_task, end_transaction};
+use self::ending::{COMMIT, end_task, end_transaction};
 use self::run::{prepare, pump, start, told, within};
 use super::pool::{AgentPool, Checkout, Live};
 use super::{codec, lowered, statement};
@@ -250,8 +250,10 @@ impl SqlConnection for PostgresConnection {
         let committed = end_task(&mut live, self.pool.end_task(), ending).await;
         let command = match self.mode {
             TransactionMode::Statement => "",
+            // It went out with the end of the task, and commits nothing where that one failed.
+            TransactionMode::Task if live.connection.is_sent_ahead() => COMMIT,
             TransactionMode::Task => match &committed {
-                Ok(Committed::Effects | Committed::WithEnd(Ended::Now)) if commit && aborted.is_none() => "COMMIT; ",
+                Ok(Committed::Effects | Committed::WithEnd(Ended::Now)) if commit && aborted.is_none() => COMMIT,
                 Ok(_) | Err(_) => "ROLLBACK; ",
             },
         };

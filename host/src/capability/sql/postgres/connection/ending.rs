@@ -23,16 +23,20 @@ const RESET: &str = "\
     CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; \
     SELECT pg_catalog.sum(CASE WHEN from_sql THEN 1000 ELSE 1 END), pg_catalog.pg_advisory_unlock_all() \
     FROM pg_catalog.pg_prepared_statement()";
+/// Ends a transaction, before [`RESET`].
+pub(super) const COMMIT: &str = "COMMIT; ";
 /// How long the end of a task, and then its commit, may take: the commit runs the agent's own deferred triggers.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes the task's end part of its transaction, where the records are in this database.
+/// Makes the task's end part of its transaction, where the records are in this database. What ends the transaction goes out in
+/// the same write, for [`end_transaction`] to read what came of it: a round trip less.
 pub(super) async fn end_task(
     live: &mut Live,
     end_task: Option<&EndTask>,
     ending: Option<&Ending>,
 ) -> Result<Committed, CommitError> {
     let (Some(end_task), Some(ending)) = (end_task, ending) else { return Ok(Committed::Effects) };
+    live.connection.send_ahead([COMMIT, RESET].concat());
     let call = async { end_task.call(&mut live.connection, ending).await.map_err(|error| failed(lowered(error))) };
     within(&live.running, call).await.map(Committed::WithEnd)
 }
