@@ -9,7 +9,7 @@ import { measure } from './lib/metrics.js';
 import { begin, end } from './lib/monitor.js';
 import { plan, summary } from './lib/plan.js';
 import { arrivals, count, seconds } from './lib/profile.js';
-import { CRUD, answerOf, crudRequest, expectRows } from './lib/work.js';
+import { CRUD, answerOf, askForRows, crudRequest, expectRows } from './lib/work.js';
 
 export { monitor } from './lib/monitor.js';
 
@@ -19,6 +19,9 @@ const RAMP_S = seconds(180);
 const HOLD_S = seconds(60);
 const PAUSE_S = 5;
 const INSERTS_MAX_S = 120;
+// Whoever works on rows waits for the answer (`Prefer: wait`), which is one request. Every tenth operation is handed in and looked at
+// instead, since only a task's record says how long it ran.
+const FOLLOWED_EVERY = 10;
 // Rows that are there before the load begins, to be read and written.
 const ROWS = 200;
 
@@ -72,7 +75,13 @@ export const teardown = end;
 
 export default function operate(data) {
   // 37 has no factor in common with 100: every hundred operations have the mix, and no operation comes in a row.
-  const request = crudRequest(mix, exec.scenario.iterationInTest * 37, data.ids);
+  const at = exec.scenario.iterationInTest;
+  const request = crudRequest(mix, at * 37, data.ids);
+  // Of each ten another one, so that every kind of operation is followed.
+  if ((at + Math.floor(at / FOLLOWED_EVERY)) % FOLLOWED_EVERY !== 0) {
+    askForRows(request);
+    return;
+  }
   const task = run(CRUD, request);
   if (expectRows(task, request)) {
     operations[request.op].add(task.usage.wall_us / 1000);

@@ -1,8 +1,6 @@
 // Load: ever more users, each handing in a task, thinking, and looking whether it has ended; or, with RATE, as many tasks a
 // second as that, whatever the host answers. How to run it: k6/README.md.
 
-import exec from 'k6/execution';
-
 import { reference } from './lib/baseline.js';
 import { measure } from './lib/metrics.js';
 import { begin, end } from './lib/monitor.js';
@@ -53,8 +51,9 @@ export const setup = () => begin([TASK_WORKER]);
 export const teardown = end;
 
 export default function load(data) {
-  const name = `load:${data.run}:${exec.vu.idInTest}:${exec.vu.iterationInScenario}`;
-  if (RATE && exec.scenario.iterationInTest % FOLLOWED_EVERY !== 0) {
+  // Not `exec.vu` and `exec.scenario`: k6 makes each of them anew whenever it is looked at.
+  const name = `load:${data.run}:${__VU}:${__ITER}`;
+  if (RATE && (__VU + __ITER) % FOLLOWED_EVERY !== 0) {
     handIn(name);
   } else {
     work(name, { pauseS: THINK_S });

@@ -1,7 +1,5 @@
 // Soak: the same users for a long time, with every kind of work, to see what grows. How to run it: k6/README.md.
 
-import exec from 'k6/execution';
-
 import { reference } from './lib/baseline.js';
 import { run } from './lib/client.js';
 import { measure } from './lib/metrics.js';
@@ -42,8 +40,8 @@ export const teardown = end;
 const ids = [1];
 
 export default function soak(data) {
-  const at = exec.vu.iterationInScenario;
-  const name = `soak:${data.run}:${exec.vu.idInTest}:${at}`;
+  const at = __ITER;
+  const name = `soak:${data.run}:${__VU}:${at}`;
   if (at % 4 < 2) {
     return work(name, { pauseS: THINK_S });
   }

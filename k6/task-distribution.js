@@ -53,7 +53,7 @@ export const setup = () => begin([TASK_WORKER]);
 export const teardown = end;
 
 export default function distribute(data) {
-  work(`a:${data.run}:${exec.vu.idInTest}:${exec.vu.iterationInScenario}`, { pauseS: THINK_S });
+  work(`a:${data.run}:${__VU}:${__ITER}`, { pauseS: THINK_S });
 }
 
 export function bursts(data) {

@@ -128,11 +128,13 @@ impl std::fmt::Debug for HostDatabase {
 ///
 /// Every statement of the host's goes by a key. The server would still plan a scan of the whole table while it takes that for
 /// small, and keep the plan: in the minute until a new installation's tables are first analyzed, that made looking up the ends
-/// of 60,000 tasks six times as slow (measured).
+/// of 60,000 tasks six times as slow (measured). Where it has no choice but such a scan, it takes that for so dear that it
+/// would compile it first, which takes longer than the scan: so there is no compiling either.
 async fn prepare(connection: &mut PgConnection, lock_timeout: Option<Duration>) -> Result<(), sqlx::Error> {
     const SETTINGS: &str = "
         SELECT set_config('search_path', 'agent_host', false);
         SELECT set_config('enable_seqscan', 'off', false);
+        SELECT set_config('jit', 'off', false);
         SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
     let mut settings = SETTINGS.to_owned();
     if let Some(lock_timeout) = lock_timeout {

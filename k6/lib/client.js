@@ -54,23 +54,35 @@ function refused(route, answer) {
   }
 }
 
-// Hands a task in; undefined where it was not accepted, which counts as an error.
-export function submit(agent, body, contentType = JSON_TYPE) {
+// A submission and its answer; undefined where it was not accepted, which counts as an error.
+function post(agent, body, contentType, more) {
   const route = `POST /v1/agents/${agent}/tasks`;
   const text = contentType === JSON_TYPE ? JSON.stringify(body) : body;
-  const answer = http.post(`${url}/v1/agents/${agent}/tasks`, text, named(route, contentType));
+  const answer = http.post(`${url}/v1/agents/${agent}/tasks`, text, { ...named(route, contentType), ...more });
   if (answer.status !== 202) {
     refused(route, answer);
+    return undefined;
+  }
+  enqueueLatency.add(answer.timings.duration);
+  tasksAccepted.add(1);
+  return answer;
+}
+
+// Hands a task in; undefined where it was not accepted, which counts as an error.
+export function submit(agent, body, contentType = JSON_TYPE) {
+  const answer = post(agent, body, contentType, {});
+  if (!answer) {
     return undefined;
   }
   const { id } = answer.json();
   expectAnswer({ Location: answer.headers.Location, id }, {
     'Location names the task': (seen) => seen.Location === `/v1/tasks/${seen.id}`,
   });
-  enqueueLatency.add(answer.timings.duration);
-  tasksAccepted.add(1);
   return { id, agent, confirmedAfterMs: answer.timings.waiting };
 }
+
+// Hands a task in that nobody will ask after; whether it was accepted.
+export const submitOnly = (agent, body) => post(agent, body, JSON_TYPE, { responseType: 'none' }) !== undefined;
 
 function ended(accepted, task) {
   tasksFinished.add(1);

@@ -6,6 +6,9 @@ import { monitoring } from './monitor.js';
 // What no profile allows, however small: an accepted task without an end, and an answer that says the wrong thing.
 const ALWAYS = { tasks_lost: ['count==0'], wrong_answers: ['count==0'] };
 
+// Tags that something here looks at. By default k6 puts a dozen on each of the dozen measurements of each request.
+const TAGS = ['check', 'error_code', 'expected_response', 'method', 'name', 'scenario', 'status'];
+
 const TREND_STATS = ['min', 'avg', 'p(50)', 'p(90)', 'p(95)', 'p(99)', 'max'];
 
 // k6's options: the scenarios, the monitor beside them, and the limits of the test.
@@ -13,6 +16,7 @@ export const plan = (id, measures, durationS, scenarios) => ({
   scenarios: { ...scenarios, monitor: monitoring(durationS) },
   thresholds: { ...ALWAYS, ...thresholds(reference(id).sla, measures) },
   summaryTrendStats: TREND_STATS,
+  systemTags: TAGS,
   setupTimeout: '300s',
   teardownTimeout: '600s',
 });

@@ -1,6 +1,6 @@
 // The requests that the sample agents are sent, and what they must answer.
 
-import { ask, expectAnswer, expectOutput, run, submit } from './client.js';
+import { ask, expectAnswer, expectOutput, run, submitOnly } from './client.js';
 import { errors } from './metrics.js';
 
 export const TASK_WORKER = 'task-worker';
@@ -21,7 +21,7 @@ export const work = (name, options) => expectProcessed(run(TASK_WORKER, workOf(n
 
 // Hands work in and leaves it: that it ends shows in what the host counts.
 export function handIn(name) {
-  if (submit(TASK_WORKER, workOf(name))) {
+  if (submitOnly(TASK_WORKER, workOf(name))) {
     errors.add(false);
   }
 }
@@ -49,6 +49,13 @@ export const expectRows = (task, request) =>
     'an insert meets its row, others at most one': (output) =>
       request.op === 'insert' ? output.rows === 1 && output.item.value === request.value : output.rows <= 1,
   });
+
+// The same over one request.
+export function askForRows(request) {
+  const { output, answer } = ask(CRUD, request);
+  const status = answer.status === 200 ? 'succeeded' : `answered ${answer.status}`;
+  expectRows({ id: 'asked for', agent: CRUD, status, output, failure: answer.body || answer.error }, request);
+}
 
 // Asks an agent before or after the load, over one request.
 export function answerOf(agent, body) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::encode::{Encode, IsNull};
 use crate::error::Error;
 use crate::ext::ustr::UStr;
-use crate::types::{Oid, Type};
+use crate::types::Type;
 use crate::{PgConnection, PgTypeInfo, Postgres};
 
 use crate::type_info::PgArrayOf;
@@ -105,13 +105,9 @@ impl PgArguments {
         Ok(())
     }
 
-    /// The types of all parameters, where none of them nor what is in them has to be asked for.
-    pub(crate) fn types_known(&self) -> Option<Vec<Oid>> {
-        if !self.buffer.patches.is_empty() || !self.buffer.type_holes.is_empty() {
-            return None;
-        }
-
-        self.types.iter().map(|ty| ty.0.try_oid()).collect()
+    /// Whether something in them has to be asked for before they can be sent.
+    pub(crate) fn are_incomplete(&self) -> bool {
+        !self.buffer.patches.is_empty() || !self.buffer.type_holes.is_empty()
     }
 
     // Apply patches

@@ -1,33 +1,36 @@
 //! Ending a task inside of the transaction of its own SQL.
 //!
-//! The host calls `agent_host.end_task` (migration 3) on a connection in which an agent's role is logged in, and in which
+//! The host calls `agent_host.end_task_now` (migration 13) on a connection in which an agent's role is logged in, and in which
 //! that agent has run whatever SQL it likes. So nothing on this connection is a secret, and nothing that the session holds
 //! is trusted:
 //!
 //! - What proves that the host calls is made anew for each call: a hash, keyed with what only hosts and the function can
 //!   read, of every argument. Whoever gets hold of it can repeat this very call, which changes nothing, and no other.
-//! - The statement is not kept in the session. A kept one has a name, under which the agent could put a statement of its
-//!   own in its place, and so answer for the function.
+//! - There is no statement: the function is called by its number. A statement that the session keeps has a name, under which
+//!   the agent could put one of its own in its place, and so answer for the function; one that it does not keep is parsed and
+//!   planned for each task.
 //!
-//! Whoever calls it may send the commit right behind it, without waiting for its answer: where this is not the end of the
-//! task, the statement fails, and what fails cannot be committed.
+//! The commit goes out right behind the call, without waiting for its answer: where this is not the end of the task, the call
+//! fails, and what fails cannot be committed.
 
 use sha2::{Digest, Sha256};
-use sqlx::PgConnection;
+use sqlx::postgres::PgArguments;
+use sqlx::postgres::types::Oid;
+use sqlx::{Arguments as _, PgConnection};
 use uuid::Uuid;
 
 use super::changes::{signed, signed_generation};
 use crate::records::{Ended, Ending, TaskRecord, UNSENT_AFTER};
 
-/// Calls the function `agent_host.end_task` on connections that are logged in as an agent's role.
+/// Calls the function `agent_host.end_task_now` on connections that are logged in as an agent's role.
 #[derive(Clone)]
 pub struct EndTask {
     inner_key: [u8; 32],
     outer_key: [u8; 32],
 }
 
-/// PostgreSQL's code of that error.
-const DIVISION_BY_ZERO: &str = "22012";
+/// What the function fails with where the task has ended before.
+const ENDED_BEFORE: &str = "AH001";
 
 /// The arguments of a call, as they are bound and as they are proven.
 struct Call<'a> {
@@ -58,52 +61,27 @@ impl EndTask {
         Self { inner_key: key("end_task inner"), outer_key: key("end_task outer") }
     }
 
-    /// Makes this the end of the task once the transaction commits. After [`Ended::Before`], and after any error, it cannot
-    /// be committed any more.
+    /// The expression for the number of that function, where there is one.
+    pub const FUNCTION: &'static str = "pg_catalog.to_regproc('agent_host.end_task_now')::pg_catalog.oid";
+
+    /// Makes this the end of the task, and sends `commit` in the same write, for the caller to read what came of it. After
+    /// [`Ended::Before`], and after any error, that has committed nothing.
     ///
     /// # Errors
-    /// Those of the statement.
-    pub async fn call(&self, connection: &mut PgConnection, ending: &Ending) -> Result<Ended, sqlx::Error> {
+    /// Those of the call.
+    pub async fn call(
+        &self,
+        connection: &mut PgConnection,
+        function: Oid,
+        ending: &Ending,
+        commit: String,
+    ) -> Result<Ended, sqlx::Error> {
         let change = TaskRecord::from(ending.update.clone());
         let call = Call::new(&change, ending);
-        // The driver first looks whether it keeps a statement of this text, and would then run whatever has its name by
-        // now. No text is used twice, so there is none; and what is not persistent has no name: between its `Parse` and
-        // its `Bind` nothing runs on the connection, and nothing in SQL reaches it.
-        //
-        // The operator with its schema, as everything is named here: the agent may have made others.
-        let text = format!(
-            "SELECT 1 OPERATOR(pg_catalog./) agent_host.end_task($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
-             $14, $15, $16, $17, $18)::pg_catalog.int4 -- {}",
-            Uuid::new_v4().simple()
-        );
-        let ended = sqlx::query_scalar::<_, i32>(&text)
-            .bind(self.proof(&call).as_slice())
-            .bind(call.id)
-            .bind(call.agent)
-            .bind(call.generation)
-            .bind(call.revision)
-            .bind(call.attempt)
-            .bind(call.output_type)
-            .bind(call.output)
-            .bind(call.memory_bytes_peak)
-            .bind(call.cpu_us)
-            .bind(call.wall_us)
-            .bind(call.host_calls)
-            .bind(call.enqueued_at_ms)
-            .bind(call.started_at_ms)
-            .bind(call.finished_at_ms)
-            .bind(&call.outgoing_ids)
-            .bind(&call.payloads)
-            .bind(call.due_after_s)
-            .persistent(false)
-            .fetch_one(connection)
-            .await;
-        match ended {
-            Ok(_one) => Ok(Ended::Now),
-            // By what the function answers: nothing else is divided here, nor in the function.
-            Err(error)
-                if error.as_database_error().and_then(|error| error.code()).as_deref() == Some(DIVISION_BY_ZERO) =>
-            {
+        let arguments = call.arguments(&self.proof(&call)).map_err(sqlx::Error::Encode)?;
+        match connection.call_function(function, arguments, commit).await {
+            Ok(()) => Ok(Ended::Now),
+            Err(error) if error.as_database_error().and_then(|error| error.code()).as_deref() == Some(ENDED_BEFORE) => {
                 Ok(Ended::Before)
             }
             Err(error) => Err(error),
@@ -149,6 +127,30 @@ impl<'a> Call<'a> {
             payloads: ending.outgoing.iter().map(|outgoing| outgoing.payload.as_ref()).collect(),
             due_after_s: UNSENT_AFTER.as_secs_f64(),
         }
+    }
+
+    /// In the function's order.
+    fn arguments(&self, proof: &[u8]) -> Result<PgArguments, sqlx::error::BoxDynError> {
+        let mut arguments = PgArguments::default();
+        arguments.add(proof)?;
+        arguments.add(self.id)?;
+        arguments.add(self.agent)?;
+        arguments.add(self.generation)?;
+        arguments.add(self.revision)?;
+        arguments.add(self.attempt)?;
+        arguments.add(self.output_type)?;
+        arguments.add(self.output)?;
+        arguments.add(self.memory_bytes_peak)?;
+        arguments.add(self.cpu_us)?;
+        arguments.add(self.wall_us)?;
+        arguments.add(self.host_calls)?;
+        arguments.add(self.enqueued_at_ms)?;
+        arguments.add(self.started_at_ms)?;
+        arguments.add(self.finished_at_ms)?;
+        arguments.add(&self.outgoing_ids)?;
+        arguments.add(&self.payloads)?;
+        arguments.add(self.due_after_s)?;
+        Ok(arguments)
     }
 
     /// What the function's `record_send(ROW(…))` makes of the same arguments: each with its type and its length, so that

@@ -204,10 +204,7 @@ impl PgConnection {
     ) -> Result<impl Stream<Item = Result<Either<PgQueryResult, PgRow>, Error>> + 'e, Error> {
         let mut logger = QueryLogger::new(query, self.inner.log_settings.clone());
 
-        // goes out with this statement, and is nobody's where this one does not go out
-        let ahead = self.inner.ahead.take();
-
-        // it went out with the statement before: only its answers are to come
+        // it went out with the function call before: only its answers are to come
         let sent = self.inner.sent.take();
         let is_sent = arguments.is_none()
             && self.inner.pending_ready_for_query_count > 0
@@ -217,7 +214,7 @@ impl PgConnection {
         if is_sent {
             self.wait_for_sent().await?;
         } else {
-            self.wait_until_ready().await?;
+            self.wait_for_answers().await?;
         }
 
         let mut metadata: Arc<PgStatementMetadata>;
@@ -240,40 +237,20 @@ impl PgConnection {
                 )
             })?;
 
-            // what is not kept, and whose types need no look-up, is parsed on the way
-            let types_known = if persistent || metadata_opt.is_some() {
-                None
-            } else {
-                arguments.types_known()
-            };
+            // prepare the statement if this our first time executing it
+            // always return the statement ID here
+            let (statement, metadata_) = self
+                .get_or_prepare(query, &arguments.types, persistent, metadata_opt)
+                .await?;
 
-            let statement = if let Some(param_types) = &types_known {
-                metadata = Arc::new(PgStatementMetadata::default());
+            metadata = metadata_;
 
-                self.inner.stream.write_msg(Parse {
-                    param_types,
-                    query,
-                    statement: StatementId::UNNAMED,
-                })?;
+            // patch holes created during encoding
+            arguments.apply_patches(self, &metadata.parameters).await?;
 
-                StatementId::UNNAMED
-            } else {
-                // prepare the statement if this our first time executing it
-                // always return the statement ID here
-                let (statement, metadata_) = self
-                    .get_or_prepare(query, &arguments.types, persistent, metadata_opt)
-                    .await?;
-
-                metadata = metadata_;
-
-                // patch holes created during encoding
-                arguments.apply_patches(self, &metadata.parameters).await?;
-
-                // consume messages till `ReadyForQuery` before bind and execute
-                self.wait_until_ready().await?;
-
-                statement
-            };
+            // consume messages till `ReadyForQuery` before bind and execute
+            self.wait_for_answers().await?;
+            self.write_before()?;
 
             // bind to attach the arguments to the statement and create a portal
             self.inner.stream.write_msg(Bind {
@@ -284,13 +261,6 @@ impl PgConnection {
                 params: &arguments.buffer,
                 result_formats: &[PgValueFormat::Binary],
             })?;
-
-            if types_known.is_some() {
-                // its columns come with its rows
-                self.inner
-                    .stream
-                    .write_msg(message::Describe::Portal(PortalId::UNNAMED))?;
-            }
 
             // executes the portal up to the passed limit
             // the protocol-level limit acts nearly identically to the `LIMIT` in SQL
@@ -323,6 +293,8 @@ impl PgConnection {
             // prepared statements are binary
             PgValueFormat::Binary
         } else {
+            self.write_before()?;
+
             // Query will trigger a ReadyForQuery
             self.inner.stream.write_msg(Query(query))?;
             self.inner.pending_ready_for_query_count += 1;
@@ -334,12 +306,8 @@ impl PgConnection {
             PgValueFormat::Text
         };
 
-        if let Some(ahead) = ahead {
-            self.queue_simple_query(&ahead)?;
-            self.inner.sent = Some(ahead);
-        }
-
         self.inner.stream.flush().await?;
+        self.wait_for_before().await?;
 
         Ok(try_stream! {
             loop {
@@ -501,7 +469,8 @@ impl<'c> Executor<'c> for &'c mut PgConnection {
         'c: 'e,
     {
         Box::pin(async move {
-            self.wait_until_ready().await?;
+            // what is kept needs nothing of the server
+            self.wait_for_answers().await?;
 
             let (_, metadata) = self.get_or_prepare(sql, parameters, true, None).await?;
 

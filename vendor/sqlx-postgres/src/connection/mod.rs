@@ -27,6 +27,7 @@ pub use self::stream::{MessageRoom, PgMessageTooLarge, PgNoMessageRoom, PgStream
 pub(crate) mod describe;
 mod establish;
 mod executor;
+mod function_call;
 mod sasl;
 mod stream;
 mod tls;
@@ -73,8 +74,11 @@ pub struct PgConnectionInner {
     transaction_status: TransactionStatus,
     pub(crate) transaction_depth: usize,
 
-    // a simple query that is to go out with the next statement, and one that did and whose answers were not read yet
-    ahead: Option<String>,
+    // a simple query that is to go out before the next statement, and whether it did and was not answered yet
+    before: Option<String>,
+    before_unanswered: bool,
+
+    // a simple query that went out with a function call, and whose answers were not read yet
     sent: Option<String>,
 
     // levels of types that are being fetched at this moment
@@ -91,6 +95,12 @@ impl PgConnection {
 
     // will return when the connection is ready for another query
     pub(crate) async fn wait_until_ready(&mut self) -> Result<(), Error> {
+        self.write_before()?;
+        self.wait_for_answers().await
+    }
+
+    // will return when everything that was sent is answered
+    pub(crate) async fn wait_for_answers(&mut self) -> Result<(), Error> {
         if !self.inner.stream.write_buffer_mut().is_empty() {
             self.inner.stream.flush().await?;
         }
@@ -106,26 +116,56 @@ impl PgConnection {
         Ok(())
     }
 
-    /// Sends a simple query in the same write as the next statement, behind it and whatever becomes of it.
-    ///
-    /// Its answers are those of the statement after that, which is to be this very text.
-    pub fn send_ahead(&mut self, query: String) {
-        self.inner.ahead = Some(query);
+    /// Sends a simple query in the same write as the next statement, before it. Where it fails, so does that statement.
+    pub fn send_before(&mut self, query: String) {
+        self.inner.before = Some(query);
     }
 
-    /// Whether such a query has gone out, and its answers are still to be read.
+    /// Takes that back. Whether it had not been sent.
+    pub fn cancel_before(&mut self) -> bool {
+        self.inner.before.take().is_some()
+    }
+
+    /// Whether such a query has gone out, and the server has not answered it.
+    pub fn is_before_unanswered(&self) -> bool {
+        self.inner.before_unanswered
+    }
+
+    fn write_before(&mut self) -> Result<(), Error> {
+        if let Some(before) = self.inner.before.take() {
+            self.inner.before_unanswered = true;
+            self.queue_simple_query(&before)?;
+        }
+
+        Ok(())
+    }
+
+    /// Reads the answers to what went out before a statement.
+    async fn wait_for_before(&mut self) -> Result<(), Error> {
+        while self.inner.before_unanswered {
+            let message = self.inner.stream.recv().await?;
+
+            if let BackendMessageFormat::ReadyForQuery = message.format {
+                self.handle_ready_for_query(message)?;
+            }
+        }
+
+        Ok(())
+    }
+
+    /// Whether a query has gone out behind a function call, and its answers are still to be read.
     pub fn is_sent_ahead(&self) -> bool {
         self.inner.sent.is_some() && self.inner.pending_ready_for_query_count > 0
     }
 
-    /// Reads what is left of the answers to the statement before the one that was sent ahead.
+    /// Reads what is left of the answers to the function call before the query that was sent ahead.
     async fn wait_for_sent(&mut self) -> Result<(), Error> {
         while self.inner.pending_ready_for_query_count > 1 {
             match self.inner.stream.recv().await {
                 Ok(message) if message.format == BackendMessageFormat::ReadyForQuery => {
                     self.handle_ready_for_query(message)?;
                 }
-                // Told to whoever ran that statement.
+                // Told to whoever called that function.
                 Ok(_) | Err(Error::Database(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -139,6 +179,7 @@ impl PgConnection {
 
         self.inner.pending_ready_for_query_count -= 1;
         self.inner.transaction_status = r.transaction_status;
+        self.inner.before_unanswered = false;
 
         Ok(())
     }
@@ -152,6 +193,8 @@ impl PgConnection {
             .ok_or_else(|| err_protocol!("received more ReadyForQuery messages than expected"))?;
 
         self.inner.transaction_status = message.decode::<ReadyForQuery>()?.transaction_status;
+        // it is always the first of what is not answered
+        self.inner.before_unanswered = false;
 
         Ok(())
     }

@@ -14,6 +14,7 @@ mod data_row;
 mod describe;
 mod execute;
 mod flush;
+mod function_call;
 mod notification;
 mod parameter_description;
 mod parameter_status;
@@ -41,6 +42,7 @@ pub use describe::Describe;
 pub use execute::Execute;
 #[allow(unused_imports)]
 pub use flush::Flush;
+pub use function_call::FunctionCall;
 pub use notification::Notification;
 pub use parameter_description::ParameterDescription;
 pub use parameter_status::ParameterStatus;
@@ -74,6 +76,7 @@ pub enum FrontendMessageFormat {
     Describe = b'D',
     Execute = b'E',
     Flush = b'H',
+    FunctionCall = b'F',
     Parse = b'P',
     /// This message format is polymorphic. It's used for:
     ///
@@ -102,6 +105,7 @@ pub enum BackendMessageFormat {
     DataRow,
     EmptyQueryResponse,
     ErrorResponse,
+    FunctionCallResponse,
     NoData,
     NoticeResponse,
     NotificationResponse,
@@ -164,6 +168,7 @@ impl BackendMessageFormat {
             b'R' => BackendMessageFormat::Authentication,
             b'S' => BackendMessageFormat::ParameterStatus,
             b'T' => BackendMessageFormat::RowDescription,
+            b'V' => BackendMessageFormat::FunctionCallResponse,
             b'Z' => BackendMessageFormat::ReadyForQuery,
             b'n' => BackendMessageFormat::NoData,
             b's' => BackendMessageFormat::PortalSuspended,

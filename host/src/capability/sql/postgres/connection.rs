@@ -8,15 +8,15 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::TryStreamExt;
-use sqlx::{Column as _, Connection, Either, Executor, Statement};
-use tokio::sync::mpsc;
+use sqlx::postgres::MessageRoom;
+use sqlx::{Column as _, Connection, Statement};
+use tokio::sync::{mpsc, oneshot};
 
 use self::ending::{COMMIT, end_task, end_transaction};
-use self::run::{prepare, pump, start, told, within};
+use self::run::{begin, execute, prepare, pump, told, within};
 use super::pool::{AgentPool, Checkout, Live};
-use super::{codec, lowered, statement};
-use crate::capability::sql::{Column, CommitError, Committed, End, Kind, ROWS_DROPPED_MAX, RowBatch};
+use super::{codec, statement};
+use crate::capability::sql::{Column, CommitError, Committed, End, Kind, RowBatch};
 use crate::capability::sql::{SqlConnection, SqlError, Value};
 use crate::manifest::TransactionMode;
 use crate::memory::Holder;
@@ -31,6 +31,10 @@ pub(super) struct PostgresConnection {
     aborted: Option<String>,
     /// Whether that was the agent's own doing: a limit of its own that it passed, a value that it asked for wrongly.
     used_up: bool,
+    /// Whether the connection was open before this task, and so may have died unnoticed.
+    reused: bool,
+    /// Who is asked for room for the server's messages.
+    room: Option<MessageRoom>,
     _turn: tokio::sync::OwnedSemaphorePermit,
 }
 
@@ -53,23 +57,16 @@ struct Stream {
 type StreamEnd = (Live, Result<(), SqlError>);
 
 impl PostgresConnection {
-    /// A connection of the agent, in a transaction where the mode says so.
+    /// A connection of the agent. Where the mode says so, its first statement begins a transaction.
     pub(super) async fn open(
         pool: Arc<AgentPool>,
         mode: TransactionMode,
         statement_timeout: Duration,
     ) -> Result<Self, SqlError> {
         let Checkout { mut live, reused, turn } = pool.checkout(statement_timeout).await?;
-        if let Err(error) = start(&mut live, mode, statement_timeout).await {
-            if !reused {
-                return Err(error);
-            }
-            // It died while it was idle, and most likely so did the others: the server was restarted.
-            pool.retire_idle();
-            live = pool.connect(statement_timeout).await?;
-            start(&mut live, mode, statement_timeout).await?;
-        }
-        Ok(Self { pool, mode, state: State::Ready(live), aborted: None, used_up: false, _turn: turn })
+        begin(&mut live, mode, statement_timeout);
+        let state = State::Ready(live);
+        Ok(Self { pool, mode, state, aborted: None, used_up: false, reused, room: None, _turn: turn })
     }
 
     /// The connection, which is put back after the statement.
@@ -93,6 +90,27 @@ impl PostgresConnection {
                 source: self.aborted.clone().unwrap_or_default().into(),
             }),
         }
+    }
+
+    /// Whether a statement failed because its connection had died while it was idle. Not even the transaction had begun then,
+    /// so nothing is lost by running it on another.
+    fn had_died_idle<T>(&self, live: &Live, result: &Result<T, SqlError>) -> bool {
+        self.reused && result.is_err() && live.connection.is_before_unanswered()
+    }
+
+    /// A new connection in the place of such a one.
+    async fn replace(&mut self, dead: Live, statement_timeout: Duration) -> Result<Live, SqlError> {
+        // Its slot may be the last.
+        drop(dead);
+        self.reused = false;
+        // Most likely the others died with it: the server was restarted.
+        self.pool.retire_idle();
+        let connected = self.pool.connect(statement_timeout).await;
+        let mut live = connected.inspect_err(|error| self.note(error))?;
+        begin(&mut live, self.mode, statement_timeout);
+        live.connection.set_message_room(self.room.clone());
+        live.running.now = true;
+        Ok(live)
     }
 
     /// Remembers what makes a commit impossible.
@@ -122,7 +140,8 @@ impl SqlConnection for PostgresConnection {
                 let mut largest = largest.lock().unwrap_or_else(PoisonError::into_inner);
                 bytes <= largest.0 || largest.1.resize(bytes).map(|()| largest.0 = bytes).is_ok()
             };
-            live.connection.set_message_room(Some(Arc::new(has_room)));
+            self.room = Some(Arc::new(has_room));
+            live.connection.set_message_room(self.room.clone());
         }
     }
 
@@ -132,26 +151,11 @@ impl SqlConnection for PostgresConnection {
         }
         let mut live = self.take()?;
         live.running.now = true;
-        let work = async {
-            let (statement, arguments) = prepare(&mut live, statement, parameters, timeout).await?;
-            let mut results = live.connection.fetch_many(statement.query_with(arguments));
-            let (mut affected, mut dropped) = (0u64, 0u64);
-            while let Some(result) = results.try_next().await.map_err(lowered)? {
-                match result {
-                    Either::Left(done) => affected = affected.saturating_add(done.rows_affected()),
-                    Either::Right(_) => dropped = dropped.saturating_add(1),
-                }
-                if dropped > ROWS_DROPPED_MAX {
-                    return Err(SqlError::LimitExceeded(format!(
-                        "a statement run for the number of rows that it affected gave more than {ROWS_DROPPED_MAX} rows: \
-                         query it instead"
-                    )));
-                }
-            }
-            Ok(affected)
-        };
-        let result = within(timeout, work).await;
-        let result = told(result, &live, timeout).await;
+        let mut result = execute(&mut live, statement, parameters, timeout).await;
+        if self.had_died_idle(&live, &result) {
+            live = self.replace(live, timeout).await?;
+            result = execute(&mut live, statement, parameters, timeout).await;
+        }
         self.put_back(live, result)
     }
 
@@ -166,28 +170,26 @@ impl SqlConnection for PostgresConnection {
         }
         let mut live = self.take()?;
         live.running.now = true;
-        let work = async {
-            let (statement, arguments) = prepare(&mut live, statement, parameters, timeout).await?;
-            Ok((Statement::to_owned(&statement), arguments))
+        let (columns, stream) = loop {
+            let (columns, stream) = match start_query(live, statement, parameters, timeout).await {
+                Ok(started) => started,
+                Err((dead, error)) => {
+                    let failed = Err(error);
+                    if self.had_died_idle(&dead, &failed) {
+                        live = self.replace(dead, timeout).await?;
+                        continue;
+                    }
+                    return self.put_back(dead, failed);
+                }
+            };
+            match stream {
+                Stream { ended: Some((dead, failed)), .. } if self.had_died_idle(&dead, &failed) => {
+                    live = self.replace(dead, timeout).await?;
+                }
+                stream => break (columns, stream),
+            }
         };
-        let prepared = within(timeout, work).await;
-        let (statement, arguments) = match told(prepared, &live, timeout).await {
-            Ok(prepared) => prepared,
-            Err(error) => return self.put_back(live, Err(error)),
-        };
-        let columns: Vec<Column> = statement
-            .columns()
-            .iter()
-            .map(|column| Column { name: column.name().to_owned(), kind: codec::kind(column.type_info()) })
-            .collect();
-        let (sender, batches) = mpsc::channel(1);
-        let kinds: Vec<Kind> = columns.iter().map(|column| column.kind.clone()).collect();
-        let driver = Box::pin(async move {
-            let result = within(timeout, pump(&mut live, &statement, arguments, &kinds, &sender)).await;
-            let result = told(result, &live, timeout).await;
-            (live, result)
-        });
-        self.state = State::Streaming(Stream { driver: Some(driver), batches, ended: None });
+        self.state = State::Streaming(stream);
         Ok(columns)
     }
 
@@ -243,8 +245,10 @@ impl SqlConnection for PostgresConnection {
         };
         let aborted = if commit { self.aborted.take() } else { None };
         live.running.now = true;
+        // No statement got as far as the server, and so neither did the beginning of the transaction.
+        let untouched = live.connection.cancel_before();
         let ending = match end {
-            End::Commit(ending) if aborted.is_none() && self.mode == TransactionMode::Task => ending,
+            End::Commit(ending) if aborted.is_none() && self.mode == TransactionMode::Task && !untouched => ending,
             End::Commit(_) | End::Rollback => None,
         };
         let committed = end_task(&mut live, self.pool.end_task(), ending).await;
@@ -257,7 +261,7 @@ impl SqlConnection for PostgresConnection {
                 Ok(_) | Err(_) => "ROLLBACK; ",
             },
         };
-        let ended = end_transaction(&mut live, command).await;
+        let ended = if untouched { Ok(true) } else { end_transaction(&mut live, command).await };
         match &ended {
             Ok(true) => {
                 live.running.now = false;
@@ -307,4 +311,43 @@ impl PostgresConnection {
         }
         result
     }
+}
+
+/// Prepares a query and starts it: its columns, and its rows as they come. Answers once the server has, so that what a dead
+/// connection costs is known.
+async fn start_query(
+    mut live: Live,
+    statement: &str,
+    parameters: &[Value],
+    timeout: Duration,
+) -> Result<(Vec<Column>, Stream), (Live, SqlError)> {
+    let work = async {
+        let (statement, arguments) = prepare(&mut live, statement, parameters, timeout).await?;
+        Ok((Statement::to_owned(&statement), arguments))
+    };
+    let prepared = within(timeout, work).await;
+    let (statement, arguments) = match told(prepared, &live, timeout).await {
+        Ok(prepared) => prepared,
+        Err(error) => return Err((live, error)),
+    };
+    let columns: Vec<Column> = statement
+        .columns()
+        .iter()
+        .map(|column| Column { name: column.name().to_owned(), kind: codec::kind(column.type_info()) })
+        .collect();
+    let (sender, batches) = mpsc::channel(1);
+    let (answered, is_answered) = oneshot::channel();
+    let kinds: Vec<Kind> = columns.iter().map(|column| column.kind.clone()).collect();
+    let mut driver = Box::pin(async move {
+        let result = within(timeout, pump(&mut live, &statement, arguments, &kinds, answered, &sender)).await;
+        let result = told(result, &live, timeout).await;
+        (live, result)
+    });
+    let ended = tokio::select! {
+        biased;
+        ended = &mut driver => Some(ended),
+        _ = is_answered => None,
+    };
+    let driver = if ended.is_none() { Some(driver as Pin<Box<_>>) } else { None };
+    Ok((columns, Stream { driver, batches, ended }))
 }

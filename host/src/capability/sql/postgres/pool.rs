@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, PgPool, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -115,9 +116,21 @@ pub(super) struct Live {
     pub(super) timeout_default: Duration,
     /// The statement timeout in force.
     pub(super) timeout: Duration,
+    /// The number of the function that ends a task, where the records are in this database.
+    pub(super) end_task: Option<Oid>,
     /// What the driver keeps of its statements.
     pub(super) kept: KeptStatements,
     generation: u64,
+}
+
+/// A new session.
+struct Opened {
+    connection: PgConnection,
+    /// Its process at the server.
+    pid: i32,
+    /// When that server started.
+    server: ServerStart,
+    end_task: Option<Oid>,
 }
 
 /// A connection in the hands of a task, with the agent's turn.
@@ -186,16 +199,17 @@ impl AgentPool {
             }
         };
         let generation = self.generation.load(Ordering::Acquire);
-        let (connection, pid, server) =
-            match tokio::time::timeout(CONNECT_TIMEOUT, self.log_in(statement_timeout)).await {
-                Ok(Ok(opened)) => opened,
-                Ok(Err(error)) => return Err(unavailable("no connection to the database could be made", error.into())),
-                Err(elapsed) => return Err(unavailable("no connection to the database could be made", elapsed.into())),
-            };
-        let running = Running::new(pid, self.login.role().to_owned(), server, self.admin.clone(), slot);
+        let opened = match tokio::time::timeout(CONNECT_TIMEOUT, self.log_in(statement_timeout)).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => return Err(unavailable("no connection to the database could be made", error.into())),
+            Err(elapsed) => return Err(unavailable("no connection to the database could be made", elapsed.into())),
+        };
+        let role = self.login.role().to_owned();
+        let running = Running::new(opened.pid, role, opened.server, self.admin.clone(), slot);
         Ok(Live {
-            connection,
+            connection: opened.connection,
             running,
+            end_task: opened.end_task,
             timeout_default: statement_timeout,
             timeout: statement_timeout,
             kept: KeptStatements::default(),
@@ -203,8 +217,7 @@ impl AgentPool {
         })
     }
 
-    /// A new session, its process at the server, and when that server started.
-    async fn log_in(&self, statement_timeout: Duration) -> Result<(PgConnection, i32, ServerStart), sqlx::Error> {
+    async fn log_in(&self, statement_timeout: Duration) -> Result<Opened, sqlx::Error> {
         let options = self.options.clone().options([("statement_timeout", statement_timeout.as_millis().to_string())]);
         let mut connection = match options.connect().await {
             // Any role may change its own password, and an agent's is to be what the host thinks.
@@ -216,9 +229,12 @@ impl AgentPool {
         };
         // With their schema: a role may set a search path for itself that leads to functions of its own. And without a name,
         // under which it would stay in the session.
-        let who = sqlx::query("SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_postmaster_start_time()");
-        let row = who.persistent(false).fetch_one(&mut connection).await?;
-        Ok((connection, row.try_get(0)?, row.try_get(1)?))
+        let who = format!(
+            "SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_postmaster_start_time(), {}",
+            if self.end_task.is_some() { EndTask::FUNCTION } else { "NULL::pg_catalog.oid" },
+        );
+        let row = sqlx::query(&who).persistent(false).fetch_one(&mut connection).await?;
+        Ok(Opened { connection, pid: row.try_get(0)?, server: row.try_get(1)?, end_task: row.try_get(2)? })
     }
 
     /// Takes back a connection that is outside a transaction and has been reset.

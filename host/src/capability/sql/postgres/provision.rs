@@ -188,7 +188,7 @@ pub(super) async fn provision(
     make_role(&mut connection, login).await.map_err(unavailable)?;
     let changed = apply(&mut connection, &config.options, login, migrations).await?;
     if config.keeps_records {
-        let grant = grant_use(&login.role, "end_task");
+        let grant = grant_use(&login.role, "end_task_now");
         connection.execute(grant.as_str()).await.map_err(unavailable)?;
     }
     connection.close().await.map_err(unavailable)?;

@@ -6,41 +6,62 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use sqlx::postgres::{PgArguments, PgStatement};
 use sqlx::{Arguments, Either, Executor, Row as _, Statement, ValueRef};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::capability::sql::postgres::pool::Live;
 use crate::capability::sql::postgres::{codec, lowered, unreachable_database};
-use crate::capability::sql::{Kind, RESULT_BYTES_MAX, RowBatch, SqlError, Value};
+use crate::capability::sql::{Kind, RESULT_BYTES_MAX, ROWS_DROPPED_MAX, RowBatch, SqlError, Value};
 use crate::manifest::TransactionMode;
 
 /// What the host waits beyond `statement_timeout` for PostgreSQL to enforce it, before it does so itself: an agent can
 /// change the setting, not this.
 const STATEMENT_GRACE: Duration = Duration::from_secs(1);
-/// How long a connection may take to begin a transaction, which waits for nothing in the server: a server that vanished
-/// without a goodbye says nothing, and TCP alone would wait for a quarter of an hour.
-const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// A batch of rows is passed on when it has so many, or so many bytes. The next is begun once it was taken, so that no more
 /// than one batch and one message of the server are in memory.
 const BATCH_ROWS: usize = 256;
 const BATCH_BYTES: usize = 256 << 10;
 
-/// The first thing that a task does with a connection, in one round trip.
-pub(super) async fn start(live: &mut Live, mode: TransactionMode, timeout: Duration) -> Result<(), SqlError> {
+/// Has the first statement of a task begin a transaction, in the same round trip, where the mode says so.
+pub(super) fn begin(live: &mut Live, mode: TransactionMode, timeout: Duration) {
+    if mode == TransactionMode::Statement {
+        return;
+    }
     let mut batch = String::new();
     if live.timeout != timeout {
         batch = format!("SET statement_timeout = {}; ", timeout.as_millis());
-    }
-    if mode == TransactionMode::Task {
-        batch.push_str("BEGIN");
-    }
-    if !batch.is_empty() {
-        match tokio::time::timeout(START_TIMEOUT, live.connection.execute(batch.as_str())).await {
-            Ok(started) => started.map_err(lowered)?,
-            Err(elapsed) => return Err(silent(elapsed.into())),
-        };
         live.timeout = timeout;
     }
-    Ok(())
+    batch.push_str("BEGIN");
+    live.connection.send_before(batch);
+}
+
+/// Runs a statement for the number of rows that it affects.
+pub(super) async fn execute(
+    live: &mut Live,
+    statement: &str,
+    parameters: &[Value],
+    timeout: Duration,
+) -> Result<u64, SqlError> {
+    let work = async {
+        let (statement, arguments) = prepare(live, statement, parameters, timeout).await?;
+        let mut results = live.connection.fetch_many(statement.query_with(arguments));
+        let (mut affected, mut dropped) = (0u64, 0u64);
+        while let Some(result) = results.try_next().await.map_err(lowered)? {
+            match result {
+                Either::Left(done) => affected = affected.saturating_add(done.rows_affected()),
+                Either::Right(_) => dropped = dropped.saturating_add(1),
+            }
+            if dropped > ROWS_DROPPED_MAX {
+                return Err(SqlError::LimitExceeded(format!(
+                    "a statement run for the number of rows that it affected gave more than {ROWS_DROPPED_MAX} rows: \
+                     query it instead"
+                )));
+            }
+        }
+        Ok(affected)
+    };
+    let result = within(timeout, work).await;
+    told(result, live, timeout).await
 }
 
 /// Prepares the statement, or finds it prepared, and encodes the parameters for it.
@@ -78,22 +99,28 @@ pub(super) async fn prepare<'q>(
     Ok((prepared, arguments))
 }
 
-/// Runs a query and passes its rows on, in batches, as fast as they are taken.
+/// Runs a query and passes its rows on, in batches, as fast as they are taken. Tells when the server has begun to answer.
 pub(super) async fn pump(
     live: &mut Live,
     statement: &PgStatement<'static>,
     arguments: PgArguments,
     kinds: &[Kind],
+    answered: oneshot::Sender<()>,
     batches: &mpsc::Sender<RowBatch>,
 ) -> Result<(), SqlError> {
     let mut results = live.connection.fetch_many(statement.query_with(arguments));
     let mut batch = RowBatch::default();
+    let mut answered = Some(answered);
     loop {
         if batch.rows.is_empty() {
             // Nobody listens any more where the cursor is gone with its session; the rest is then of no use.
             let _ = batches.reserve().await;
         }
-        let Some(result) = results.try_next().await.map_err(lowered)? else { break };
+        let result = results.try_next().await.map_err(lowered)?;
+        if let Some(answered) = answered.take() {
+            let _ = answered.send(());
+        }
+        let Some(result) = result else { break };
         let Either::Right(row) = result else { continue };
         let mut values = Vec::with_capacity(kinds.len());
         for (index, kind) in kinds.iter().enumerate() {
