@@ -136,8 +136,9 @@ impl Sides {
     }
 
     async fn hosted_batch(&self) {
-        let task = |_| tokio::spawn(hosted(self.runner.clone(), Arc::clone(&self.revision)));
-        futures::future::try_join_all((0..TASKS_AT_ONCE).map(task)).await.unwrap();
+        // Not spawned here: the runner does so itself, once for each task, as the other side does.
+        let task = |_| hosted(self.runner.clone(), Arc::clone(&self.revision));
+        futures::future::join_all((0..TASKS_AT_ONCE).map(task)).await;
     }
 
     /// One instance for each thread, each called in turn.

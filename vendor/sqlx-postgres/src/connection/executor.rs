@@ -293,7 +293,7 @@ impl PgConnection {
             // prepared statements are binary
             PgValueFormat::Binary
         } else {
-            self.write_before()?;
+            self.write_before_alone()?;
 
             // Query will trigger a ReadyForQuery
             self.inner.stream.write_msg(Query(query))?;

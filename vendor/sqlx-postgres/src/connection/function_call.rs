@@ -27,7 +27,7 @@ impl PgConnection {
             err_protocol!("call_function(): too many arguments: {}", arguments.len())
         })?;
 
-        self.write_before()?;
+        self.write_before_alone()?;
         self.inner.stream.write_msg(FunctionCall {
             function,
             num_args,

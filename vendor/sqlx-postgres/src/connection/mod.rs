@@ -9,9 +9,9 @@ use futures_util::FutureExt;
 use crate::common::StatementCache;
 use crate::error::Error;
 use crate::ext::ustr::UStr;
-use crate::io::StatementId;
+use crate::io::{PortalId, StatementId};
 use crate::message::{
-    BackendMessageFormat, Close, Query, ReadyForQuery, ReceivedMessage, Terminate,
+    BackendMessageFormat, Bind, Close, Execute, Parse, Query, ReadyForQuery, ReceivedMessage, Terminate,
     TransactionStatus,
 };
 use crate::statement::PgStatementMetadata;
@@ -74,8 +74,8 @@ pub struct PgConnectionInner {
     transaction_status: TransactionStatus,
     pub(crate) transaction_depth: usize,
 
-    // a simple query that is to go out before the next statement, and whether it did and was not answered yet
-    before: Option<String>,
+    // a command that is to go out before the next statement, and whether it did and was not answered yet
+    before: Option<&'static str>,
     before_unanswered: bool,
 
     // a simple query that went out with a function call, and whose answers were not read yet
@@ -95,7 +95,7 @@ impl PgConnection {
 
     // will return when the connection is ready for another query
     pub(crate) async fn wait_until_ready(&mut self) -> Result<(), Error> {
-        self.write_before()?;
+        self.write_before_alone()?;
         self.wait_for_answers().await
     }
 
@@ -116,9 +116,10 @@ impl PgConnection {
         Ok(())
     }
 
-    /// Sends a simple query in the same write as the next statement, before it. Where it fails, so does that statement.
-    pub fn send_before(&mut self, query: String) {
-        self.inner.before = Some(query);
+    /// Sends a command that answers no rows in the same write as the next statement, before it. Where it fails, so does
+    /// that statement.
+    pub fn send_before(&mut self, command: &'static str) {
+        self.inner.before = Some(command);
     }
 
     /// Takes that back. Whether it had not been sent.
@@ -126,15 +127,42 @@ impl PgConnection {
         self.inner.before.take().is_some()
     }
 
-    /// Whether such a query has gone out, and the server has not answered it.
+    /// Whether such a command has gone out, and the server has not answered it.
     pub fn is_before_unanswered(&self) -> bool {
         self.inner.before_unanswered
     }
 
+    // the caller writes a `Sync` behind it: with one of its own the server would answer it in a write of its own
     fn write_before(&mut self) -> Result<(), Error> {
         if let Some(before) = self.inner.before.take() {
             self.inner.before_unanswered = true;
-            self.queue_simple_query(&before)?;
+            self.inner.stream.write_msg(Parse {
+                statement: StatementId::UNNAMED,
+                query: before,
+                param_types: &[],
+            })?;
+            self.inner.stream.write_msg(Bind {
+                portal: PortalId::UNNAMED,
+                statement: StatementId::UNNAMED,
+                formats: &[],
+                num_params: 0,
+                params: &[],
+                result_formats: &[],
+            })?;
+            self.inner.stream.write_msg(Execute {
+                portal: PortalId::UNNAMED,
+                limit: 0,
+            })?;
+        }
+
+        Ok(())
+    }
+
+    // where what comes next has no `Sync`
+    fn write_before_alone(&mut self) -> Result<(), Error> {
+        if self.inner.before.is_some() {
+            self.write_before()?;
+            self.write_sync();
         }
 
         Ok(())
@@ -145,8 +173,8 @@ impl PgConnection {
         while self.inner.before_unanswered {
             let message = self.inner.stream.recv().await?;
 
-            if let BackendMessageFormat::ReadyForQuery = message.format {
-                self.handle_ready_for_query(message)?;
+            if let BackendMessageFormat::CommandComplete = message.format {
+                self.inner.before_unanswered = false;
             }
         }
 
@@ -193,7 +221,7 @@ impl PgConnection {
             .ok_or_else(|| err_protocol!("received more ReadyForQuery messages than expected"))?;
 
         self.inner.transaction_status = message.decode::<ReadyForQuery>()?.transaction_status;
-        // it is always the first of what is not answered
+        // it was the first of what was not answered
         self.inner.before_unanswered = false;
 
         Ok(())

@@ -38,10 +38,17 @@ pub(super) enum End {
     Lost(String),
 }
 
-/// Finished deliveries that are acknowledged without waiting for more.
+/// Finished deliveries that are acknowledged without waiting for more; or this part of the prefetch, where that is less, so that the
+/// broker always has some to send.
 const FLUSH_COUNT: usize = 64;
+const FLUSH_SHARE: usize = 4;
 /// Longest wait of an acknowledgement for company.
 const FLUSH_DELAY: Duration = Duration::from_millis(2);
+/// The same where there was company the last time: a queue on several brokers writes each acknowledgement down, however many
+/// deliveries it is for.
+const FLUSH_DELAY_BUSY: Duration = Duration::from_millis(8);
+/// So many finished deliveries are company.
+const BUSY_FROM: usize = 4;
 /// Longest wait for the oldest task to finish, before those that finished after it are acknowledged one by one.
 const STRAGGLER_DELAY: Duration = Duration::from_millis(100);
 /// Settlements taken from the queue at a time.
@@ -80,6 +87,8 @@ struct Session {
     stragglers_max: usize,
     /// Whether none waits: with a small prefetch on several queues, one long task would hold all of them up.
     each_at_once: bool,
+    /// Whether the last acknowledgements had company.
+    is_busy: bool,
     /// When the oldest of them came to wait.
     stragglers_since: Option<Instant>,
 }
@@ -131,6 +140,7 @@ impl Session {
             outstanding: 0,
             stragglers_max: usize::from(source.prefetch / 2).max(1),
             each_at_once: source.order.is_some(),
+            is_busy: false,
             stragglers_since: None,
         })
     }
@@ -156,12 +166,12 @@ impl Session {
                 _ = self.settled.recv_many(&mut batch, BATCH) => {
                     self.take_settled(&mut batch).await?;
                     self.flush_if_many(&mut flush_set).await?;
-                    arm(self.marks.untold() > 0, &mut flush_set, flush.as_mut());
+                    self.arm(&mut flush_set, flush.as_mut());
                 }
                 () = &mut flush, if flush_set => {
                     flush_set = false;
                     self.flush(false).await?;
-                    arm(self.marks.untold() > 0, &mut flush_set, flush.as_mut());
+                    self.arm(&mut flush_set, flush.as_mut());
                 }
                 _ = resume.tick(), if self.waits_for_room() && !stopping => self.look_for_room(source).await?,
                 next = next(&mut self.consumers, source.deliveries.as_ref(), !self.held.is_empty()), if !stopping => {
@@ -232,15 +242,24 @@ impl Session {
     }
 
     async fn flush_if_many(&mut self, flush_set: &mut bool) -> lapin::Result<()> {
-        if self.marks.untold() >= FLUSH_COUNT {
+        let many = FLUSH_COUNT.min(usize::from(self.prefetch.current()) / FLUSH_SHARE);
+        if self.marks.untold() >= many.max(1) {
             *flush_set = false;
             self.flush(false).await?;
         }
         Ok(())
     }
 
+    fn arm(&self, set: &mut bool, timer: Pin<&mut Sleep>) {
+        if self.marks.untold() > 0 && !*set {
+            *set = true;
+            timer.reset(Instant::now() + if self.is_busy { FLUSH_DELAY_BUSY } else { FLUSH_DELAY });
+        }
+    }
+
     /// Tells the broker what is finished: in bulk, and one by one what waits for too long or too many for the bulk.
     async fn flush(&mut self, everything: bool) -> lapin::Result<()> {
+        self.is_busy = self.marks.untold() >= BUSY_FROM;
         let waited = self.stragglers_since.is_some_and(|since| since.elapsed() >= STRAGGLER_DELAY);
         let everything = everything || waited || self.each_at_once;
         let told = self.marks.take(everything || self.marks.untold() >= self.stragglers_max.max(FLUSH_COUNT));
@@ -322,13 +341,6 @@ fn discount(message: &mut Message, returns: u64) {
         && let Some(count) = counted.as_count()
     {
         *counted = count.saturating_sub(returns).into();
-    }
-}
-
-fn arm(wanted: bool, set: &mut bool, timer: Pin<&mut Sleep>) {
-    if wanted && !*set {
-        *set = true;
-        timer.reset(Instant::now() + FLUSH_DELAY);
     }
 }
 

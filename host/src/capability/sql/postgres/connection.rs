@@ -64,7 +64,7 @@ impl PostgresConnection {
         statement_timeout: Duration,
     ) -> Result<Self, SqlError> {
         let Checkout { mut live, reused, turn } = pool.checkout(statement_timeout).await?;
-        begin(&mut live, mode, statement_timeout);
+        begin(&mut live, mode);
         let state = State::Ready(live);
         Ok(Self { pool, mode, state, aborted: None, used_up: false, reused, room: None, _turn: turn })
     }
@@ -107,7 +107,7 @@ impl PostgresConnection {
         self.pool.retire_idle();
         let connected = self.pool.connect(statement_timeout).await;
         let mut live = connected.inspect_err(|error| self.note(error))?;
-        begin(&mut live, self.mode, statement_timeout);
+        begin(&mut live, self.mode);
         live.connection.set_message_room(self.room.clone());
         live.running.now = true;
         Ok(live)

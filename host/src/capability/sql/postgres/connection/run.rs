@@ -22,17 +22,10 @@ const BATCH_ROWS: usize = 256;
 const BATCH_BYTES: usize = 256 << 10;
 
 /// Has the first statement of a task begin a transaction, in the same round trip, where the mode says so.
-pub(super) fn begin(live: &mut Live, mode: TransactionMode, timeout: Duration) {
-    if mode == TransactionMode::Statement {
-        return;
+pub(super) fn begin(live: &mut Live, mode: TransactionMode) {
+    if mode == TransactionMode::Task {
+        live.connection.send_before("BEGIN");
     }
-    let mut batch = String::new();
-    if live.timeout != timeout {
-        batch = format!("SET statement_timeout = {}; ", timeout.as_millis());
-        live.timeout = timeout;
-    }
-    batch.push_str("BEGIN");
-    live.connection.send_before(batch);
 }
 
 /// Runs a statement for the number of rows that it affects.
