@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{PATIENCE, TIMEOUT, agent, execute, migration, one, open, rows, sqlstate};
-use crate::capability::sql::{CommitError, Database, End, SqlConnection, SqlError, Value};
+use crate::capability::sql::{CommitError, Committed, Database, End, SqlConnection, SqlError, Value};
 use crate::manifest::TransactionMode;
 use crate::task::AgentName;
 
@@ -250,20 +250,47 @@ async fn until_no_sleeper(database: &dyn Database, agent: &AgentName) {
 async fn dead_connections_are_replaced(database: &dyn Database, agent: &AgentName) {
     let victim = pid(database, agent).await;
     let mut connection = database.open(agent, TransactionMode::Statement, TIMEOUT).await.unwrap();
-    let mut other = database.open(agent, TransactionMode::Statement, TIMEOUT).await.unwrap();
-    let (own, others) = (
-        one(&mut connection, "SELECT pg_backend_pid()", &[]).await,
-        one(&mut other, "SELECT pg_backend_pid()", &[]).await,
-    );
+    let own = one(&mut connection, "SELECT pg_backend_pid()", &[]).await;
     assert_eq!(own, victim);
-    other.finish(End::Commit(None)).await.unwrap();
-    // An operator ends the idle one.
-    rows(&mut connection, "SELECT pg_terminate_backend($1)", std::slice::from_ref(&others)).await.unwrap();
-    until_gone(&mut connection, others).await;
-    // Nobody notices.
-    let mut next = open(database, agent).await;
-    assert_eq!(one(&mut next, "SELECT 1", &[]).await, Value::Int32(1));
-    next.finish(End::Commit(None)).await.unwrap();
+    // Whether the statement that finds it dead was prepared on it or not, and whatever it asks for.
+    for (is_prepared, is_query) in [(false, false), (false, true), (true, false), (true, true)] {
+        const QUERY: &str = "SELECT 1";
+        const COMMAND: &str = "DELETE FROM own WHERE false";
+        let mut other = open(database, agent).await;
+        let others = one(&mut other, "SELECT pg_backend_pid()", &[]).await;
+        if is_prepared {
+            one(&mut other, QUERY, &[]).await;
+            execute(&mut other, COMMAND).await.unwrap();
+        }
+        other.finish(End::Commit(None)).await.unwrap();
+        // An operator ends the idle one.
+        rows(&mut connection, "SELECT pg_terminate_backend($1)", std::slice::from_ref(&others)).await.unwrap();
+        until_gone(&mut connection, others.clone()).await;
+        // Nobody notices.
+        let mut next = open(database, agent).await;
+        if is_query {
+            assert_eq!(one(&mut next, QUERY, &[]).await, Value::Int32(1));
+        } else {
+            assert_eq!(execute(&mut next, COMMAND).await.unwrap(), 0);
+        }
+        assert_ne!(one(&mut next, "SELECT pg_backend_pid()", &[]).await, others);
+        execute(&mut next, "INSERT INTO own VALUES (2)").await.unwrap();
+        assert_eq!(one(&mut connection, "SELECT count(*) FROM own", &[]).await, Value::Int64(0), "not in a transaction");
+        next.finish(End::Commit(None)).await.unwrap();
+        assert_eq!(one(&mut connection, "SELECT count(*) FROM own", &[]).await, Value::Int64(1));
+        execute(&mut connection, "DELETE FROM own").await.unwrap();
+    }
+
+    // One that ends with the first statement is not tried again: that was the statement's doing.
+    let mut suicide = open(database, agent).await;
+    let ends_itself = "SELECT pg_terminate_backend(pg_backend_pid())";
+    assert_eq!(sqlstate(&rows(&mut suicide, ends_itself, &[]).await.unwrap_err()), "57P01");
+    assert!(suicide.finish(End::Commit(None)).await.is_err());
+
+    // What was refused before the server heard of it leaves the connection as it was.
+    let mut refused = open(database, agent).await;
+    assert!(matches!(execute(&mut refused, "COMMIT").await, Err(SqlError::Denied(_))));
+    assert_eq!(refused.finish(End::Commit(None)).await.unwrap(), Committed::Effects);
 
     // One that dies in the middle of a task is told, and not committed.
     let mut doomed = open(database, agent).await;
