@@ -346,7 +346,8 @@ async fn start_query(
     let ended = tokio::select! {
         biased;
         ended = &mut driver => Some(ended),
-        _ = is_answered => None,
+        // It is dropped where the query failed before, and what came of that is then to be known.
+        Ok(()) = is_answered => None,
     };
     let driver = if ended.is_none() { Some(driver as Pin<Box<_>>) } else { None };
     Ok((columns, Stream { driver, batches, ended }))
