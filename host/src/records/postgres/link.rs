@@ -27,15 +27,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// After a statement larger than this the connection's buffers are given back.
 const BUFFERS_KEPT_BYTES: usize = 1 << 20;
 
-/// How long the next batch gathers, by how many were in the last: the latency of one more statement, for far fewer statements
-/// and commits. A few callers that wait for each other's answers are not kept waiting for company that does not come.
-const fn gathering_pause(last: usize) -> Duration {
-    match last {
-        0..4 => Duration::ZERO,
-        4..16 => Duration::from_millis(2),
-        _ => Duration::from_millis(4),
-    }
-}
+/// A batch of at least this many says that there is load.
+const LOAD_FROM: usize = 16;
+
+/// How long the next batch gathers under load: the latency of one more statement, for far fewer statements and commits. From four
+/// at a time on, it made a caller that goes on with each answer less than half as fast, 8 and 16 of them (measured).
+const GATHERED_FOR: Duration = Duration::from_millis(4);
 
 /// Receives a batch. Without load whatever is there, at once; under load what gathers in a moment. Nothing when nobody can
 /// send any more.
@@ -46,9 +43,8 @@ pub(super) async fn recv_batch<T>(
     last: usize,
 ) -> usize {
     let mut received = calls.recv_many(batch, batch_max).await;
-    let pause = gathering_pause(last);
-    if !pause.is_zero() && received > 0 && received < batch_max {
-        tokio::time::sleep(pause).await;
+    if last >= LOAD_FROM && received > 0 && received < batch_max {
+        tokio::time::sleep(GATHERED_FOR).await;
         while received < batch_max
             && let Ok(call) = calls.try_recv()
         {
