@@ -275,7 +275,11 @@ async fn dead_connections_are_replaced(database: &dyn Database, agent: &AgentNam
         }
         assert_ne!(one(&mut next, "SELECT pg_backend_pid()", &[]).await, others);
         execute(&mut next, "INSERT INTO own VALUES (2)").await.unwrap();
-        assert_eq!(one(&mut connection, "SELECT count(*) FROM own", &[]).await, Value::Int64(0), "not in a transaction");
+        assert_eq!(
+            one(&mut connection, "SELECT count(*) FROM own", &[]).await,
+            Value::Int64(0),
+            "not in a transaction"
+        );
         next.finish(End::Commit(None)).await.unwrap();
         assert_eq!(one(&mut connection, "SELECT count(*) FROM own", &[]).await, Value::Int64(1));
         execute(&mut connection, "DELETE FROM own").await.unwrap();
