@@ -61,8 +61,8 @@ impl EndTask {
         Self { inner_key: key("end_task inner"), outer_key: key("end_task outer") }
     }
 
-    /// The expression for the number of that function, where there is one.
-    pub const FUNCTION: &'static str = "pg_catalog.to_regproc('agent_host.end_task_now')::pg_catalog.oid";
+    /// The expression for the number of that function. It fails where there is none, rather than let a task end without it.
+    pub const FUNCTION: &'static str = "'agent_host.end_task_now'::pg_catalog.regproc::pg_catalog.oid";
 
     /// Makes this the end of the task, and sends `commit` in the same write, for the caller to read what came of it. After
     /// [`Ended::Before`], and after any error, that has committed nothing.

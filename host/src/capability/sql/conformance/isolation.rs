@@ -286,10 +286,14 @@ async fn dead_connections_are_replaced(database: &dyn Database, agent: &AgentNam
     }
 
     // One that ends with the first statement is not tried again: that was the statement's doing.
+    const COUNT: &str = "SELECT nextval('own_n')";
+    let Value::Int64(before) = one(&mut connection, COUNT, &[]).await else { panic!("no count") };
     let mut suicide = open(database, agent).await;
-    let ends_itself = "SELECT pg_terminate_backend(pg_backend_pid())";
+    let ends_itself = "SELECT nextval('own_n'), pg_terminate_backend(pg_backend_pid())";
     assert_eq!(sqlstate(&rows(&mut suicide, ends_itself, &[]).await.unwrap_err()), "57P01");
     assert!(suicide.finish(End::Commit(None)).await.is_err());
+    // What a sequence has given no rollback takes back.
+    assert_eq!(one(&mut connection, COUNT, &[]).await, Value::Int64(before + 2));
 
     // What was refused before the server heard of it leaves the connection as it was.
     let mut refused = open(database, agent).await;

@@ -95,7 +95,12 @@ impl PostgresConnection {
     /// Whether a statement failed because its connection had died while it was idle. Not even the transaction had begun then,
     /// so nothing is lost by running it on another.
     fn had_died_idle<T>(&self, live: &Live, result: &Result<T, SqlError>) -> bool {
-        self.reused && result.is_err() && live.connection.is_before_unanswered()
+        let is_lost = match result {
+            Err(SqlError::Unavailable { .. }) => true,
+            Err(SqlError::Query(error)) => error.ended_session(),
+            Ok(_) | Err(_) => false,
+        };
+        self.reused && is_lost && live.connection.is_before_unanswered()
     }
 
     /// A new connection in the place of such a one.
