@@ -1,5 +1,6 @@
 //! What the benchmarks share: the host under measurement, its clients, queues that are filled as careful senders fill them, and figures.
 
+pub mod bare_wasmtime;
 pub mod client;
 pub mod cpu;
 pub mod driver;

@@ -16,82 +16,22 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use agent_host::agent::{Engine, GuestThreads, Revision, Runner};
+use agent_host::agent::{GuestThreads, Revision, Runner};
 use agent_host::task::Outcome;
+use benchmarks::bare_wasmtime::{Agent, BODY, Instance};
 use benchmarks::figures;
 use benchmarks::in_process::{self, Guests};
 use criterion::{Criterion, Throughput};
 use tokio::sync::Mutex;
-use wasmtime::Store;
-use wasmtime::component::{Component, Linker, ResourceTable};
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
-mod bindings {
-    #![allow(missing_docs, unreachable_pub, reason = "generated from documented WIT")]
-    wasmtime::component::bindgen!({ path: "../wit", world: "host-native", imports: { default: async | trappable }, exports: { default: async } });
-}
-use bindings::exports::agent::runtime::handler;
-use bindings::{HostNative, HostNativePre};
+/// The host's own, on both sides.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const TASKS_AT_ONCE: u64 = 64;
 const INSTANCES_MAX: u32 = 128;
 /// Enough that their median is the same to a hundredth from run to run.
 const PAIRS: usize = 2_000;
-const BODY: &[u8] = &[b'x'; 256];
-
-struct BareState {
-    wasi: WasiCtx,
-    table: ResourceTable,
-}
-
-impl WasiView for BareState {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
-
-/// The least that an embedder writes: a store, an instance, a call.
-async fn bare(engine: wasmtime::Engine, pre: HostNativePre<BareState>) {
-    let mut reused = Reused::start(&engine, &pre).await;
-    reused.call().await;
-}
-
-/// An instance of bare wasmtime.
-struct Reused {
-    store: Store<BareState>,
-    instance: HostNative,
-}
-
-impl Reused {
-    async fn start(engine: &wasmtime::Engine, pre: &HostNativePre<BareState>) -> Self {
-        let state = BareState { wasi: WasiCtxBuilder::new().build(), table: ResourceTable::new() };
-        let mut store = Store::new(engine, state);
-        store.set_epoch_deadline(u64::MAX / 2);
-        let instance = pre.instantiate_async(&mut store).await.unwrap();
-        Self { store, instance }
-    }
-
-    async fn call(&mut self) {
-        let output = self.instance.agent_runtime_handler().call_handle(&mut self.store, &task()).await.unwrap();
-        assert_eq!(output.unwrap().unwrap().body, BODY);
-    }
-}
-
-fn task() -> handler::Task {
-    handler::Task {
-        id: "benchmark".into(),
-        agent: "echo".into(),
-        revision: 1,
-        attempt: 1,
-        max_attempts: 1,
-        enqueued_at: 0,
-        deadline: 0,
-        headers: Vec::new(),
-        content_type: "application/octet-stream".into(),
-        body: BODY.to_vec(),
-        traceparent: None,
-    }
-}
 
 async fn hosted(runner: Runner, revision: Arc<Revision>) {
     let outcome = in_process::run(&runner, &revision, BODY).await;
@@ -101,11 +41,10 @@ async fn hosted(runner: Runner, revision: Arc<Revision>) {
 /// Both sides, ready to run tasks.
 struct Sides {
     threads: GuestThreads,
-    engine: Engine,
-    pre: HostNativePre<BareState>,
+    bare: Agent,
     runner: Runner,
     revision: Arc<Revision>,
-    reused: Vec<Arc<Mutex<Reused>>>,
+    reused: Vec<Arc<Mutex<Instance>>>,
 }
 
 impl Sides {
@@ -113,25 +52,19 @@ impl Sides {
         let (module, manifest) = in_process::echo();
         let threads = GuestThreads::start().unwrap();
         let guests = Guests::on(threads.handle(), INSTANCES_MAX);
-        let engine = guests.engine.clone();
-
-        let mut linker = Linker::<BareState>::new(engine.inner());
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
-        let component = Component::new(engine.inner(), &module).unwrap();
-        let pre = HostNativePre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
-
+        let bare = Agent::new(guests.engine.inner(), &module);
         let revision = threads.handle().block_on(guests.revision(module, &manifest));
         let workers = threads.handle().metrics().num_workers();
         let reused = (0..workers).map(|_| {
-            let reused = threads.handle().block_on(Reused::start(engine.inner(), &pre));
+            let reused = threads.handle().block_on(bare.start());
             Arc::new(Mutex::new(reused))
         });
         let reused = reused.collect();
-        Self { threads, engine, pre, runner: guests.runner, revision, reused }
+        Self { threads, bare, runner: guests.runner, revision, reused }
     }
 
     async fn bare_batch(&self) {
-        let tasks = (0..TASKS_AT_ONCE).map(|_| tokio::spawn(bare(self.engine.inner().clone(), self.pre.clone())));
+        let tasks = (0..TASKS_AT_ONCE).map(|_| tokio::spawn(self.bare.clone().run()));
         futures::future::try_join_all(tasks).await.unwrap();
     }
 

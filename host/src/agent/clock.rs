@@ -13,8 +13,8 @@ const RESOLUTION: Duration = Duration::from_millis(1);
 pub(super) struct CoarseInstant(Instant);
 
 impl CoarseInstant {
-    pub(super) fn starting_now() -> Self {
-        Self(Instant::now())
+    pub(super) fn since(began: Instant) -> Self {
+        Self(began)
     }
 }
 
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn clocks_show_whole_milliseconds() {
         let step = nanoseconds(RESOLUTION);
-        let since = CoarseInstant::starting_now();
+        let since = CoarseInstant::since(Instant::now());
         assert!(since.now() >= step, "never zero");
         let mut seen = std::collections::BTreeSet::new();
         while seen.len() < 3 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use wasmtime::ResourceLimiterAsync;
 
-pub(super) use self::clock::{Clock, MeasuredBy};
+pub(super) use self::clock::{Clock, MeasuredBy, make_ready};
 use crate::memory::Growth;
 
 /// Bytes of one table element on a 64-bit host.

@@ -2,6 +2,7 @@
 
 mod alive;
 mod answer;
+mod call;
 mod caps;
 mod effects;
 mod recorded;
@@ -9,20 +10,21 @@ mod stops;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wasmtime::Store;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiCtxBuilder;
 
 use self::alive::Alive;
-use self::answer::{classify, end_span, expired, lowered, timed_out, timeout_left};
+use self::answer::{classify, timed_out};
+use self::call::{Called, called};
 use self::caps::{HANDLES_MAX, RANDOM_BYTES_MAX, START_TIME_MAX};
 use self::effects::{may_be_a_conflicts_doing, settle_effects};
 pub use self::stops::Stops;
 use super::engine::Engine;
 use super::footprint::Returned;
-use super::limits::{Clock, MemoryMeter, Stopped};
+use super::limits::{self, Clock, MemoryMeter, Stopped};
 use super::load::{LoadError, Revision};
 use super::state::InstanceState;
 use super::turns::Turns;
@@ -33,11 +35,11 @@ use crate::capability::stdout::Immediate;
 use crate::capability::tasks::ProgressSink;
 use crate::capability::{Capabilities, Session, Trouble};
 use crate::manifest::TransactionMode;
-use crate::memory::{Admitted, Charge, Growth, HELD_FROM_BYTES, Leave, MemoryLedger};
+use crate::memory::{Admitted, Charge, Growth, HELD_FROM_BYTES, MemoryLedger};
 use crate::records::Ending;
-use crate::task::{Completion, Limit, Outcome, Task, Usage, random_fraction, unix_ms_now};
+use crate::task::{Completion, Limit, Outcome, Task, random_fraction, unix_ms_now};
 use crate::trace::{Kind, Scope, Span};
-use crate::units::{format_duration, whole_micros};
+use crate::units::format_duration;
 
 /// Settings of the runner.
 #[derive(Clone, Debug)]
@@ -115,6 +117,7 @@ impl Runner {
         threads: tokio::runtime::Handle,
     ) -> Self {
         let turns = Arc::new(Turns::new(&threads, engine.epochs()));
+        threads.spawn_blocking(limits::make_ready);
         let parts = Parts {
             engine,
             ledger,
@@ -290,18 +293,18 @@ impl Parts {
         let mut wasi = WasiCtxBuilder::new();
         wasi.max_random_size(RANDOM_BYTES_MAX.0).stderr(Immediate(stderr.clone()));
         let gathered = revision.code.entry.wire(&mut wasi, revision, task, session.log(), &growth.holder());
-        recorded::give_time_and_chance(&mut wasi, &session);
+        let clock = Clock::new();
+        recorded::give_time_and_chance(&mut wasi, &session, clock.began());
         if let Err(error) = revision.folders.preopen(&mut wasi) {
             // The agent finds its folder missing, and its answer says so.
             tracing::error!(agent = %revision.agent, %error, "a granted folder cannot be opened");
         }
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES_MAX);
-        let clock = Clock::new();
         let state = InstanceState {
             wasi: wasi.build(),
             table,
-            http: OutboundHttp::new(&session),
+            http: OutboundHttp::new(&session, clock.began()),
             files: TaskFiles::new(&revision.folders, session.log(), growth.holder()),
             session,
             stderr,
@@ -330,68 +333,4 @@ impl Parts {
         });
         store
     }
-}
-
-/// Calls the guest, unless it is stopped before it answers or takes too long, and takes the instance down.
-async fn called(
-    mut store: Store<InstanceState>,
-    run: &dyn Run,
-    (turns, stops, leave): (&Turns, &Stops, &Leave),
-    spent: Duration,
-) -> Called {
-    let (revision, task) = (run.revision().as_ref(), run.task());
-    let began = Instant::now();
-    let clock = Arc::clone(&store.data().clock);
-    let answer = {
-        let called = std::pin::pin!(revision.code.entry.call(&mut store, revision, task));
-        let in_turns = std::pin::pin!(turns.run(&clock, called));
-        tokio::select! {
-            biased;
-            stopped = stops.stopped_running() => Err(stopped),
-            () = leave.asked() => Err(Outcome::Interrupted),
-            () = expired(task), if !run.is_replay() => Err(Outcome::Expired),
-            called = clock.within(timeout_left(revision, spent), in_turns) => Ok(called),
-        }
-    };
-    let answer = match answer {
-        // Whatever it says: it has stopped because somebody wants that.
-        Ok(Some(_)) if stops.cancel.is_cancelled() => Err(Outcome::Cancelled),
-        Ok(Some(Ok(answer))) => Ok(answer),
-        Ok(Some(Err(error))) => Err(classify(&error, &store, revision)),
-        Ok(None) => Err(timed_out(revision)),
-        Err(stopped) => Err(stopped),
-    };
-    // Waiting for memory counts against no limit, also not where the attempt is run again.
-    let wall = began.elapsed().saturating_sub(clock.waited());
-    let state = store.into_data();
-    let usage = Usage {
-        memory_bytes_peak: state.memory.peak_bytes(),
-        cpu_us: whole_micros(clock.spent()),
-        wall_us: whole_micros(wall),
-        host_calls: 0,
-    };
-    let (asked_bytes, needed_bytes) = (state.memory.asked_bytes(), state.memory.peak_with_held_bytes());
-    let outcome = answer.map_or_else(|outcome| outcome, |answer| lowered(answer, revision, state.session.log()));
-    let left_out = state.session.calls().left_out();
-    end_span(state.span, &outcome, &usage, left_out);
-    // One that was stopped may not have come to what it needs.
-    if outcome != Outcome::Interrupted {
-        revision.footprint.used(needed_bytes);
-    }
-    let mut session = state.session;
-    if let Some(tape) = session.tape().filter(|_| state.files.was_used()) {
-        tape.note_files();
-    }
-    session.add_calls(state.http.requests());
-    let completion =
-        Completion { outcome, usage, init: state.init, follow_ups: Vec::new(), log: None, recording: None };
-    Called { completion, session, asked_bytes }
-}
-
-/// What a call left.
-struct Called {
-    completion: Completion,
-    session: Session,
-    /// Memory that it had or asked for.
-    asked_bytes: u64,
 }

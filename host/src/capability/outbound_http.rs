@@ -77,13 +77,13 @@ pub struct OutboundHttp {
 }
 
 impl OutboundHttp {
-    /// For a task that begins now.
+    /// For a task that has just begun.
     #[must_use]
-    pub fn new(session: &Session) -> Self {
+    pub fn new(session: &Session, began: std::time::Instant) -> Self {
         let mut ctx = WasiHttpCtx::new();
         ctx.set_field_size_limit(limits::FIELDS_BYTES_MAX);
         let plan = Arc::clone(session.plan());
-        let ends_at = Instant::now() + plan.manifest().limits.timeout + limits::AFTER_TASK;
+        let ends_at = Instant::from_std(began) + plan.manifest().limits.timeout + limits::AFTER_TASK;
         // Copied only for agents that can use it: most have no grant.
         let may_call = !plan.manifest().grants.allowed_outbound_hosts.is_empty();
         let gate = Gate {

@@ -136,6 +136,23 @@ async fn what_amqp_cannot_carry_is_refused_and_harms_nobody() {
     fixture.clean_up().await;
 }
 
+/// The driver's numbers of channels come round, also those of channels that died: see its CHANGES.md in `vendor/`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_was_refused_something_leaves_its_number_to_others() {
+    const CHANNELS_MAX: usize = 4;
+    let separator = if AmqpFixture::url().contains('?') { '&' } else { '?' };
+    let url = format!("{}{separator}channel_max={CHANNELS_MAX}", AmqpFixture::url());
+    let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+    let missing = format!("test-{}", uuid::Uuid::new_v4());
+    for _ in 0..3 * CHANNELS_MAX {
+        let channel = within("a channel", connection.create_channel()).await.unwrap();
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let looked_for = channel.queue_declare(missing.as_str().into(), options, FieldTable::default());
+        within("a refusal", looked_for).await.unwrap_err();
+    }
+    connection.close(200, "done".into()).await.unwrap();
+}
+
 /// A queue that takes no more: of a reply that is its owner's business, and the message is not to be sent again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_that_its_queue_rejects_is_refused_for_good() {

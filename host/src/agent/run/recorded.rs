@@ -1,6 +1,7 @@
 //! A run's tape: what its instance gets of it, and keeping the recording where it failed.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use wasmtime_wasi::WasiCtxBuilder;
 
@@ -11,9 +12,9 @@ use crate::capability::recording::{Recorder, Taped};
 use crate::memory::MemoryLedger;
 use crate::task::{Completion, Outcome, RunRecording};
 
-/// Gives an instance its clocks and its random numbers: the host's, on the run's tape where it has one.
-pub(super) fn give_time_and_chance(wasi: &mut WasiCtxBuilder, session: &Session) {
-    let clock = CoarseInstant::starting_now();
+/// Gives an instance that begins now its clocks and its random numbers: the host's, on the run's tape where it has one.
+pub(super) fn give_time_and_chance(wasi: &mut WasiCtxBuilder, session: &Session, began: Instant) {
+    let clock = CoarseInstant::since(began);
     match session.tape() {
         None => {
             wasi.monotonic_clock(clock).wall_clock(CoarseUnixTime);

@@ -48,7 +48,7 @@ impl Guest {
         let plan = capabilities.plan(&name, 1, Arc::new(Manifest::parse(&manifest).unwrap()));
         let mut task = Task::new(name, "");
         task.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
-        Self(OutboundHttp::new(&capabilities.session(&plan, &task)))
+        Self(OutboundHttp::new(&capabilities.session(&plan, &task), std::time::Instant::now()))
     }
 
     /// Sends a request; the response whole, where there is one.
