@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::upsert::{Upsert, WrittenBefore};
-use super::link::{Fault, Link, Work, WriteError, recv_batch};
+use super::link::{Batches, Fault, Link, Work, WriteError};
 use super::noted::Sent;
 use crate::records::follow::Followers;
 use crate::records::{DeadLetter, Ended, Ending, Outgoing, TaskLog, TaskRecord, order};
@@ -127,14 +127,11 @@ impl Writer {
     /// Writes until it is told to close, and then what is still in the channel.
     pub(super) async fn run(mut self, mut calls: mpsc::Receiver<Finished>, closing: CancellationToken) {
         let mut ends = Vec::with_capacity(ENDS_PER_BATCH);
-        let mut last = 0;
+        let mut batches = Batches::default();
         loop {
             let mut is_over = false;
             tokio::select! {
-                received = recv_batch(&mut calls, &mut ends, ENDS_PER_BATCH, last) => {
-                    is_over = received == 0;
-                    last = received;
-                }
+                received = batches.recv(&mut calls, &mut ends, ENDS_PER_BATCH) => is_over = received == 0,
                 () = tokio::time::sleep(SENT_EVERY) => {}
                 () = closing.cancelled(), if !calls.is_closed() => {
                     calls.close();

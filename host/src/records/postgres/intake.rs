@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::link::{Fault, Link, Work, WriteError, recv_batch};
+use super::link::{Batches, Fault, Link, Work, WriteError};
 use crate::records::follow::Followers;
 use crate::records::{NewTask, Queued, Status, TaskRecord, order};
 use crate::task::TaskId;
@@ -41,10 +41,10 @@ impl Writer {
     /// Writes until it is told to close, and then what is still in the channel.
     pub(super) async fn run(mut self, mut calls: mpsc::Receiver<Message>, closing: CancellationToken) {
         let mut messages = Vec::with_capacity(MESSAGES_PER_BATCH);
-        let mut last = 0;
+        let mut batches = Batches::default();
         loop {
-            last = tokio::select! {
-                received = recv_batch(&mut calls, &mut messages, MESSAGES_PER_BATCH, last) => received,
+            let received = tokio::select! {
+                received = batches.recv(&mut calls, &mut messages, MESSAGES_PER_BATCH) => received,
                 () = closing.cancelled(), if !calls.is_closed() => {
                     // What was gathered by now is written with the rest.
                     calls.close();
@@ -68,7 +68,7 @@ impl Writer {
             }
             self.queue(queued).await;
             self.withdraw(withdrawn).await;
-            if last == 0 {
+            if received == 0 {
                 return;
             }
         }

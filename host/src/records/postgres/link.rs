@@ -1,7 +1,7 @@
 //! One connection that is kept, and opened again when it is lost.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection};
 use tokio::sync::mpsc;
@@ -29,30 +29,50 @@ const BUFFERS_KEPT_BYTES: usize = 1 << 20;
 
 /// A batch of at least this many says that there is load.
 const LOAD_FROM: usize = 16;
-
-/// How long the next batch gathers under load: the latency of one more statement, for far fewer statements and commits. From four
-/// at a time on, it made a caller that goes on with each answer less than half as fast, 8 and 16 of them (measured).
+/// So does one of at least this many that took so long: with processors to itself, a server takes one or two milliseconds. Measured:
+/// whatever they took, callers who go on with each answer, 8 and 16 of them, were less than half as fast; from 3 ms on, 16 were a
+/// sixth slower; from 5 ms on none is.
+const SLOW_FROM: usize = 4;
+const SLOW: Duration = Duration::from_millis(5);
+/// How long the next batch gathers under load: the latency of one more statement, for far fewer statements and commits.
 const GATHERED_FOR: Duration = Duration::from_millis(4);
 
-/// Receives a batch. Without load whatever is there, at once; under load what gathers in a moment. Nothing when nobody can
-/// send any more.
-pub(super) async fn recv_batch<T>(
-    calls: &mut mpsc::Receiver<T>,
-    batch: &mut Vec<T>,
-    batch_max: usize,
+/// Makes batches of calls, by how it went with the last one.
+#[derive(Debug, Default)]
+pub(super) struct Batches {
     last: usize,
-) -> usize {
-    let mut received = calls.recv_many(batch, batch_max).await;
-    if last >= LOAD_FROM && received > 0 && received < batch_max {
-        tokio::time::sleep(GATHERED_FOR).await;
-        while received < batch_max
-            && let Ok(call) = calls.try_recv()
-        {
-            batch.push(call);
-            received += 1;
+    /// When the last one was given out, until the next is asked for.
+    given_at: Option<Instant>,
+    took: Duration,
+}
+
+impl Batches {
+    /// Receives a batch. Without load whatever is there, at once; under load what gathers in a moment. Nothing when nobody can
+    /// send any more. Where it is not waited for to its end, what it has received is in `batch`.
+    pub(super) async fn recv<T>(
+        &mut self,
+        calls: &mut mpsc::Receiver<T>,
+        batch: &mut Vec<T>,
+        batch_max: usize,
+    ) -> usize {
+        if let Some(given_at) = self.given_at.take() {
+            self.took = given_at.elapsed();
         }
+        let mut received = calls.recv_many(batch, batch_max).await;
+        let is_slow = self.last >= SLOW_FROM && self.took >= SLOW;
+        if (is_slow || self.last >= LOAD_FROM) && received > 0 && received < batch_max {
+            tokio::time::sleep(GATHERED_FOR).await;
+            while received < batch_max
+                && let Ok(call) = calls.try_recv()
+            {
+                batch.push(call);
+                received += 1;
+            }
+        }
+        self.last = received;
+        self.given_at = Some(Instant::now());
+        received
     }
-    received
 }
 
 /// Why a call to the records failed.

@@ -9,7 +9,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use tokio::sync::{mpsc, oneshot};
 
-use super::link::{Fault, Link, Work, WriteError, recv_batch};
+use super::link::{Batches, Fault, Link, Work, WriteError};
 use crate::records::follow::Followers;
 use crate::records::{IdHolder, Progress, Status, TaskRecord, order};
 use crate::task::{Failure, Output, TaskId, UnixMs, Usage};
@@ -38,10 +38,9 @@ pub(super) enum Wanted {
 /// Answers look-ups until nobody can ask any more.
 pub(super) async fn run(mut link: Link, mut lookups: mpsc::Receiver<Lookup>, wanted: Wanted) {
     let mut batch = Vec::with_capacity(LOOKUPS_PER_QUERY);
-    let mut last = 0;
+    let mut batches = Batches::default();
     loop {
-        last = recv_batch(&mut lookups, &mut batch, LOOKUPS_PER_QUERY, last).await;
-        if last == 0 {
+        if batches.recv(&mut lookups, &mut batch, LOOKUPS_PER_QUERY).await == 0 {
             return;
         }
         let mut waiting: HashMap<TaskId, Vec<Reply>> = HashMap::with_capacity(batch.len());
