@@ -3,10 +3,10 @@
 
 import { reference } from './lib/baseline.js';
 import { measure } from './lib/metrics.js';
-import { begin, end } from './lib/monitor.js';
+import { end } from './lib/monitor.js';
 import { plan, summary } from './lib/plan.js';
 import { arrivals, seconds, stages, total } from './lib/profile.js';
-import { TASK_WORKER, handIn, work } from './lib/work.js';
+import { TASK_WORKER, beginAnswered, handIn, work } from './lib/work.js';
 
 export { monitor } from './lib/monitor.js';
 
@@ -47,7 +47,7 @@ const measures = {
 
 export const options = plan('load', measures, RATE ? RATE_S : total(profile), { load: RATE ? steady : users });
 export const handleSummary = summary('load', measures);
-export const setup = () => begin([TASK_WORKER]);
+export const setup = () => beginAnswered([TASK_WORKER]);
 export const teardown = end;
 
 export default function load(data) {

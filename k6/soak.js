@@ -3,10 +3,10 @@
 import { reference } from './lib/baseline.js';
 import { run } from './lib/client.js';
 import { measure } from './lib/metrics.js';
-import { begin, end } from './lib/monitor.js';
+import { end } from './lib/monitor.js';
 import { plan, summary } from './lib/plan.js';
 import { count, seconds } from './lib/profile.js';
-import { CACHE_READER, CRUD, TASK_WORKER, crudRequest, expectRows, expectValue, work } from './lib/work.js';
+import { CACHE_READER, CRUD, TASK_WORKER, beginAnswered, crudRequest, expectRows, expectValue, work } from './lib/work.js';
 
 export { monitor } from './lib/monitor.js';
 
@@ -33,7 +33,7 @@ export const options = plan('soak', measures, seconds(duration), {
   soak: { executor: 'constant-vus', vus: count(vus), duration: `${seconds(duration)}s` },
 });
 export const handleSummary = summary('soak', measures);
-export const setup = () => begin([TASK_WORKER, CACHE_READER, CRUD]);
+export const setup = () => beginAnswered([TASK_WORKER, CACHE_READER, CRUD]);
 export const teardown = end;
 
 // Rows that inserts of this user made: others may have been deleted by now, which is no failure.

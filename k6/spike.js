@@ -4,10 +4,10 @@ import exec from 'k6/execution';
 
 import { reference } from './lib/baseline.js';
 import { measure } from './lib/metrics.js';
-import { begin, end } from './lib/monitor.js';
+import { end } from './lib/monitor.js';
 import { plan, summary } from './lib/plan.js';
 import { arrivals, count, seconds, total } from './lib/profile.js';
-import { TASK_WORKER, work } from './lib/work.js';
+import { TASK_WORKER, beginAnswered, work } from './lib/work.js';
 
 export { monitor } from './lib/monitor.js';
 
@@ -39,7 +39,7 @@ export const options = plan('spike', measures, total(profile), {
   },
 });
 export const handleSummary = summary('spike', measures);
-export const setup = () => begin([TASK_WORKER]);
+export const setup = () => beginAnswered([TASK_WORKER]);
 export const teardown = end;
 
 export default function spike(data) {

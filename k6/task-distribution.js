@@ -5,10 +5,10 @@ import exec from 'k6/execution';
 import { reference } from './lib/baseline.js';
 import { burst } from './lib/client.js';
 import { measure } from './lib/metrics.js';
-import { begin, end } from './lib/monitor.js';
+import { end } from './lib/monitor.js';
 import { plan, summary } from './lib/plan.js';
 import { count, seconds } from './lib/profile.js';
-import { TASK_WORKER, expectProcessed, work, workOf } from './lib/work.js';
+import { TASK_WORKER, beginAnswered, expectProcessed, work, workOf } from './lib/work.js';
 
 export { monitor } from './lib/monitor.js';
 
@@ -50,7 +50,7 @@ export const options = plan('a-task-distribution', measures, RAMP_S + PAUSE_S, {
   },
 });
 export const handleSummary = summary('a-task-distribution', measures);
-export const setup = () => begin([TASK_WORKER]);
+export const setup = () => beginAnswered([TASK_WORKER]);
 export const teardown = end;
 
 export default function distribute(data) {

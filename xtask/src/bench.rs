@@ -30,8 +30,9 @@ enum Needs {
     Peers,
 }
 
-const BENCHES: [Bench; 9] = [
+const BENCHES: [Bench; 10] = [
     Bench { program: "instance", title: "one instance and one call, against bare wasmtime", needs: Needs::Nothing },
+    Bench { program: "settings", title: "what the engine's settings are worth", needs: Needs::Nothing },
     Bench { program: "spinners", title: "short tasks beside guests that compute without end", needs: Needs::Nothing },
     Bench { program: "http", title: "HTTP with a wait, against what wasmtime serve does", needs: Needs::Nothing },
     Bench { program: "throughput", title: "tasks per second, against unsandboxed workers", needs: Needs::Peers },

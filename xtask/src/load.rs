@@ -26,21 +26,28 @@ use crate::{agents, process, ui};
 use k6::{K6, Size};
 use sampler::Sampler;
 
-/// A scenario: the name of its script in `k6/`, and its id in benchmarks/baseline.json.
+/// A scenario: the name of its script in `k6/`, its id in benchmarks/baseline.json, and at how many moments it is looked at, one
+/// a second at most.
 struct Scenario {
     script: &'static str,
     id: &'static str,
+    moments: f64,
 }
+
+/// As many as a plot shows.
+const MOMENTS: f64 = 100.0;
+/// By the second: how long the recovery takes is told in seconds.
+const EACH_SECOND: f64 = f64::INFINITY;
 
 /// All of them, in the order of the reference report.
 const SCENARIOS: [Scenario; 7] = [
-    Scenario { script: "load", id: "load" },
-    Scenario { script: "spike", id: "spike" },
-    Scenario { script: "soak", id: "soak" },
-    Scenario { script: "task-distribution", id: "a-task-distribution" },
-    Scenario { script: "voting-consensus", id: "b-voting-consensus" },
-    Scenario { script: "database-crud", id: "c-crud" },
-    Scenario { script: "cache", id: "d-cache" },
+    Scenario { script: "load", id: "load", moments: MOMENTS },
+    Scenario { script: "spike", id: "spike", moments: EACH_SECOND },
+    Scenario { script: "soak", id: "soak", moments: MOMENTS },
+    Scenario { script: "task-distribution", id: "a-task-distribution", moments: MOMENTS },
+    Scenario { script: "voting-consensus", id: "b-voting-consensus", moments: MOMENTS },
+    Scenario { script: "database-crud", id: "c-crud", moments: MOMENTS },
+    Scenario { script: "cache", id: "d-cache", moments: MOMENTS },
 ];
 
 /// The agents that the scenarios need.
@@ -199,11 +206,11 @@ fn run_one(
     sampler: &mut Sampler<'_>,
     folder: &Path,
 ) -> Result<()> {
-    let Scenario { script, id } = scenario;
+    let Scenario { script, id, moments } = scenario;
     let script = workspace.root.join(format!("k6/{script}.js"));
     let results = folder.join(format!("{id}.json"));
     let scratch = workspace.own_folder()?;
-    let mut running = k6.start(&script, &scratch, &results, host.address(), size)?;
+    let mut running = k6.start(&script, *moments, &scratch, &results, host.address(), size)?;
     ui::step(&format!("{}: {}", scenario.script, running.duration_text()));
     sampler.begin(running.pid())?;
     let mut live = ui::Live::default();
@@ -245,7 +252,7 @@ mod tests {
     fn every_scenario_has_its_script_and_its_reference() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let baseline = Baseline::read(root).unwrap();
-        for Scenario { script, id } in &SCENARIOS {
+        for Scenario { script, id, .. } in &SCENARIOS {
             assert!(root.join(format!("k6/{script}.js")).is_file(), "k6/{script}.js");
             assert!(baseline.test(id).is_object(), "{id} is not in benchmarks/baseline.json");
         }

@@ -1,7 +1,7 @@
 //! `cargo xtask report`: what a run of `cargo xtask load` says, for people, and two of them side by side.
 //!
 //! Everything is made from the raw data in the run's folder, so a report can be made again at any time: `run.json`, and
-//! for each scenario `<id>.json` (what its script said), `<id>.load.csv` and `<id>.host.csv` (second by second).
+//! for each scenario `<id>.json` (what its script said), `<id>.load.csv` (moment by moment) and `<id>.host.csv` (second by second).
 //! Contract: a comparison exits 0 only if the run in question keeps every limit that it is held to.
 
 mod compare;

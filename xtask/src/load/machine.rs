@@ -27,19 +27,25 @@ pub(super) fn commit(workspace: &Workspace) -> Option<String> {
     Some(if changed { format!("{commit}+") } else { commit })
 }
 
+/// All memory of the machine, in MiB.
+pub(super) fn memory_mib() -> Option<u64> {
+    of_file("/proc/meminfo", "MemTotal")?.split(' ').next()?.parse::<u64>().ok().map(|kib| kib >> 10)
+}
+
+/// What a file of the kernel's says under a name.
+fn of_file(path: &str, name: &str) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?.split_once(':')?.1.trim().to_owned();
+    Some(line)
+}
+
 /// The machine and the programs on it.
 pub(super) fn describe(k6: &K6) -> Value {
-    let of_file = |path: &str, key: &str| {
-        let text = std::fs::read_to_string(path).ok()?;
-        let line = text.lines().find(|line| line.starts_with(key))?.split_once(':')?.1.trim().to_owned();
-        Some(line)
-    };
-    let memory = of_file("/proc/meminfo", "MemTotal").and_then(|kib| kib.split(' ').next()?.parse::<f64>().ok());
     let load = std::fs::read_to_string("/proc/loadavg").ok();
     json!({
         "cores": cores(),
         "processor": of_file("/proc/cpuinfo", "model name"),
-        "memory_gb": memory.map(|kib| (kib * 1024.0 / 1e9).round()),
+        "memory_gb": memory_mib().map(|mib| ((mib << 20) + 500_000_000) / 1_000_000_000),
         "kernel": said(Command::new("uname").args(["-sr"])),
         "system": of_release(),
         "rustc": said(Command::new("rustc").arg("--version")),

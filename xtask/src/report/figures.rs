@@ -23,7 +23,7 @@ pub(crate) struct Scenario {
     pub(crate) id: String,
     /// What the script wrote: `results`, `checks`, `broken`, `metrics`; and `host`, what was measured over the whole run.
     pub(crate) said: Value,
-    /// k6's measurements, second by second.
+    /// k6's measurements, moment by moment.
     pub(crate) load: Series,
     /// The host's and its servers', second by second.
     pub(crate) host: Series,

@@ -9,6 +9,8 @@ const WIDTH: f64 = 350.0;
 const HEIGHT: f64 = 175.0;
 const LEFT: f64 = 46.0;
 const RIGHT: f64 = 12.0;
+/// Half of the widest mark below a plot.
+const LABEL_HALF: f64 = 20.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 24.0;
 
@@ -96,7 +98,9 @@ impl Plot {
             let text = words::number_text(time / unit_s);
             // The last mark has the unit.
             let unit = if time + time_step > last { format!(" {unit}") } else { String::new() };
-            let _ = write!(svg, "<text x=\"{:.1}\" y=\"{}\" class=\"mid\">{text}{unit}</text>", x(time), HEIGHT - 6.0);
+            // Below its moment, unless that would cut it off.
+            let (at, class) = if x(time) + LABEL_HALF > WIDTH { (WIDTH, "end") } else { (x(time), "mid") };
+            let _ = write!(svg, "<text x=\"{at:.1}\" y=\"{}\" class=\"{class}\">{text}{unit}</text>", HEIGHT - 6.0);
             time += time_step;
         }
         svg.push_str("</g>");
