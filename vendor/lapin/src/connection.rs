@@ -176,11 +176,12 @@ impl Connection {
     ///
     /// Useful in simple consumer programs where no other work keeps the
     /// process alive. Drops the connection handle then waits for the
-    /// background IO loop thread to finish.
+    /// background IO loop to finish, which is a task of the runtime: not to
+    /// be called from one of its threads.
     pub fn run(self) -> Result<()> {
         let io_loop = self.io_loop.clone();
         drop(self);
-        io_loop.wait("io loop")
+        io_loop.wait()
     }
 
     /// Return the negotiated connection configuration (frame size, heartbeat, …).
@@ -228,18 +229,15 @@ impl Connection {
     /// Drives the AMQP handshake over a transport supplied by the `connect`
     /// closure. Prefer one of the higher-level `connect*` methods unless you
     /// are wrapping a non-standard socket type.
-    pub async fn connector<RK: RuntimeKit + Clone + Send + 'static>(
+    pub async fn connector<RK: RuntimeKit + Clone + Send + Sync + 'static, F>(
         uri: AMQPUri,
         runtime: Runtime<RK>,
-        connect: impl AsyncFn(
-            AMQPUri,
-            Runtime<RK>,
-        ) -> Result<AsyncTcpStream<<RK as Reactor>::TcpStream>>
-        + Send
-        + Sync
-        + 'static,
+        connect: impl Fn(AMQPUri, Runtime<RK>) -> F + Send + Sync + 'static,
         options: ConnectionProperties,
-    ) -> Result<Self> {
+    ) -> Result<Self>
+    where
+        F: Future<Output = Result<AsyncTcpStream<<RK as Reactor>::TcpStream>>> + Send + 'static,
+    {
         let configuration = Configuration::new(&uri, options);
         let status = ConnectionStatus::new(&uri);
         let frames = Frames::default();
@@ -358,10 +356,13 @@ impl Connect for AMQPUri {
         Connection::connector(
             self,
             runtime,
-            async move |uri, runtime| {
-                AMQPUriTcpExt::connect_with_config_async(&uri, config.as_ref(), &runtime)
-                    .await
-                    .map_err(|err| Error::io(err, &runtime))
+            move |uri, runtime| {
+                let config = config.clone();
+                async move {
+                    AMQPUriTcpExt::connect_with_config_async(&uri, config.as_ref(), &runtime)
+                        .await
+                        .map_err(|err| Error::io(err, &runtime))
+                }
             },
             options,
         )

@@ -1,40 +1,56 @@
 use crate::Result;
-use flume::{Receiver, Sender};
+use atomic_waker::AtomicWaker;
 use std::{
-    sync::Arc,
+    future,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     task::{Poll, Wake, Waker},
 };
-use tracing::{error, trace};
+use tracing::trace;
 
 pub(crate) struct SocketState {
     readable: bool,
     writable: bool,
-    events: Receiver<SocketEvent>,
     handle: SocketStateHandle,
 }
 
 impl Default for SocketState {
     fn default() -> Self {
-        let (sender, receiver) = flume::unbounded();
         Self {
             readable: true,
             writable: true,
-            events: receiver,
-            handle: SocketStateHandle { sender },
+            handle: SocketStateHandle {
+                events: Arc::default(),
+            },
         }
     }
 }
 
 #[derive(Clone)]
 pub(crate) struct SocketStateHandle {
-    sender: Sender<SocketEvent>,
+    events: Arc<Events>,
+}
+
+/// What happened since it was last looked at, a bit for each [`SocketEvent`], and who waits for it.
+#[derive(Default)]
+struct Events {
+    bits: AtomicU8,
+    waker: AtomicWaker,
+}
+
+impl Events {
+    fn take(&self) -> u8 {
+        self.bits.swap(0, Ordering::AcqRel)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SocketEvent {
-    Readable,
-    Writable,
-    Wake,
+    Readable = 1,
+    Writable = 2,
+    Wake = 4,
 }
 
 pub(crate) struct SocketStateWaker {
@@ -51,11 +67,18 @@ impl SocketState {
         self.writable
     }
 
-    pub(crate) fn wait(&mut self) {
-        match self.events.recv() {
-            Ok(event) => self.handle_event(event),
-            Err(err) => error!(?err, "waiting for socket event failed"),
-        }
+    pub(crate) async fn wait(&mut self) {
+        let events = &self.handle.events;
+        let happened = future::poll_fn(|cx| {
+            // Before the look: what happens after it finds this waker.
+            events.waker.register(cx.waker());
+            match events.take() {
+                0 => Poll::Pending,
+                happened => Poll::Ready(happened),
+            }
+        })
+        .await;
+        self.handle_events(happened);
     }
 
     pub(crate) fn reset(&mut self) {
@@ -105,18 +128,14 @@ impl SocketState {
     }
 
     pub(crate) fn poll_events(&mut self) {
-        while let Ok(event) = self.events.try_recv() {
-            self.handle_event(event);
-        }
+        let happened = self.handle.events.take();
+        self.handle_events(happened);
     }
 
-    fn handle_event(&mut self, event: SocketEvent) {
-        trace!(?event, "Got event for socket");
-        match event {
-            SocketEvent::Readable => self.readable = true,
-            SocketEvent::Writable => self.writable = true,
-            SocketEvent::Wake => {}
-        }
+    fn handle_events(&mut self, happened: u8) {
+        trace!(happened, "Got events for socket");
+        self.readable |= happened & SocketEvent::Readable as u8 != 0;
+        self.writable |= happened & SocketEvent::Writable as u8 != 0;
     }
 
     pub(crate) fn readable_waker(&self) -> Waker {
@@ -136,7 +155,10 @@ impl SocketState {
 
 impl SocketStateHandle {
     pub(crate) fn send(&self, event: SocketEvent) {
-        let _ = self.sender.send(event);
+        // Whoever set the first bit wakes; it is looked at as one.
+        if self.events.bits.fetch_or(event as u8, Ordering::AcqRel) == 0 {
+            self.events.waker.wake();
+        }
     }
 
     pub(crate) fn wake(&self) {

@@ -1,12 +1,9 @@
 use crate::Result;
-use std::{
-    panic,
-    sync::{Arc, Mutex, MutexGuard},
-    thread,
-};
-use tracing::error;
+use flume::Receiver;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-pub(crate) type JoinHandle = thread::JoinHandle<Result<()>>;
+/// Tells how the io loop ended.
+pub(crate) type JoinHandle = Receiver<Result<()>>;
 type Inner = Option<JoinHandle>;
 
 #[derive(Clone)]
@@ -27,25 +24,10 @@ impl ThreadHandle {
         self.lock_inner().take()
     }
 
-    pub(crate) fn wait(&self, context: &'static str) -> Result<()> {
-        if let Some(handle) = self.take()
-            && handle.thread().id() != thread::current().id()
-        {
-            match handle.join() {
-                Ok(res) => return res,
-                Err(e) => {
-                    if let Some(msg) = e.downcast_ref::<&str>() {
-                        error!(%context, panic = msg, "Thread panicked");
-                    } else if let Some(msg) = e.downcast_ref::<String>() {
-                        error!(%context, panic = msg.as_str(), "Thread panicked");
-                    } else {
-                        error!(%context, "Thread panicked with unknown payload");
-                    }
-                    panic::resume_unwind(e);
-                }
-            }
-        }
-        Ok(())
+    pub(crate) fn wait(&self) -> Result<()> {
+        // The sender is gone without a word where the runtime is.
+        self.take()
+            .map_or(Ok(()), |handle| handle.recv().unwrap_or(Ok(())))
     }
 
     fn lock_inner(&self) -> MutexGuard<'_, Inner> {
