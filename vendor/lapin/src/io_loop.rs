@@ -685,7 +685,7 @@ async fn yield_now() {
     .await;
 }
 
-/// Create a new span for the io_loop thread that follows from the connect span, and has the same level.
+/// Create a new span for the io_loop task that follows from the connect span, and has the same level.
 ///
 /// Importantly, we drop the `connect_span` so it closes properly.
 fn io_loop_span(connect_span: tracing::Span) -> tracing::Span {
