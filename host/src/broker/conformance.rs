@@ -160,6 +160,7 @@ macro_rules! broker_conformance {
             a_delay_is_never_early
             an_expired_message_arrives_with_its_deadline
             prefetch_bounds_what_is_unsettled
+            a_prefetch_full_arrives_whole
             a_handed_back_delivery_comes_again
             a_dropped_receipt_comes_back
             what_a_stopped_consumer_left_goes_to_another

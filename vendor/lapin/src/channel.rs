@@ -500,6 +500,36 @@ impl Channel {
         self.wake();
     }
 
+    /// Publish a message without waiting until it is written to the socket.
+    ///
+    /// Like [`Self::basic_publish`], without what tells of the writing: the confirm is
+    /// all that is waited for. It fails, too, where the message is never written.
+    /// Messages are written in the order of these calls.
+    pub fn basic_publish_queued(
+        &self,
+        exchange: ShortString,
+        routing_key: ShortString,
+        options: BasicPublishOptions,
+        payload: &[u8],
+        properties: BasicProperties,
+    ) -> Result<PublisherConfirm> {
+        if !self.status.connected() {
+            return Err(self.status.state_error("basic.publish"));
+        }
+        let confirm = self.before_basic_publish();
+        let method = AMQPClass::Basic(protocol::basic::AMQPMethod::Publish(
+            protocol::basic::Publish {
+                exchange,
+                routing_key,
+                mandatory: options.mandatory,
+                immediate: options.immediate,
+            },
+        ));
+        self.queue_method_frame_with_body(method, payload, properties, None)?;
+        Ok(confirm
+            .unwrap_or_else(|| PublisherConfirm::not_requested(self.returned_messages.clone())))
+    }
+
     async fn send_method_frame_with_body(
         &self,
         ctx: &'static str,
@@ -508,6 +538,20 @@ impl Channel {
         properties: BasicProperties,
         publisher_confirms_result: Option<PublisherConfirm>,
     ) -> Result<PublisherConfirm> {
+        let (promise, resolver) = Promise::new(ctx);
+        self.queue_method_frame_with_body(method, payload, properties, Some(resolver))?;
+        promise.await?;
+        Ok(publisher_confirms_result
+            .unwrap_or_else(|| PublisherConfirm::not_requested(self.returned_messages.clone())))
+    }
+
+    fn queue_method_frame_with_body(
+        &self,
+        method: AMQPClass,
+        payload: &[u8],
+        properties: BasicProperties,
+        resolver: Option<PromiseResolver<()>>,
+    ) -> Result<()> {
         let class_id = method.get_amqp_class_id();
         let header = AMQPContentHeader {
             class_id,
@@ -528,12 +572,9 @@ impl Channel {
         );
 
         trace!(channel=%self.id, "send_frames");
-        let (promise, resolver) = Promise::new(ctx);
-        self.frames.push_frames(self.id, frames, resolver);
+        self.frames.push_frames(self.id, frames, resolver)?;
         self.wake();
-        promise.await?;
-        Ok(publisher_confirms_result
-            .unwrap_or_else(|| PublisherConfirm::not_requested(self.returned_messages.clone())))
+        Ok(())
     }
 
     pub(crate) fn report_protocol_violation(

@@ -428,8 +428,12 @@ impl Stream for Consumer {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         trace!("consumer poll_next");
         loop {
-            self.listener.arm();
-            let delivery = self.next_delivery();
+            let mut delivery = self.next_delivery();
+            if delivery.is_none() {
+                // Looked at again once it listens, and not before: a listener is an allocation.
+                self.listener.arm();
+                delivery = self.next_delivery();
+            }
             if delivery.is_none() {
                 trace!(consumer_tag=%self.consumer_tag, "delivery; status=NotReady");
             }

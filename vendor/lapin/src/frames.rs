@@ -1,5 +1,5 @@
 use crate::{
-    Connection, Error, PromiseResolver,
+    Connection, Error, PromiseResolver, Result,
     channel::Reply,
     connection_step::ConnectionStep,
     internal_rpc::InternalRPCHandle,
@@ -49,9 +49,9 @@ impl Frames {
         &self,
         channel_id: ChannelId,
         frames: Vec<AMQPFrame>,
-        resolver: PromiseResolver<()>,
-    ) {
-        self.lock_inner().push_frames(channel_id, frames, resolver);
+        resolver: Option<PromiseResolver<()>>,
+    ) -> Result<()> {
+        self.lock_inner().push_frames(channel_id, frames, resolver)
     }
 
     pub(crate) fn retry(&self, frame: FrameEntry) {
@@ -332,14 +332,13 @@ impl Inner {
         &mut self,
         channel_id: ChannelId,
         mut frames: Vec<AMQPFrame>,
-        resolver: PromiseResolver<()>,
-    ) {
+        resolver: Option<PromiseResolver<()>>,
+    ) -> Result<()> {
         let last_frame = frames.pop();
 
         if let Some(error) = self.check_poison(channel_id) {
             trace!(channel=%channel_id, frames=?frames, "Discarding frames because of poisoning");
-            resolver.reject(error);
-            return;
+            return Err(error);
         }
 
         for frame in frames {
@@ -348,10 +347,11 @@ impl Inner {
 
         if let Some(last_frame) = last_frame {
             self.low_prio_frames
-                .push_back((last_frame, Some(resolver)).into());
-        } else {
+                .push_back((last_frame, resolver).into());
+        } else if let Some(resolver) = resolver {
             resolver.resolve(());
         }
+        Ok(())
     }
 
     fn check_poison(&self, channel_id: ChannelId) -> Option<Error> {

@@ -1,4 +1,5 @@
-use crate::{Error, Result, listener::Listener};
+use crate::{Error, Result};
+use atomic_waker::AtomicWaker;
 use std::{
     fmt,
     future::Future,
@@ -12,7 +13,6 @@ use tracing::{Level, level_enabled, trace};
 #[must_use = "Promise should be used or you can miss errors"]
 pub(crate) struct Promise<T> {
     shared: Arc<Shared<T>>,
-    listener: Listener,
 }
 
 impl<T> fmt::Debug for Promise<T> {
@@ -42,9 +42,9 @@ impl<T> Promise<T> {
     }
 
     fn build(marker: &str, data: Option<Result<T>>) -> Self {
-        let shared = Shared::new(data, marker);
-        let listener = shared.listener.clone();
-        Self { shared, listener }
+        Self {
+            shared: Shared::new(data, marker),
+        }
     }
 
     pub(crate) fn try_wait(&self) -> Option<Result<T>> {
@@ -61,17 +61,12 @@ impl<T> Promise<T> {
 impl<T> Future for Promise<T> {
     type Output = Result<T>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            self.listener.arm();
-            if let Some(data) = self.shared.take() {
-                self.listener.disarm();
-                return Poll::Ready(data);
-            }
-            match self.listener.poll(cx) {
-                Poll::Ready(()) => {}
-                Poll::Pending => return Poll::Pending,
-            }
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Before the look: what is set after it finds this waker. A promise has one owner, so one waker is enough.
+        self.shared.waker.register(cx.waker());
+        match self.shared.take() {
+            Some(data) => Poll::Ready(data),
+            None => Poll::Pending,
         }
     }
 }
@@ -124,21 +119,20 @@ impl<T> Cancelable for PromiseResolver<T> {
 
 struct Shared<T> {
     data: Mutex<Option<Result<T>>>,
-    listener: Listener,
+    waker: AtomicWaker,
     marker: Option<String>,
 }
 
-// Listener wraps event-listener::Event which uses UnsafeCell internally, opting
-// out of RefUnwindSafe by default. The only panic vector is Waker::wake() inside
-// notify(); if it panics the waiting task is not woken, but the data is already
-// written before notify() is called so a subsequent poll will find it.
+// AtomicWaker uses UnsafeCell internally, opting out of RefUnwindSafe by default.
+// The only panic vector is Waker::wake(); if it panics the waiting task is not
+// woken, but the data is already written so a subsequent poll will find it.
 impl<T> RefUnwindSafe for Shared<T> where Result<T>: RefUnwindSafe {}
 
 impl<T> Shared<T> {
     fn new(data: Option<Result<T>>, marker: &str) -> Arc<Self> {
         Arc::new(Self {
             data: Mutex::new(data),
-            listener: Listener::default(),
+            waker: AtomicWaker::new(),
             marker: if level_enabled!(Level::TRACE) {
                 Some(marker.into())
             } else {
@@ -154,7 +148,7 @@ impl<T> Shared<T> {
             // Release the lock before waking to avoid the woken task
             // immediately blocking on it.
             drop(lock);
-            self.listener.notify();
+            self.waker.wake();
         }
     }
 

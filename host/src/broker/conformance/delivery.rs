@@ -24,6 +24,23 @@ pub async fn prefetch_bounds_what_is_unsettled(fixture: &dyn Fixture) {
     assert_eq!(id(&next(&mut consumer).await), "m3");
 }
 
+/// As much as the prefetch lets through arrives, however much comes at once.
+pub async fn a_prefetch_full_arrives_whole(fixture: &dyn Fixture) {
+    const MESSAGES: u16 = 300;
+    let agent = declared(fixture).await;
+    let ids: Vec<String> = (0..MESSAGES).map(|n| format!("m{n}")).collect();
+    within("publishing", futures::future::join_all(ids.iter().map(|id| publish(fixture, &agent, id)))).await;
+    let mut consumer = consume(fixture, &agent, MESSAGES).await;
+    let mut held = Vec::new();
+    for _ in 0..MESSAGES {
+        held.push(next(&mut consumer).await);
+    }
+    let came: BTreeSet<String> = held.iter().map(id).collect();
+    assert_eq!(came, ids.into_iter().collect());
+    held.into_iter().for_each(|delivery| delivery.receipt.acknowledge());
+    until_depth(fixture.broker(), &agent, QueueDepth::default()).await;
+}
+
 /// Handed back, it comes again, marked, unchanged, before what is behind it.
 pub async fn a_handed_back_delivery_comes_again(fixture: &dyn Fixture) {
     let agent = declared(fixture).await;

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::sync::mpsc;
@@ -53,6 +54,8 @@ const BUSY_FROM: usize = 4;
 const STRAGGLER_DELAY: Duration = Duration::from_millis(100);
 /// Settlements taken from the queue at a time.
 const BATCH: usize = 256;
+/// Deliveries taken in before the settlements have their turn.
+const TAKEN_IN_MAX: usize = 64;
 /// How often a consumer that waits for room looks whether others have made some.
 const RESUME_EVERY: Duration = Duration::from_millis(50);
 /// What of the room for bodies one consumer's prefetch is to fill, and what has to be free before one that has paused goes
@@ -174,20 +177,9 @@ impl Session {
                     self.arm(&mut flush_set, flush.as_mut());
                 }
                 _ = resume.tick(), if self.waits_for_room() && !stopping => self.look_for_room(source).await?,
-                next = next(&mut self.consumers, source.deliveries.as_ref(), !self.held.is_empty()), if !stopping => {
-                    match next? {
-                        Next::Place(permit) => self.hand_over(source, permit),
-                        Next::Delivery(queue, delivery) => {
-                            self.arrive(&queue, *delivery, source).await?;
-                            let place = source.deliveries.as_ref().and_then(|deliveries| deliveries.try_reserve().ok());
-                            place.into_iter().for_each(|permit| self.hand_over(source, permit));
-                        }
-                        Next::NobodyTakesThem => source.stop.cancel(),
-                        Next::Cancelled => {
-                            self.tell_everything().await?;
-                            let reason = "the broker cancelled it: its queue was deleted or has moved";
-                            return Ok(End::Lost(reason.to_owned()));
-                        }
+                first = next(&mut self.consumers, source.deliveries.as_ref(), !self.held.is_empty()), if !stopping => {
+                    if let Some(end) = self.take_in(first, source).await? {
+                        return Ok(end);
                     }
                 }
             }
@@ -200,6 +192,41 @@ impl Session {
                 return Ok(End::Stopped);
             }
         }
+    }
+
+    /// Takes in what has come, and what has come behind it: going round for each costs as much as a delivery.
+    async fn take_in<T, F: Fn(Delivery, &str) -> Option<T>>(
+        &mut self,
+        first: lapin::Result<Next<'_, T>>,
+        source: &Source<T, F>,
+    ) -> lapin::Result<Option<End>> {
+        let (mut came, mut left) = (Some(first), TAKEN_IN_MAX);
+        while let Some(what) = came {
+            match what? {
+                Next::Place(permit) => self.hand_over(source, permit),
+                Next::Delivery(queue, delivery) => {
+                    self.arrive(&queue, *delivery, source).await?;
+                    let place = source.deliveries.as_ref().and_then(|deliveries| deliveries.try_reserve().ok());
+                    place.into_iter().for_each(|permit| self.hand_over(source, permit));
+                }
+                Next::NobodyTakesThem => {
+                    source.stop.cancel();
+                    break;
+                }
+                Next::Cancelled => {
+                    self.tell_everything().await?;
+                    let reason = "the broker cancelled it: its queue was deleted or has moved";
+                    return Ok(Some(End::Lost(reason.to_owned())));
+                }
+            }
+            left -= 1;
+            // What is asked for is taken in: it has left the channel.
+            came = match left {
+                0 => None,
+                _ => next(&mut self.consumers, source.deliveries.as_ref(), !self.held.is_empty()).now_or_never(),
+            };
+        }
+        Ok(None)
     }
 
     /// Hands the oldest over that waits.

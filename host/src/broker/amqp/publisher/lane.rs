@@ -1,14 +1,13 @@
 //! One publishing channel: takes requests, keeps them in flight, answers them when their fate is known.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -155,66 +154,66 @@ struct Answered {
     is_reply: bool,
 }
 
-/// A message that the driver has written.
-struct Sent {
+/// A message that the broker has not answered for.
+struct Unanswered {
+    confirm: PublisherConfirm,
+    message: Option<Published>,
+}
+
+/// What is kept of a message.
+struct Published {
     fingerprint: Fingerprint,
-    published: lapin::Result<PublisherConfirm>,
     answer: oneshot::Sender<Result<(), PublishError>>,
     routing_key: ShortString,
     is_reply: bool,
 }
 
-/// The messages of a channel: those that the driver is writing, and those that the broker has.
-///
-/// Apart, for the way through the driver is short and takes 2 KB a message; the wait for the broker is long and takes a
-/// tenth.
+impl Future for Unanswered {
+    type Output = Answered;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answered> {
+        let confirmation = ready!(self.confirm.poll_unpin(context));
+        // Nobody looks at it again.
+        self.message.take().map_or(Poll::Pending, |message| Poll::Ready(message.answered(confirmation)))
+    }
+}
+
+/// The messages of a channel that the broker has not answered for, and those that could not be handed to the driver.
 struct Underway<'a> {
     channel: &'a Channel,
-    /// In the order in which they are written, so that only the first has to be waited for.
-    sending: VecDeque<BoxFuture<'a, Sent>>,
-    sent: FuturesUnordered<BoxFuture<'static, Answered>>,
+    unanswered: FuturesUnordered<Unanswered>,
+    refused: VecDeque<Answered>,
 }
 
 impl<'a> Underway<'a> {
     fn new(channel: &'a Channel) -> Self {
-        Self { channel, sending: VecDeque::new(), sent: FuturesUnordered::new() }
+        Self { channel, unanswered: FuturesUnordered::new(), refused: VecDeque::new() }
     }
 
     fn len(&self) -> usize {
-        self.sending.len() + self.sent.len()
+        self.unanswered.len() + self.refused.len()
     }
 
     fn begin(&mut self, batch: &mut Vec<Request>) {
         // Nobody is told of those whose senders gave up; they may have sent them again.
         for request in batch.drain(..).filter(|request| !request.answer.is_closed()) {
-            let mut sending = send(self.channel, request).boxed();
-            // Looked at once, which hands it to the driver.
-            match (&mut sending).now_or_never() {
-                Some(sent) => self.sent.push(confirmed(sent).boxed()),
-                None => self.sending.push_back(sending),
+            let (message, confirm) = send(self.channel, request);
+            match confirm {
+                Ok(confirm) => self.unanswered.push(Unanswered { confirm, message: Some(message) }),
+                Err(error) => self.refused.push_back(message.answered(Err(error))),
             }
         }
     }
 
-    /// The next message that the broker has answered; none where none is under way.
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Answered>> {
-        while let Some(first) = self.sending.front_mut()
-            && let Poll::Ready(sent) = first.as_mut().poll(context)
-        {
-            self.sending.pop_front();
-            self.sent.push(confirmed(sent).boxed());
-        }
-        match self.sent.poll_next_unpin(context) {
-            Poll::Ready(None) if !self.sending.is_empty() => Poll::Pending,
-            answered => answered,
-        }
-    }
-
+    /// The next message whose fate is known; none where none is under way.
     async fn next(&mut self) -> Option<Answered> {
-        poll_fn(|context| self.poll_next(context)).await
+        match self.refused.pop_front() {
+            Some(refused) => Some(refused),
+            None => self.unanswered.next().await,
+        }
     }
 
-    /// All that are answered by now, also those that were on their way into the driver when this was last looked at.
+    /// All that are answered by now.
     fn take_ready(&mut self, into: &mut Vec<Answered>) {
         while let Some(Some(answered)) = self.next().now_or_never() {
             into.push(answered);
@@ -258,28 +257,27 @@ async fn serve(channel: &Channel, requests: &mut mpsc::UnboundedReceiver<Request
     }
 }
 
-async fn send(channel: &Channel, request: Request) -> Sent {
+/// Hands a message to the driver, which writes it in its turn.
+fn send(channel: &Channel, request: Request) -> (Published, lapin::Result<PublisherConfirm>) {
     let is_reply = request.is_reply();
     let Request { exchange, routing_key, properties, body, answer } = request;
     let fingerprint = Fingerprint::of(exchange.as_str(), routing_key.as_str(), &properties);
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let published = channel.basic_publish(exchange, routing_key.clone(), options, &body, properties).await;
-    Sent { fingerprint, published, answer, routing_key, is_reply }
+    let confirm = channel.basic_publish_queued(exchange, routing_key.clone(), options, &body, properties);
+    (Published { fingerprint, answer, routing_key, is_reply }, confirm)
 }
 
-async fn confirmed(sent: Sent) -> Answered {
-    let Sent { fingerprint, published, answer, routing_key, is_reply } = sent;
-    let confirmation = match published {
-        Ok(confirm) => confirm.await,
-        Err(error) => Err(error),
-    };
-    let (verdict, returned) = match confirmation {
-        Ok(Confirmation::Ack(returned)) => (Verdict::Taken, returned),
-        Ok(Confirmation::Nack(returned)) => (Verdict::Refused, returned),
-        Ok(Confirmation::NotRequested) => (Verdict::Unasked, None),
-        Err(error) => (Verdict::Lost(error), None),
-    };
-    Answered { fingerprint, verdict, returned: returned.map(Box::new), answer, routing_key, is_reply }
+impl Published {
+    fn answered(self, confirmation: lapin::Result<Confirmation>) -> Answered {
+        let Self { fingerprint, answer, routing_key, is_reply } = self;
+        let (verdict, returned) = match confirmation {
+            Ok(Confirmation::Ack(returned)) => (Verdict::Taken, returned),
+            Ok(Confirmation::Nack(returned)) => (Verdict::Refused, returned),
+            Ok(Confirmation::NotRequested) => (Verdict::Unasked, None),
+            Err(error) => (Verdict::Lost(error), None),
+        };
+        Answered { fingerprint, verdict, returned: returned.map(Box::new), answer, routing_key, is_reply }
+    }
 }
 
 /// Answers what the broker has answered; an error means that the channel is lost.

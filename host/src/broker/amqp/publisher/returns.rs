@@ -2,7 +2,7 @@
 //!
 //! The broker sends an unroutable message back before it confirms it, and the driver hands the returned message out with
 //! the next confirm that it completes. With several messages in flight that is often another message's: a confirm for a
-//! routed one, or for any of those that one bulk confirm answers, in no order. Taken at its word the driver would call a
+//! routed one, or for any of those that one bulk confirm answers. Taken at its word the driver would call a
 //! lost message safe, so:
 //! - returned messages are matched to the messages in flight by what they say, not by what they came with;
 //! - a confirm counts only after a barrier behind which every confirm that could carry its return has been looked at.
