@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use crate::book::Book;
 use crate::database::Database;
 
-/// How long nothing may be accepted and nothing end before the run counts as stuck: many times what a server takes to
-/// come back on a slow machine.
-const HANG_LIMIT: Duration = Duration::from_secs(120);
+/// How long nothing may be accepted and nothing end before the run counts as stuck: more than the three minutes after which
+/// RabbitMQ moves a message on again whose way out of a delay queue its own end cut off (its
+/// `dead_letter_worker_publisher_confirm_timeout`, 180 s by default).
+const HANG_LIMIT: Duration = Duration::from_secs(300);
 /// How often the database is asked, at most and at least.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(1);
