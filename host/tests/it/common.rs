@@ -14,6 +14,9 @@ use tokio::sync::mpsc;
 /// How long anything here may take before it counts as hung: far beyond what it takes on a slow machine.
 pub(crate) const HANG: Duration = Duration::from_secs(120);
 
+/// How often something is looked at that cannot say when it changes.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// A service's URL from the environment.
 pub(crate) fn service(variable: &str) -> String {
     std::env::var(variable)
@@ -57,9 +60,11 @@ pub(crate) struct Host {
 }
 
 impl HostBuilder {
-    /// A host on the real servers, without agents.
+    /// A host on the real servers, without agents of its own. What earlier tests deployed is there, and is loaded first: such
+    /// hosts keep nothing but compiled code, and share it, so that a module is compiled once and not by every host after it.
     pub(crate) fn real() -> Self {
         Self::bare()
+            .env("AGENT_HOST_DATA_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/hosts"))
             .env("AMQP_URL", &service("AMQP_URL"))
             .env("DATABASE_URL", &service("DATABASE_URL"))
             .env("REDIS_URL", &service("REDIS_URL"))
@@ -109,11 +114,21 @@ impl HostBuilder {
 
     /// Starts it and waits until it is ready.
     pub(crate) async fn start(self) -> Host {
-        let host = self.listening().await;
-        wait_until("the host is ready", async || {
-            host.get("/readyz").await.ok().filter(|answer| answer.status() == 200)
+        let mut host = self.listening().await;
+        let mut said = String::new();
+        let ready = tokio::time::timeout(HANG, async {
+            loop {
+                if let Ok(answer) = host.get("/readyz").await {
+                    if answer.status() == 200 {
+                        return;
+                    }
+                    said = answer.text().await.unwrap_or_default();
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
         })
         .await;
+        assert!(ready.is_ok(), "the host is not ready after {HANG:?}: {said}\n{}", host.log());
         host
     }
 

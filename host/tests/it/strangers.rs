@@ -20,7 +20,8 @@ fn packaged(package: &str, file: &str) -> Vec<u8> {
 
 /// A host with one stranger on it, under this name.
 async fn host_with(module: Vec<u8>, limits: &str, args: &str) -> (Host, String) {
-    let host = HostBuilder::real().start().await;
+    // These are the largest modules of all, and a build for tests on a slow machine takes its time over them.
+    let host = HostBuilder::real().env("AGENT_HOST_COMPILE_TIME_MAX", "10m").start().await;
     let name = unique("stranger");
     deploy(&host, &name, module, limits, &format!("[command]\nargs = {args}")).await;
     (host, name)
