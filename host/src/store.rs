@@ -96,6 +96,7 @@ impl HostDatabase {
         let connecting = async {
             let mut connection = self.options.connect().await?;
             prepare(&mut connection, self.lock_timeout).await?;
+            connection.execute(KEEP_PLANS).await?;
             Ok(connection)
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
@@ -122,6 +123,10 @@ impl std::fmt::Debug for HostDatabase {
         f.debug_struct("HostDatabase").field("server", &self.options.get_host()).finish_non_exhaustive()
     }
 }
+
+/// Statements on a kept connection go by keys, a few at a time, so one plan is right for all of them. Left to itself the server
+/// takes ten keys for so much dearer than one that it plans anew each time: 143 µs, beside 44 to look the rows up (measured).
+const KEEP_PLANS: &str = "SELECT set_config('plan_cache_mode', 'force_generic_plan', false)";
 
 /// What every connection starts with. A record must be on disk before its message is acknowledged, so a server or role
 /// whose default is to answer commits early is overruled; any stricter setting stays.
