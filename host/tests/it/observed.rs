@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::common::HostBuilder;
+use super::common::{HostBuilder, wait_until};
 use super::operate::{fixtures, manifest};
 use super::scripts::unique;
 
@@ -33,7 +33,12 @@ async fn alerts_and_the_dashboard_of_grafana_ask_for_metrics_that_there_are() {
     let id = host.submit(&name, "", r#"{"do":"trap"}"#).await;
     host.finished(&id).await;
 
-    let metrics = host.get("/metrics").await.unwrap().text().await.unwrap();
+    // The broker is asked for the depth of queues every few seconds.
+    let metrics = wait_until("the queues have been looked at", async || {
+        let metrics = host.get("/metrics").await.unwrap().text().await.unwrap();
+        metrics.contains("\nagent_queue_depth{").then_some(metrics)
+    })
+    .await;
     let there: BTreeSet<_> = metrics
         .lines()
         .filter(|line| !line.starts_with('#'))
