@@ -105,7 +105,7 @@ pub(crate) struct Options {
     /// A built `agent-host` to measure, instead of building this one
     #[arg(long)]
     host: Option<PathBuf>,
-    /// Scripts in k6/, such as `spike`; all but `smoke` when none is given
+    /// Scripts in k6/ by their names, such as `spike`; all when none is given. Not `smoke`, which is run beside a host by itself
     scenarios: Vec<String>,
 }
 
