@@ -56,16 +56,18 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Looks again and again until there is something to see; fails the test where that takes forever.
-pub async fn wait_until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
-    let looking = async {
-        loop {
-            if let Some(seen) = look().await {
-                return seen;
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+pub async fn wait_until<T, F: Future<Output = Option<T>>>(what: &str, look: impl FnMut() -> F) -> T {
+    within(what, keep_looking(look)).await
+}
+
+/// The same without a limit, for who can say more than that it took forever.
+pub async fn keep_looking<T, F: Future<Output = Option<T>>>(mut look: impl FnMut() -> F) -> T {
+    loop {
+        if let Some(seen) = look().await {
+            return seen;
         }
-    };
-    within(what, looking).await
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// An agent whose queues exist.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use agent_host::broker::conformance::keep_looking;
 pub(crate) use agent_host::broker::conformance::wait_until;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -13,9 +14,6 @@ use tokio::sync::mpsc;
 
 /// How long anything here may take before it counts as hung: far beyond what it takes on a slow machine.
 pub(crate) const HANG: Duration = Duration::from_secs(120);
-
-/// How often something is looked at that cannot say when it changes.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A service's URL from the environment.
 pub(crate) fn service(variable: &str) -> String {
@@ -115,20 +113,11 @@ impl HostBuilder {
     /// Starts it and waits until it is ready.
     pub(crate) async fn start(self) -> Host {
         let mut host = self.listening().await;
-        let mut said = String::new();
-        let ready = tokio::time::timeout(HANG, async {
-            loop {
-                if let Ok(answer) = host.get("/readyz").await {
-                    if answer.status() == 200 {
-                        return;
-                    }
-                    said = answer.text().await.unwrap_or_default();
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        })
-        .await;
-        assert!(ready.is_ok(), "the host is not ready after {HANG:?}: {said}\n{}", host.log());
+        let ready = keep_looking(async || host.get("/readyz").await.ok().filter(|answer| answer.status() == 200));
+        if tokio::time::timeout(HANG, ready).await.is_err() {
+            let why = host.get("/readyz").await.unwrap().text().await.unwrap();
+            panic!("the host is not ready after {HANG:?}: {why}\n{}", host.log());
+        }
         host
     }
 
